@@ -1,0 +1,93 @@
+"""`keep` to token counts, by one rounding rule.
+
+A fraction f of n tokens is round-half-up(f * n), at least one. A whole number of two or more is a
+count of tokens per picture; 1 and 1.0 both mean "all", because nobody asks for a single token and
+everybody expects ``keep=1`` to change nothing.
+
+Pools: a budget is spent over each crop evenly ("crop"), over all crops of a picture ("image"), or
+over all pictures of a prompt ("prompt"). In the last two, crops compete token by token.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from numbers import Integral, Real
+
+from tokensieve.errors import BudgetError
+
+_EPS = 1e-9  # 0.29 * 100 is 28.999999999999996: do not let the float representation decide
+
+
+class Pool(StrEnum):
+    """Over what a budget is spent."""
+
+    CROP = "crop"
+    IMAGE = "image"
+    PROMPT = "prompt"
+
+
+def check_keep(keep: float | int) -> float | int:
+    """Return `keep` as a float fraction in (0, 1] or an int count >= 2.
+
+    Raises `BudgetError` for anything else.
+    """
+    problem = "Expected `keep` as a fraction in (0, 1] or a whole number of tokens from 2."
+    if isinstance(keep, bool) or not isinstance(keep, Real):
+        raise BudgetError(f"{problem} Got {keep!r} ({type(keep).__name__}).")
+    value = float(keep)
+    if not math.isfinite(value) or value <= 0:
+        raise BudgetError(f"{problem} Got {keep}. To drop every visual token use method 'none'.")
+    if value <= 1:
+        return value
+    if isinstance(keep, Integral):
+        return int(keep)
+    raise BudgetError(f"{problem} Got {keep}. Did you mean {value / 100:g} or {round(value)}?")
+
+
+def count(keep: float | int, total: int) -> int:
+    """Tokens to keep of `total`.
+
+    Raises `BudgetError` for an invalid `keep` or a count above `total`.
+    """
+    keep = check_keep(keep)
+    if isinstance(keep, int):
+        if keep > total:
+            raise BudgetError(
+                f"Expected `keep` of at most {total}, the visual tokens there are. Got {keep}."
+            )
+        return keep
+    return min(total, max(1, math.floor(keep * total + 0.5 + _EPS)))
+
+
+def split_evenly(keep: float | int, sizes: list[int]) -> list[int]:
+    """Tokens to keep of each crop of one picture, crops of `sizes` tokens, budget even.
+
+    A fraction is taken of each crop. A count is shared in proportion to size, leftovers to the
+    largest remainders (the earlier crop on a tie), at least one token a crop.
+
+    Raises `BudgetError` for an invalid `keep`, or a count below one token per crop.
+    """
+    keep = check_keep(keep)
+    if isinstance(keep, float):
+        return [count(keep, size) for size in sizes]
+    total = sum(sizes)
+    target = count(keep, total)
+    if target < len(sizes):
+        raise BudgetError(
+            f"Expected `keep` of at least {len(sizes)}, one token per crop. Got {keep}. "
+            "Pool the budget over the picture (pool='image') or keep more."
+        )
+    shares = [target * size / total for size in sizes]
+    counts = [max(1, math.floor(share + _EPS)) for share in shares]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: counts[i] - shares[i])
+    while (gap := target - sum(counts)) != 0:
+        order = by_remainder if gap > 0 else by_remainder[::-1]
+        for i in order:
+            if gap > 0 and counts[i] < sizes[i]:
+                counts[i], gap = counts[i] + 1, gap - 1
+            elif gap < 0 and counts[i] > 1:
+                counts[i], gap = counts[i] - 1, gap + 1
+            if gap == 0:
+                break
+    return counts

@@ -1,0 +1,76 @@
+"""Everything tokensieve raises on purpose.
+
+TokensieveError
+├── ConfigError (ValueError)        an argument or option is out of range or contradictory
+│   ├── BudgetError                 ``keep`` is no fraction in (0, 1] and no possible count
+│   └── UnknownNameError (KeyError) no method, model or kind of that name
+├── InputError (ValueError)         the data handed in cannot be used
+│   ├── PictureError                a picture file is missing, broken, too large or not a picture
+│   ├── PromptError                 the prompt and its pictures do not fit together
+│   └── NonFiniteError              NaN or Inf where numbers were expected
+├── WeightsError (ValueError)       a weights file is missing, truncated or for another encoder
+│   └── EncoderMismatchError        selector and encoder differ in width, layer or grid
+└── UnsupportedError (RuntimeError) the model, site or mode is not one this method can act on
+
+Every message says what was expected, what was got and what to do. The CLI prints it as one line
+and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TokensieveError(Exception):
+    """Base of all errors tokensieve raises on purpose."""
+
+
+class ConfigError(TokensieveError, ValueError):
+    """An argument or option is out of range or contradicts another."""
+
+
+class BudgetError(ConfigError):
+    """``keep`` is neither a fraction in (0, 1] nor a count the picture can give."""
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """No method, model or kind goes by that name."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr, quotes and all
+
+    @classmethod
+    def of(cls, what: str, got: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the message "Unknown {what} ... did you mean ...? Known: ..."."""
+        names = sorted(known)
+        close = difflib.get_close_matches(got, names, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        return cls(f"Unknown {what} '{got}'.{hint} Known: {', '.join(names)}.")
+
+
+class InputError(TokensieveError, ValueError):
+    """The data handed in cannot be used."""
+
+
+class PictureError(InputError):
+    """A picture is missing, empty, truncated, too large or not a picture."""
+
+
+class PromptError(InputError):
+    """The prompt and its pictures do not fit together."""
+
+
+class NonFiniteError(InputError):
+    """NaN or Inf where finite numbers were expected."""
+
+
+class WeightsError(TokensieveError, ValueError):
+    """A weights file is missing, truncated or not what its config says."""
+
+
+class EncoderMismatchError(WeightsError):
+    """The weights were trained for another encoder."""
+
+
+class UnsupportedError(TokensieveError, RuntimeError):
+    """The model, site or mode is not one this method can act on."""

@@ -1,0 +1,24 @@
+"""Top-k as a mask, with a count per row.
+
+B rows, L tokens of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def topk_mask(
+    scores_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """True at the `counts_B[b]` highest valid scores of row b; the earlier token wins a tie."""
+    ranked = scores_BL.float().masked_fill(~valid_BL, -torch.inf)
+    order = ranked.argsort(dim=-1, descending=True, stable=True)
+    place = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
+    return (place < counts_B[:, None]) & valid_BL

@@ -1,0 +1,48 @@
+"""Names to methods, loaded when asked for. A new method is one file and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.methods.base import Method
+
+_METHODS = {
+    "full": "tokensieve.methods.full:Full",
+    "none": "tokensieve.methods.none:NoImage",
+    "random": "tokensieve.methods.random:Random",
+    "stride": "tokensieve.methods.stride:Stride",
+    "avgpool": "tokensieve.methods.avgpool:AvgPool",
+    "feature-norm": "tokensieve.methods.feature_norm:FeatureNorm",
+    "pixel-variance": "tokensieve.methods.pixel_variance:PixelVariance",
+    "downsample": "tokensieve.methods.downsample:Downsample",
+    "selector": "tokensieve.methods.selector:LearnedSelection",
+}
+
+
+def method_names() -> tuple[str, ...]:
+    """Every registered name, baselines first."""
+    return tuple(_METHODS)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind `name`. Raises `UnknownNameError` with the nearest name."""
+    if name not in _METHODS:
+        raise UnknownNameError.of("method", name, _METHODS)
+    module, _, attribute = _METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
+    return found
+
+
+def get_method(name: str, **options: object) -> Method:
+    """An instance of the method `name` with its dataclass fields set from `options`.
+
+    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have.
+    """
+    cls = method_class(name)
+    fields = cls.__dataclass_fields__
+    for option in options:
+        if option not in fields:
+            known = ", ".join(fields) or "none"
+            raise ConfigError(f"Method '{name}' has no option '{option}'. Its options: {known}.")
+    return cls(**options)

@@ -1,0 +1,141 @@
+"""The few types every part of tokensieve speaks.
+
+B crops (or pictures) of equal length, L tokens of a crop, C width, P pixel values under one token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
+
+
+class Site(StrEnum):
+    """Where in a VLM a method acts."""
+
+    PIXELS = "pixels"  # before the encoder
+    ENCODER = "encoder"  # inside the encoder
+    FEATURES = "features"  # encoder output, before the projector
+    EMBEDS = "embeds"  # projector output, before the LLM
+    LLM = "llm"  # inside the LLM
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What identifies a vision encoder's output: the fingerprint selectors are trained for."""
+
+    model_type: str
+    width: int
+    layer: int  # as the VLM's `vision_feature_layer`; 0 counts the embeddings, -1 is the last
+    depth: int
+    heads: int
+    ffn: int
+    grid: tuple[int, int] | None = None  # tokens of one crop; None: varies with the picture
+
+    def require_same_output(self, other: EncoderInfo, *, owner: str) -> None:
+        """Raise `EncoderMismatchError` unless `other` yields features of the same kind.
+
+        Weights may differ (a fine-tuned copy of the encoder is welcome); type, width, depth and
+        layer may not, and neither may a fixed grid.
+        """
+        for field in ("model_type", "width", "depth", "layer", "grid"):
+            want, got = getattr(self, field), getattr(other, field)
+            if field == "layer":
+                want, got = self._absolute_layer(), other._absolute_layer()
+            if field == "grid" and (want is None or got is None):
+                continue
+            if want != got:
+                raise EncoderMismatchError(
+                    f"{owner} was trained for an encoder with {field}={want}. Got {field}={got}. "
+                    "Use weights trained for this encoder, or train them (see the README)."
+                )
+
+    def _absolute_layer(self) -> int:
+        return self.layer if self.layer >= 0 else self.depth + 1 + self.layer
+
+
+@dataclass(frozen=True)
+class VisionTokens:
+    """The visual tokens of B crops of equal shape, as one site sees them.
+
+    tokens: (B, L, C) features or embeddings, row-major over `grid` where there is one.
+    grid: (rows, columns) with rows * columns = L, or None where tokens have no grid.
+    valid: (B, L), False where a token never reaches the LLM (padding); None: all are real.
+    patches: (B, L, P) the pixel values under each token, for methods that need "pixels".
+    keys: one integer per crop, its ordinal in the prompt: seeds what is random, so that a crop
+        is treated alike alone and in a batch.
+
+    Raises `InputError` where shapes contradict each other.
+    """
+
+    tokens: Float[Tensor, "B L C"]
+    grid: tuple[int, int] | None = None
+    valid: Bool[Tensor, "B L"] | None = None
+    patches: Float[Tensor, "B L P"] | None = None
+    keys: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        B, L, _ = self.tokens.shape
+        if self.grid is not None and self.grid[0] * self.grid[1] != L:
+            raise InputError(f"Expected grid {self.grid} to hold {L} tokens. Give its true shape.")
+        if self.keys is not None and len(self.keys) != B:
+            raise InputError(f"Expected {B} keys, one per crop. Got {len(self.keys)}.")
+
+    @property
+    def valid_BL(self) -> Bool[Tensor, "B L"]:
+        """The valid mask, all True where none was given."""
+        if self.valid is not None:
+            return self.valid
+        return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+
+    def require_finite(self, where: str) -> None:
+        """Raise `NonFiniteError` naming `where` if any token holds NaN or Inf."""
+        if not bool(torch.isfinite(self.tokens).all()):
+            raise NonFiniteError(
+                f"Expected finite visual tokens at {where}. Got NaN or Inf. Check the picture and "
+                "the model's dtype (float16 overflows in some encoders; try bfloat16)."
+            )
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """The prompt's text, for methods conditioned on it.
+
+    embeds: (T, D) embeddings of the text tokens of one prompt, pictures left out.
+    """
+
+    embeds: Float[Tensor, "T D"]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a method decided for B crops.
+
+    kept: (B, L) True where a token goes on, in original order.
+    tokens: (B, L, C) new values, read at kept positions only (merging, pooling); None: unchanged.
+    assign: (B, L) the position of the kept token that absorbed each token, itself for a kept one,
+        -1 for a token whose content is gone; None: nothing was merged.
+    """
+
+    kept: Bool[Tensor, "B L"]
+    tokens: Float[Tensor, "B L C"] | None = None
+    assign: Int[Tensor, "B L"] | None = None
+
+    @property
+    def counts_B(self) -> Int[Tensor, "B"]:
+        """Tokens kept of each crop."""
+        return self.kept.sum(-1)
+
+    def indices(self) -> list[Int[Tensor, "k"]]:
+        """Sorted kept positions, one tensor per crop."""
+        return [row.nonzero()[:, 0] for row in self.kept]
+
+    def apply(self, tokens: Float[Tensor, "B L C"]) -> list[Float[Tensor, "k C"]]:
+        """The kept tokens of each crop, in original order, with new values where there are any."""
+        source = tokens if self.tokens is None else self.tokens
+        return [row[mask] for row, mask in zip(source, self.kept, strict=True)]
