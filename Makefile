@@ -1,0 +1,59 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Training spends its time in the kernel without these: glibc hands large buffers back at each step.
+TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
+	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
+
+.PHONY: help setup demo test check lint types layers nano selector results receipts fonts clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+		f"Expected Python 3.11 or newer. Got {v.major}.{v.minor}. Run: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.setup: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[plots]'
+	@touch $@
+
+.venv/.test: .venv/.setup
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/.dev: .venv/.test
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.setup  ## Create .venv with the tokensieve command
+
+demo: .venv/.setup  ## Ask the embedded model about shipped pictures, with fewer and fewer tokens
+	@$(BIN)/tokensieve demo
+
+test: .venv/.test  ## Run the tests
+	$(BIN)/python -m pytest
+
+check: lint types layers  ## Everything CI checks besides the tests
+
+lint: .venv/.dev  ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev  ## mypy --strict
+	$(BIN)/mypy
+
+layers: .venv/.dev  ## import-linter: imports point one way
+	$(BIN)/lint-imports
+
+nano: .venv/.setup  ## Train the embedded model from scratch (resumes; about an hour on 2 cores)
+	$(TRAIN) tokensieve.train.nano --stage all --out runs/nano
+
+results: .venv/.test  ## Rebuild records, tables and plots (resumes; about an hour on 2 cores)
+	$(BIN)/python -m tokensieve.eval.run experiments/nano.json
+	$(BIN)/python -m tokensieve.eval.tables
+
+clean:  ## Remove the environment and everything built
+	rm -rf .venv runs out .mypy_cache .ruff_cache .import_linter_cache
