@@ -6,6 +6,7 @@ B crops, L tokens of a crop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -28,6 +29,7 @@ class Method(ABC):
     trained: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()  # of {"pixels", "text", "grid"}
     exact: ClassVar[bool] = True  # False: may keep fewer tokens than asked
+    reads_picture: ClassVar[bool] = True  # False: the encoder need not even run
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
     paper: ClassVar[str | None] = None  # "Title, arXiv id"
 
@@ -40,6 +42,21 @@ class Method(ABC):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         """Keep `counts[b]` tokens of crop b."""
+
+    def reduce_pool(
+        self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
+    ) -> list[Reduction]:
+        """Keep `count` tokens over all crops of all `groups`, which compete for them.
+
+        A group holds crops of one grid. By default all crops are read as one without a grid.
+        """
+        whole = as_one(groups)
+        counts_1 = torch.tensor([count], device=whole.tokens.device)
+        return split_groups(self.reduce(whole, counts_1, text), groups)
+
+    def target_grid(self, grid: tuple[int, int], count: int) -> tuple[int, int] | None:
+        """Site "pixels" only: the grid of at most `count` tokens a crop of `grid` is resized to."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,51 @@ class ScoringMethod(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         return Reduction(topk_mask(self.scores(vision, text), counts, vision.valid_BL))
+
+    def reduce_pool(
+        self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
+    ) -> list[Reduction]:
+        """Score each crop as itself, then let the scores of all crops compete."""
+        scores_1L = torch.cat([self.scores(g, text).flatten() for g in groups])[None]
+        valid_1L = torch.cat([g.valid_BL.flatten() for g in groups])[None]
+        counts_1 = torch.tensor([count], device=scores_1L.device)
+        return split_groups(Reduction(topk_mask(scores_1L, counts_1, valid_1L)), groups)
+
+
+def as_one(groups: Sequence[VisionTokens]) -> VisionTokens:
+    """All crops of all `groups` as a single crop without a grid."""
+    first = groups[0]
+    patches = None
+    if first.patches is not None:
+        patches = torch.cat([g.patches.flatten(0, 1) for g in groups if g.patches is not None])[
+            None
+        ]
+    return VisionTokens(
+        torch.cat([g.tokens.flatten(0, 1) for g in groups])[None],
+        valid=torch.cat([g.valid_BL.flatten() for g in groups])[None],
+        patches=patches,
+        keys=None if first.keys is None else first.keys[:1],
+    )
+
+
+def split_groups(whole: Reduction, groups: Sequence[VisionTokens]) -> list[Reduction]:
+    """The `Reduction` of `as_one(groups)` cut back into one per group.
+
+    Assignments across crops cannot be told per crop and become -1.
+    """
+    parts, start = [], 0
+    for group in groups:
+        B, L, _ = group.tokens.shape
+        cut = slice(start, start + B * L)
+        tokens = None if whole.tokens is None else whole.tokens[0, cut].view(B, L, -1)
+        assign = None
+        if whole.assign is not None:
+            first = start + torch.arange(B, device=whole.assign.device)[:, None] * L
+            assign = whole.assign[0, cut].view(B, L) - first
+            assign = assign.where((assign >= 0) & (assign < L), torch.full_like(assign, -1))
+        parts.append(Reduction(whole.kept[0, cut].view(B, L), tokens, assign))
+        start += B * L
+    return parts
 
 
 def keep_all(vision: VisionTokens) -> Bool[Tensor, "B L"]:

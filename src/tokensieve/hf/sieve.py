@@ -1,0 +1,42 @@
+"""The front door: shorten what a Transformers VLM reads, for a while (`sieve`) or purely (`compress`).
+
+with sieve(model, "selector", keep=0.4) as report:
+    model.generate(**inputs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tokensieve.hf.compress import Compressed, compress
+from tokensieve.hf.encode import Encoded, encode, encoder_info
+from tokensieve.hf.report import Report
+from tokensieve.methods.base import Method
+
+__all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_info", "sieve"]
+
+
+@contextmanager
+def sieve(
+    model: Any,
+    method: str | Method,
+    keep: float | int = 0.4,
+    *,
+    positions: str = "keep",
+    pool: str = "crop",
+    newlines: str = "keep",
+    **options: Any,
+) -> Iterator[Report]:
+    """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
+
+    model: a Transformers VLM with the methods of `GenerationMixin`.
+    method: a name of `method_names()` with its `options`, or an instance.
+    keep: fraction in (0, 1], or whole number of tokens of a picture.
+    positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
+    pool: "crop", "image" or "prompt": over what the budget is spent.
+    newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
+    """
+    raise NotImplementedError
+    yield
