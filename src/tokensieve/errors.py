@@ -10,6 +10,7 @@ TokensieveError
 │   └── NonFiniteError              NaN or Inf where numbers were expected
 ├── WeightsError (ValueError)       a weights file is missing, truncated or for another encoder
 │   └── EncoderMismatchError        selector and encoder differ in width, layer or grid
+├── TrainingError (RuntimeError)     a training went wrong and would give a useless result
 └── UnsupportedError (RuntimeError) the model, site or mode is not one this method can act on
 
 Every message says what was expected, what was got and what to do. The CLI prints it as one line
@@ -70,6 +71,10 @@ class WeightsError(TokensieveError, ValueError):
 
 class EncoderMismatchError(WeightsError):
     """The weights were trained for another encoder."""
+
+
+class TrainingError(TokensieveError, RuntimeError):
+    """A training went wrong in a way that would give a useless result."""
 
 
 class UnsupportedError(TokensieveError, RuntimeError):

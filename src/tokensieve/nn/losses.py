@@ -1,0 +1,66 @@
+"""Losses of the selector's training.
+
+B crops, L tokens, C width. The norm's reduction is unstated in the papers; all readings are here.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokensieve.nn.config import ObjectiveConfig
+
+_EPS = 1e-12  # the square root has no gradient at zero
+
+
+def reconstruction_loss(
+    output_BLC: Float[Tensor, "B L C"],
+    target_BLC: Float[Tensor, "B L C"],
+    reduction: str,
+    valid_BL: Bool[Tensor, "B L"] | None = None,
+) -> Float[Tensor, ""]:
+    """The norm of the error over real tokens.
+
+    "rms": mean over tokens of the root mean square over C; "l2": of the L2 norm over C;
+    "mse": mean square; "sample-l2": L2 norm of all of a crop's numbers, mean over crops. The last
+    grows with L and C until no mask term matters: the mask goes to all ones.
+    """
+    weight_BL = (
+        output_BLC.new_ones(output_BLC.shape[:2]) if valid_BL is None else valid_BL.to(output_BLC)
+    )
+    square_BL = (output_BLC - target_BLC).square().sum(-1) * weight_BL
+    C = output_BLC.shape[-1]
+    if reduction == "sample-l2":
+        return (square_BL.sum(-1) + _EPS).sqrt().mean()
+    if reduction == "mse":
+        per_token = square_BL / C
+    else:
+        per_token = (square_BL / (C if reduction == "rms" else 1) + _EPS).sqrt() * weight_BL
+    return per_token.sum() / weight_BL.sum().clamp_min(1)
+
+
+def mask_loss(
+    mask_BL: Float[Tensor, "B L"],
+    config: ObjectiveConfig,
+    valid_BL: Bool[Tensor, "B L"] | None = None,
+) -> Float[Tensor, ""]:
+    """What keeping tokens costs, by `config.objective`; L is the mean of the mask.
+
+    "when-less-is-enough": a1 max(L, p) [1]; "adaptive": a1 max(L, p) - a2 min(L, q) [2];
+    "plain": a1 L.
+
+    [1] When Less is Enough, arXiv 2503.16660. [2] Adaptive Vision Token Selection (follow-up).
+    """
+    weight_BL = torch.ones_like(mask_BL) if valid_BL is None else valid_BL.to(mask_BL)
+    kept, real = mask_BL * weight_BL, weight_BL
+    if config.budget == "picture":
+        share = kept.sum(-1) / real.sum(-1).clamp_min(1)
+    else:
+        share = (kept.sum() / real.sum().clamp_min(1))[None]
+    if config.objective == "plain":
+        return config.a1 * share.mean()
+    loss = config.a1 * share.clamp_min(config.p)
+    if config.objective == "adaptive":
+        loss = loss - config.a2 * share.clamp_max(config.q)
+    return loss.mean()

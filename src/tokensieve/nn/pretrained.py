@@ -1,0 +1,154 @@
+"""Saving and loading trained modules: safetensors and a JSON config, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.nn.config import StackConfig
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+ConfigT = TypeVar("ConfigT", bound=StackConfig)
+
+
+class Pretrained(nn.Module, PyTorchModelHubMixin, Generic[ConfigT], library_name="tokensieve"):
+    """A module made from its config; `save_pretrained`, `from_pretrained`, `push_to_hub`."""
+
+    config_class: ClassVar[type[StackConfig]]
+    config: ConfigT
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_json(save_directory / CONFIG, self.config.to_dict())
+        write_weights(save_directory / WEIGHTS, self.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """The module in evaluation mode, from a folder or a hub repository.
+
+        `options` override fields of its config, e.g. `rule="top"`.
+
+        Raises `WeightsError` where a file is missing, truncated or not what the config says.
+        """
+        source = str(pretrained_model_name_or_path)
+        hub = {
+            "force_download": force_download,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "revision": revision,
+        }
+        config_path, weights_path = (_locate(source, name, hub) for name in (CONFIG, WEIGHTS))
+        values = {**read_json(config_path), **options}
+        try:
+            model = cls(cls.config_class.from_dict(values))
+        except (ConfigError, TypeError) as error:
+            raise WeightsError(
+                f"Expected {config_path} to describe a {cls.__name__}. {error}"
+            ) from error
+        load_weights(model, weights_path)
+        return model.eval()
+
+
+def _locate(source: str, name: str, hub: dict[str, Any]) -> Path:
+    """The file `name` of a local folder or a hub repository."""
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / name).is_file():
+            raise WeightsError(
+                f"Expected {name} in {folder}. It is not there: copy the whole folder."
+            )
+        return folder / name
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise WeightsError(
+            f"Expected a folder with {CONFIG} and {WEIGHTS}, or a hub name 'owner/name'. "
+            f"Got '{source}'."
+        )
+    try:
+        return Path(hf_hub_download(source, name, **hub))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()
+        raise WeightsError(
+            f"Expected {name} at hub repository '{source}', or a local folder of that name. "
+            f"Could not get it: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `WeightsError` if it holds none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"Expected JSON in {path}. Got: {error}. Download it again.") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"Expected a JSON object in {path}. Got {type(values).__name__}.")
+    return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, part)
+    os.replace(part, path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises `WeightsError` if it is missing or broken."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"Expected a complete safetensors file at {path}. Got: {error}. Download it again."
+        ) from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill `model` from `path`; numbers are cast to the model's dtype.
+
+    Raises `WeightsError` unless names, shapes and finiteness are right.
+    """
+    got = read_weights(path)
+    want = model.state_dict()
+    names = sorted(got.keys() ^ want.keys())
+    if names:
+        raise WeightsError(
+            f"Expected the tensors of its config in {path}. "
+            f"{'Unexpected' if names[0] in got else 'Missing'}: {names[0]} ({len(names)} differ)."
+        )
+    for name, tensor in got.items():
+        if tensor.shape != want[name].shape:
+            raise WeightsError(
+                f"Expected {name} of shape {tuple(want[name].shape)} in {path}, from its config. "
+                f"Got {tuple(tensor.shape)}."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"Expected finite numbers in {name} of {path}. Got NaN or Inf.")
+    model.load_state_dict(got)
