@@ -43,7 +43,7 @@ class SelectorAutoencoder(nn.Module):
             draw_B = torch.rand(len(scores_BL), generator=generator).to(scores_BL.device)
             share_B = o.topk_low + (o.topk_high - o.topk_low) * draw_B
             counts_B = (share_B * valid_BL.sum(-1)).round().long().clamp_min(1)
-            return soft_topk_mask(scores_BL, counts_B, o.tau, valid_BL)
+            return soft_topk_mask(scores_BL, counts_B, o.tau, valid_BL, generator)
         if o.estimator == "gumbel":
             return gumbel_mask(scores_BL, o.tau, generator) * valid_BL
         return straight_through_mask(scores_BL, o.tau) * valid_BL

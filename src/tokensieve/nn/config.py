@@ -129,7 +129,7 @@ class ObjectiveConfig(Config):
     """What training minimises and how it samples the mask."""
 
     estimator: str = option(
-        "gumbel", "Mask: gumbel (hard, noisy), straight-through (no noise) or soft-topk."
+        "gumbel", "Mask: gumbel (hard, noisy), straight-through (no noise) or soft-topk (noisy)."
     )
     tau: float = option(1.0, "Temperature of the estimator; higher is softer.")
     topk_low: float = option(0.1, "soft-topk: smallest share of tokens kept, drawn per picture.")

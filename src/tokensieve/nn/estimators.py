@@ -17,6 +17,14 @@ def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard.to(soft.dtype) + (soft - soft.detach())
 
 
+def logistic_noise(
+    like: Float[Tensor, "B L"], generator: torch.Generator | None = None
+) -> Float[Tensor, "B L"]:
+    """The difference of two Gumbel variables, of the shape, dtype and device of `like`."""
+    uniform = torch.rand(like.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    return torch.logit(uniform).to(like)
+
+
 def gumbel_mask(
     scores_BL: Float[Tensor, "B L"], tau: float, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B L"]:
@@ -26,10 +34,7 @@ def gumbel_mask(
 
     [1] Categorical Reparameterization with Gumbel-Softmax, arXiv 1611.01144.
     """
-    uniform = torch.rand(
-        scores_BL.shape, generator=generator, dtype=torch.float32, device=scores_BL.device
-    ).clamp(1e-6, 1 - 1e-6)
-    noisy = scores_BL + torch.logit(uniform).to(scores_BL.dtype)
+    noisy = scores_BL + logistic_noise(scores_BL, generator)
     return _straight_through(noisy > 0, torch.sigmoid(noisy / tau))
 
 
@@ -75,7 +80,9 @@ def soft_topk_mask(
     counts_B: Int[Tensor, "B"],
     tau: float,
     valid_BL: Bool[Tensor, "B L"],
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B L"]:
-    """The hard top-k of each row with the gradient of `soft_topk`."""
-    soft = soft_topk(scores_BL, counts_B, tau, valid_BL)
-    return _straight_through(topk_mask(scores_BL.detach(), counts_B, valid_BL), soft)
+    """The hard top-k of each row's noisy scores with the gradient of `soft_topk`."""
+    noisy = scores_BL + logistic_noise(scores_BL, generator)
+    soft = soft_topk(noisy, counts_B, tau, valid_BL)
+    return _straight_through(topk_mask(noisy.detach(), counts_B, valid_BL), soft)

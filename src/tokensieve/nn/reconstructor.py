@@ -33,7 +33,10 @@ class FeatureReconstructor(Pretrained[ReconstructorConfig]):
         self.config = config
         self.masked_C = nn.Parameter(torch.zeros(config.encoder.width))
         self.stack = Stack(config, config.positions)
-        self.head = nn.Linear(config.stack_width, config.encoder.width)
+        C, W = config.encoder.width, config.stack_width
+        # at the encoder's width the residual stream itself is the output: a kept token starts out
+        # as its own reconstruction, without which short trainings rank the wrong way round
+        self.outlet = nn.Identity() if C == W else nn.Linear(W, C)
 
     def forward(
         self,
@@ -46,7 +49,7 @@ class FeatureReconstructor(Pretrained[ReconstructorConfig]):
         mask_BL1 = mask_BL[..., None]
         # blended, not indexed: indexing would cut the gradient to the selector
         seen_BLC = mask_BL1 * features_BLC + (1 - mask_BL1) * self.masked_C
-        rebuilt: Tensor = self.head(self.stack(seen_BLC, valid_BL, grid))
+        rebuilt: Tensor = self.outlet(self.stack(seen_BLC, valid_BL, grid))
         return rebuilt
 
 

@@ -35,6 +35,7 @@ class Selector(Pretrained[SelectorConfig]):
         super().__init__()
         self.config = config
         self.stack = Stack(config, config.positions)
+        self.norm = nn.LayerNorm(config.stack_width)
         self.head = nn.Linear(config.stack_width, 2)
         self.register_buffer("mean", torch.zeros(config.encoder.width))
         self.register_buffer("std", torch.ones(config.encoder.width))
@@ -75,7 +76,7 @@ class Selector(Pretrained[SelectorConfig]):
     ) -> Float[Tensor, "B L 2"]:
         """Logits (drop, keep) of each token, from raw encoder features."""
         hidden = self.stack(self.standardise(features_BLC), valid_BL, grid)
-        logits: Tensor = self.head(hidden)
+        logits: Tensor = self.head(self.norm(hidden))
         return logits
 
     def scores(

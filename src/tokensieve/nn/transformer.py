@@ -71,7 +71,7 @@ class Positions(nn.Module):
 
 
 class Stack(nn.Module):
-    """Linear in (where widths differ), positions, layers, a final LayerNorm."""
+    """Linear in (where widths differ), positions, layers; no final norm."""
 
     def __init__(self, config: StackConfig, positions: str) -> None:
         super().__init__()
@@ -81,7 +81,6 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(
             Layer(W, config.stack_heads, config.stack_ffn) for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(W)
 
     def forward(
         self,
@@ -94,8 +93,7 @@ class Stack(nn.Module):
         x_BLW = self.positions(self.inlet(x_BLC), grid)
         for layer in self.layers:
             x_BLW = layer(x_BLW, valid_BL)
-        normed: Tensor = self.norm(x_BLW)
-        return normed
+        return x_BLW
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "L W"]:
