@@ -1,0 +1,214 @@
+"""The command line: verbs only. Anything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokensieve import __version__
+from tokensieve.errors import BudgetError, TokensieveError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tokensieve.eval.ask import Answer
+
+app = typer.Typer(
+    name="tokensieve",
+    help="Make any vision-language model read fewer visual tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take half of the time `--help` may take
+)
+
+
+def main() -> None:
+    """Run the command line; a `TokensieveError` becomes one line on stderr and exit code 2."""
+    warnings.showwarning = _note
+    try:
+        app()
+    except TokensieveError as error:
+        print(f"tokensieve: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"tokensieve: note: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tokensieve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """Make any vision-language model read fewer visual tokens."""
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
+    model: Annotated[
+        str,
+        typer.Option(help="'nano' (embedded), a model directory, or a name on the hub."),
+    ] = "nano",
+    method: Annotated[
+        str, typer.Option(help="How to choose tokens; see `tokensieve methods`.")
+    ] = "selector",
+    keep: Annotated[
+        str,
+        typer.Option(help="Fraction in (0, 1], or a whole number of tokens from 2. 1 keeps all."),
+    ] = "0.4",
+    compare: Annotated[
+        str, typer.Option(help="More methods to run, by commas: selector,random,full.")
+    ] = "",
+    overlay: Annotated[
+        Path | None, typer.Option(help="Write a picture of what was kept to this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of methods that draw by chance.")] = 0,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of a trained method, if not the shipped ones.")
+    ] = None,
+    positions: Annotated[
+        str, typer.Option(help="'keep' the positions of kept tokens, or 'renumber' them.")
+    ] = "keep",
+    pool: Annotated[
+        str, typer.Option(help="Spend the budget over each 'crop', the 'image' or the 'prompt'.")
+    ] = "crop",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+) -> None:
+    """Ask a model about a picture, with fewer visual tokens."""
+    from tokensieve.data.files import check_writable
+    from tokensieve.data.pictures import open_picture
+    from tokensieve.eval.ask import Settings, run
+    from tokensieve.eval.models import load_model
+    from tokensieve.methods.registry import method_class
+
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    for name in (method, *names):
+        method_class(name)
+    settings = Settings(
+        keep=parse_keep(keep),
+        positions=positions,
+        pool=pool,
+        max_new_tokens=max_new_tokens,
+        options={"seed": seed} | ({} if weights is None else {"weights": weights}),
+    )
+    picture = open_picture(image)
+    if overlay is not None:
+        check_writable(overlay)
+    _hush()
+    loaded = load_model(model)
+    answers = run(loaded, picture, question, [method, *names], settings)
+    main_answer, others = answers[0], [a for a in answers if a.method in names]
+    if as_json:
+        result = main_answer.as_json() | {"picture": str(image), "question": question}
+        if names:
+            result["compare"] = [answer.as_json() for answer in others]
+        typer.echo(json.dumps(result))
+    else:
+        _print_table(question, answers)
+    if overlay is not None:
+        _write_overlay(overlay, loaded.processor, picture, question, answers)
+        if not as_json:
+            typer.echo(f"Overlay: {overlay}")
+
+
+@app.command()
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List the methods and what each needs."""
+    from tokensieve.methods.registry import method_class, method_names
+
+    rows = []
+    for name in method_names():
+        kind = method_class(name)
+        rows.append(
+            {
+                "name": name,
+                "site": str(kind.site),
+                "trained": kind.trained,
+                "needs": sorted(kind.needs),
+                "paper": kind.paper,
+                "about": (kind.__doc__ or "").strip().splitlines()[0],
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        from tokensieve.eval.console import methods_table, show
+
+        show(methods_table(rows))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write the overlay.")] = Path("out/demo.png"),
+) -> None:
+    """Run the embedded model on shipped pictures."""
+    from tokensieve.eval.demo import main as run_demo
+
+    _hush()
+    run_demo(out)
+
+
+def parse_keep(text: str) -> float | int:
+    """`--keep` as `check_keep` wants it: "3" a count, "0.3" a fraction. Raises `BudgetError`."""
+    from tokensieve.budget import check_keep
+
+    try:
+        return check_keep(int(text))
+    except ValueError as error:
+        if isinstance(error, BudgetError):
+            raise
+    try:
+        return check_keep(float(text))
+    except ValueError as error:
+        if isinstance(error, BudgetError):
+            raise
+        raise BudgetError(
+            f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens. Got '{text}'."
+        ) from error
+
+
+def _hush() -> None:
+    """Keep Transformers' progress bars and advice out of the output of a command."""
+    from transformers.utils import logging
+
+    quiet: Any = logging  # untyped in Transformers
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+
+
+def _print_table(question: str, answers: list[Answer]) -> None:
+    from tokensieve.eval.console import answers_table, show
+
+    show(answers_table(question, answers))
+
+
+def _write_overlay(
+    path: Path, processor: Any, picture: Image.Image, question: str, answers: list[Answer]
+) -> None:
+    from tokensieve.data.files import written_whole
+    from tokensieve.eval.ask import shown
+    from tokensieve.viz.compare import overlay_sheet
+
+    page = overlay_sheet(processor, picture, [shown(a) for a in answers], heading=question)
+    with written_whole(path) as part:
+        page.save(part)

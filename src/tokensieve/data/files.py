@@ -1,0 +1,40 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokensieve.errors import ConfigError
+
+
+def check_writable(path: str | Path) -> Path:
+    """`path`, if a file may be written there. Raises `ConfigError` if not; creates nothing."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"Expected the name of a file to write. Got the directory {path}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"Expected a directory at {path.parent} to write {path.name} into. None.")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"Expected a writable directory. Got {path.parent}, which is not.")
+    return path
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed to `path` when the block ends well.
+
+    On an exception nothing is left behind, and what `path` held before stays. Raises
+    `ConfigError` where the disk refuses.
+    """
+    path = check_writable(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"Expected room and rights to write {path}. Got: {error}.") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""Ask a model about a picture with fewer visual tokens, and say what it cost.
+
+The use case behind `tokensieve ask` and the demo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tokensieve.budget import check_keep
+from tokensieve.cost.flops import decode_flops, prefill_flops
+from tokensieve.cost.kv import kv_bytes
+from tokensieve.cost.shapes import TransformerShape
+from tokensieve.errors import PromptError
+from tokensieve.eval.models import Loaded
+from tokensieve.hf.report import ImageReport
+from tokensieve.hf.sieve import sieve
+from tokensieve.methods.registry import method_class
+from tokensieve.viz.compare import Shown
+
+STAGES = ("encode", "select", "prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to ask: what `sieve` takes, and how long the answer may be.
+
+    options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
+    """
+
+    keep: float | int = 0.4
+    positions: str = "keep"
+    pool: str = "crop"
+    max_new_tokens: int = 64
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it took.
+
+    keep: as asked, 1.0 for "full" and 0.0 for "none".
+    prompt_tokens: what the LLM read, text and visual; new_tokens: what it wrote.
+    kv_bytes: of the cache when the last token was written.
+    llm_flops: prefill and decode, two per multiply-add; flops: the same by stage.
+    ms: milliseconds by stage.
+    """
+
+    answer: str
+    model: str
+    method: str
+    keep: float | int
+    visual_tokens: int
+    kept_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    kv_bytes: int
+    llm_flops: int
+    flops: dict[str, int]
+    ms: dict[str, float]
+    image: ImageReport | None = field(default=None, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the kept positions, ready for `json.dumps`."""
+        fields = asdict(replace(self, image=None))
+        del fields["image"]
+        return fields
+
+
+def ask(
+    loaded: Loaded, picture: Image.Image, question: str, method: str, settings: Settings
+) -> Answer:
+    """The model's answer to `question` about `picture`, read through `method`.
+
+    Raises `UnknownNameError` for the method, `BudgetError` for the keep, `PromptError` for a
+    question that is empty or holds an image placeholder, and whatever the sieve raises.
+    """
+    chosen = method_class(method)
+    keep = {"full": 1.0, "none": 0.0}.get(method, check_keep(settings.keep))
+    options = {k: v for k, v in settings.options.items() if k in chosen.__dataclass_fields__}
+    inputs = prepared(loaded, picture, question)
+    before = inputs["input_ids"].shape[1]
+    with (
+        torch.inference_mode(),
+        sieve(
+            loaded.model, method, keep or 1.0,
+            positions=settings.positions, pool=settings.pool, **options,
+        ) as report,
+    ):  # fmt: skip
+        output = loaded.model.generate(
+            **inputs, max_new_tokens=settings.max_new_tokens, do_sample=False
+        )
+    new = output[0, before:]
+    prompt = before - report.visual_tokens + report.kept_tokens
+    images = [image for call in report.calls for row in call.prompts for image in row.images]
+    return Answer(
+        answer=loaded.processor.decode(new, skip_special_tokens=True).strip(),
+        model=loaded.name,
+        method=method,
+        keep=keep,
+        visual_tokens=report.visual_tokens,
+        kept_tokens=report.kept_tokens,
+        prompt_tokens=prompt,
+        new_tokens=len(new),
+        ms={stage: round(report.ms.get(stage, 0.0), 3) for stage in STAGES},
+        image=images[0] if images else None,
+        **_cost(loaded.model, prompt, len(new)),
+    )
+
+
+def run(
+    loaded: Loaded,
+    picture: Image.Image,
+    question: str,
+    methods: Sequence[str],
+    settings: Settings,
+) -> list[Answer]:
+    """One answer a method, each method once, in the order given.
+
+    Where there are several, a throw-away run goes first, so that none pays for the first call.
+    """
+    once = list(dict.fromkeys(methods))
+    if len(once) > 1:
+        ask(loaded, picture, question, "full", replace(settings, max_new_tokens=2))
+    return [ask(loaded, picture, question, method, settings) for method in once]
+
+
+def shown(answer: Answer, *notes: str) -> Shown:
+    """The panel of `answer` on an overlay sheet."""
+    lines = (f"{answer.kept_tokens} of {answer.visual_tokens} tokens: {answer.answer}", *notes)
+    return Shown(answer.method, lines, answer.image)
+
+
+def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
+    """The processor's output for one picture and one question, on the model's device.
+
+    Raises `PromptError` for a question that is empty or holds the image placeholder.
+    """
+    processor, model = loaded.processor, loaded.model
+    if not question.strip():
+        raise PromptError("Expected a question. Got an empty one. Ask something of the picture.")
+    placeholder = getattr(processor, "image_token", None) or "<image>"
+    if placeholder in question:
+        raise PromptError(
+            f"Expected a question without the placeholder {placeholder}: it is put in by itself. "
+            "Leave it out."
+        )
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+    else:
+        text = f"{placeholder}\n{question}"
+    inputs = processor(images=[picture], text=[text], return_tensors="pt")
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+def _cost(model: Any, prompt: int, new: int) -> dict[str, Any]:
+    shape = TransformerShape.of_llm(model.config)
+    flops = {
+        "prefill": prefill_flops(shape, prompt),
+        "decode": decode_flops(shape, prompt, new),
+    }
+    return {
+        "kv_bytes": kv_bytes(shape, prompt + max(0, new - 1), model.dtype),
+        "llm_flops": sum(flops.values()),
+        "flops": flops,
+    }
