@@ -1,4 +1,4 @@
-"""The front door: shorten what a Transformers VLM reads, for a while (`sieve`) or purely (`compress`).
+"""The front door: shorten what a VLM reads, for a while (`sieve`) or purely (`compress`).
 
 with sieve(model, "selector", keep=0.4) as report:
     model.generate(**inputs)
@@ -6,13 +6,15 @@ with sieve(model, "selector", keep=0.4) as report:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tokensieve.hf.compress import Compressed, compress
-from tokensieve.hf.encode import Encoded, encode, encoder_info
+from tokensieve.hf.compress import Compressed, Plan, compress
+from tokensieve.hf.encode import Encoded, encode
+from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.report import Report
+from tokensieve.hf.session import Session
 from tokensieve.methods.base import Method
 
 __all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_info", "sieve"]
@@ -31,12 +33,22 @@ def sieve(
 ) -> Iterator[Report]:
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
-    model: a Transformers VLM with the methods of `GenerationMixin`.
+    model: a Transformers VLM, already loaded; only this instance is touched, and put back.
     method: a name of `method_names()` with its `options`, or an instance.
     keep: fraction in (0, 1], or whole number of tokens of a picture.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
     pool: "crop", "image" or "prompt": over what the budget is spent.
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
+
+    `generate` returns the prompt as given with the answer behind it; a forward returns logits of
+    the shortened prompt. Training through it works: labels are shortened along.
+
+    Raises `ConfigError` for wrong or nested use, `UnsupportedError` for what cannot be shortened
+    (videos, `inputs_embeds`, continuous batching, pictures behind a filled cache).
     """
-    raise NotImplementedError
-    yield
+    plan = Plan.of(
+        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options
+    )
+    report = Report(plan.name, plan.keep)
+    with Session(model, plan, report):
+        yield report

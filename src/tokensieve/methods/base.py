@@ -96,7 +96,7 @@ def as_one(groups: Sequence[VisionTokens]) -> VisionTokens:
     return VisionTokens(
         torch.cat([g.tokens.flatten(0, 1) for g in groups])[None],
         valid=torch.cat([g.valid_BL.flatten() for g in groups])[None],
-        patches=patches,
+        patches=torch.cat(given)[None] if given else None,
         keys=None if first.keys is None else first.keys[:1],
     )
 

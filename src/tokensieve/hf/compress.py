@@ -1,0 +1,236 @@
+"""Shortened inputs as a pure function: nothing patched, nothing handed in changed.
+
+B prompts, S prompt length, N rows of a picture, R visual rows of all prompts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.budget import Pool, check_keep
+from tokensieve.errors import ConfigError, PromptError, UnknownNameError
+from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
+from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
+from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.positions import mask_of, original_positions
+from tokensieve.hf.reduce import ImageReduction, reduce_images
+from tokensieve.hf.report import Call, CropReport, ImageReport, PromptReport, Report
+from tokensieve.hf.timing import timed
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do to every call: a bound method, its budget and the policies around it."""
+
+    name: str
+    method: Method
+    keep: float | int
+    renumber: bool
+    pool: Pool
+    drop_newlines: bool
+
+    @classmethod
+    def of(
+        cls, model: Any, method: str | Method, keep: float | int, *,
+        positions: str, pool: str, newlines: str, options: Mapping[str, Any],
+    ) -> Plan:  # fmt: skip
+        """Check every argument before any work is done.
+
+        Raises `ConfigError`, `BudgetError`, `UnknownNameError`, `UnsupportedError`.
+        """
+        if isinstance(method, str):
+            name, chosen = method, get_method(method, **options)
+        else:
+            name, chosen = type(method).__name__, method
+            if options:
+                raise ConfigError(
+                    f"Expected options only beside a method's name. Got {', '.join(options)} "
+                    f"beside an instance of {name}. Set them on the instance."
+                )
+        _one_of("positions", positions, ("keep", "renumber"))
+        _one_of("newlines", newlines, ("keep", "drop"))
+        _one_of("pool", pool, tuple(Pool))
+        bound = chosen.bind(encoder_info(model))
+        return cls(
+            name, bound, check_keep(keep), positions == "renumber", Pool(pool), newlines == "drop"
+        )
+
+
+def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:
+    if got not in known:
+        raise UnknownNameError.of(what, got, known)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Inputs of a shortened prompt. `model.generate(**compressed.inputs)` needs nothing else.
+
+    `generate` returns the shortened prompt with its answer; `prompt_length` is where the answer
+    starts. prompt_ids: (B, S) the prompt as given. rope_deltas: what an M-RoPE model remembers
+    of the prompt. `generate(use_cache=False)` takes position gaps for packed documents: there
+    use a `sieve`, or positions="renumber".
+    """
+
+    base: dict[str, Any]
+    rows: Rows | None
+    report: Report
+    prompt_ids: Tensor
+    rope_deltas: Tensor | None = None
+    shortened: bool = False
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Arguments for `generate` or a forward; fresh, since `generate` changes them."""
+        if self.rows is None:
+            return dict(self.base)
+        return {**self.base, "mm_encoder_outputs": {"image": self.rows.output()}}
+
+    @property
+    def prompt_length(self) -> int:
+        """T, the length of the shortened prompt."""
+        return int(self.base["input_ids"].shape[1])
+
+
+def compress(
+    model: Any,
+    inputs: Mapping[str, Any] | Encoded,
+    method: str | Method,
+    keep: float | int = 0.4,
+    *,
+    positions: str = "keep",
+    pool: str = "crop",
+    newlines: str = "keep",
+    keys: Sequence[int] | None = None,
+    **options: Any,
+) -> Compressed:
+    """`inputs` with fewer visual tokens; see `sieve` for the arguments.
+
+    inputs: what the model's processor returns, or an `Encoded` of it, to run the vision encoder
+        once and compress many times. Other entries (labels, generation options) stay.
+    keys: one integer per prompt that seeds what is random, so that it differs between pictures.
+
+    Raises `ConfigError`, `PromptError`, `NonFiniteError`, `UnsupportedError`.
+    """
+    plan = Plan.of(
+        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options
+    )
+    return apply_plan(model, plan, inputs, keys)
+
+
+def apply_plan(
+    model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None = None
+) -> Compressed:
+    """`compress` with its arguments already checked."""
+    encoded = inputs
+    if not isinstance(encoded, Encoded):
+        encoded = encode(model, encoded, run=plan.method.reads_picture)
+    ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
+    if keys is not None and len(keys) != len(ids):
+        raise ConfigError(f"Expected {len(ids)} keys, one per prompt. Got {len(keys)}.")
+    with timed(ms, "select", ids.device):
+        reductions = reduce_images(model, plan.method, encoded, plan.keep, plan.pool, keys)
+        masks = [_row_mask(plan, encoded, i, r) for i, r in enumerate(reductions)]
+        new_rows = _new_rows(encoded, reductions)
+    call = Call(_prompt_reports(encoded, reductions, masks), ms)
+    report = Report(plan.name, plan.keep, [call])
+    if not masks:
+        return Compressed(encoded.inputs, None, report, ids)
+    keep_R = torch.cat(masks)
+    rows = None
+    if bool(keep_R.any()):
+        prompt_of = assign_prompts(ids == encoded.placeholder, encoded.item_rows)
+        rows = Rows.of(encoded.output, keep_R, new_rows, prompt_of)
+    if bool(keep_R.all()):
+        base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
+        return Compressed(base, rows, report, ids)
+    return _shorten(model, plan, encoded, keep_R, rows, report)
+
+
+def _shorten(
+    model: Any, plan: Plan, encoded: Encoded, keep_R: Tensor, rows: Rows | None, report: Report
+) -> Compressed:
+    inputs = encoded.inputs
+    ids = inputs["input_ids"]
+    mask = mask_of(model, inputs)
+    positions, deltas = original_positions(model, inputs, mask)
+    if positions.ndim == 3 and plan.renumber:
+        raise ConfigError(
+            "Expected positions='keep' for a model with multi-dimensional rotary positions "
+            "(M-RoPE). Got 'renumber', which would move its tokens in the picture."
+        )
+    keep_BS = mask.bool().masked_scatter(ids == encoded.placeholder, keep_R.to(ids.device))
+    keep_BS &= mask.bool()
+    if not bool(keep_BS.any(-1).all()):
+        raise PromptError("Expected text beside the picture. Got a prompt of which nothing stays.")
+    gather = Gather.of(keep_BS, left=pads_left(mask))
+    gone = set(inspect.signature(model.base_model.get_image_features).parameters) | set(PIXELS)
+    base = {k: v for k, v in inputs.items() if k not in gone and k != "mm_encoder_outputs"}
+    base |= gather_sequences(gather, inputs, ids.shape)
+    base["input_ids"] = gather.take(ids, _pad_id(model, inputs))
+    base["attention_mask"] = gather.real_BT.to(mask.dtype)
+    base["position_ids"] = gather_positions(gather, positions, renumber=plan.renumber)
+    if deltas is not None:
+        dropped = mask.bool().sum(-1) - keep_BS.sum(-1)
+        deltas = deltas + dropped[:, None].to(deltas)
+    return Compressed(base, rows, report, ids, deltas, shortened=True)
+
+
+def _pad_id(model: Any, inputs: Mapping[str, Any]) -> int:
+    pad = inputs.get("pad_token_id", getattr(model.generation_config, "pad_token_id", None))
+    return int(pad) if isinstance(pad, int) else 0
+
+
+def _row_mask(plan: Plan, encoded: Encoded, i: int, reduction: ImageReduction) -> Tensor:
+    """(N,) which rows of picture `i` stay. A picture without tokens has no newlines either."""
+    origin_N = encoded.packings[i].origin_N
+    kept = reduction.kept_nL.flatten().to(origin_N.device)
+    mask = kept[origin_N.clamp(min=0)]
+    structural = bool(kept.any()) and not plan.drop_newlines
+    return torch.where(origin_N >= 0, mask, torch.full_like(mask, structural))
+
+
+def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor | None:
+    """(R, D) the rows with new values where a method made any; None if none did."""
+    if all(reduction.rows_nLD is None for reduction in reductions):
+        return None
+    rows = []
+    for old_ND, packing, reduction in zip(
+        encoded.images, encoded.packings, reductions, strict=True
+    ):
+        new = old_ND
+        if reduction.rows_nLD is not None:
+            origin_N = packing.origin_N.to(old_ND.device)
+            values = reduction.rows_nLD.flatten(0, 1).to(old_ND.dtype)[origin_N.clamp(min=0)]
+            new = torch.where((origin_N >= 0)[:, None], values, old_ND)
+        rows.append(new)
+    return torch.cat(rows)
+
+
+def _prompt_reports(
+    encoded: Encoded, reductions: Sequence[ImageReduction], masks: Sequence[Tensor]
+) -> tuple[PromptReport, ...]:
+    images: list[list[ImageReport]] = [[] for _ in encoded.inputs["input_ids"]]
+    for prompt, packing, reduction, mask in zip(
+        encoded.prompt_of, encoded.packings, reductions, masks, strict=True
+    ):
+        valid = packing.valid_nL
+        crops = tuple(
+            CropReport(
+                packing.grid,
+                valid[c],
+                reduction.kept_nL[c].nonzero()[:, 0],
+                None if reduction.assign_nL is None else reduction.assign_nL[c],
+            )
+            for c in range(packing.crops)
+        )
+        structural = int((mask & (packing.origin_N < 0)).sum())
+        images[prompt].append(ImageReport(len(mask), int(mask.sum()), structural, crops))
+    return tuple(PromptReport(tuple(of_prompt)) for of_prompt in images)

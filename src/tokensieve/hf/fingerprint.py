@@ -1,0 +1,52 @@
+"""The fingerprint of a model's vision encoder, which trained methods are bound to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokensieve.hf.families import family_of
+from tokensieve.types import EncoderInfo
+
+_FIXED_GRID = ("clip_vision_model", "siglip_vision_model", "internvl_vision")
+
+
+def encoder_info(model: Any) -> EncoderInfo:
+    """What the site "features" of `model` looks like.
+
+    width is that of one row of features: where neighbouring patches are merged into one LLM token,
+    the patches' widths together. Raises `UnsupportedError` for a model without visual tokens.
+    """
+    family, config = family_of(model), model.config
+    vision = config.vision_config
+    layer = _first(config, "vision_feature_layer", "vision_feature_layers", default=-1)
+    several = len(layer) if isinstance(layer, list | tuple) else 1
+    shuffle = round(1 / getattr(config, "downsample_ratio", 1.0))
+    merge = vision.spatial_merge_size if family.merged else shuffle
+    width = int(_first(vision, "embed_dim", "hidden_size", default=0))
+    grid = None
+    if vision.model_type in _FIXED_GRID:
+        side = _scalar(vision.image_size) // _scalar(vision.patch_size) // merge
+        grid = (side, side)
+    return EncoderInfo(
+        model_type=vision.model_type,
+        width=width * merge**2 * several,
+        layer=int(layer if isinstance(layer, int) else layer[-1]),
+        depth=int(_first(vision, "num_hidden_layers", "depth", default=0)),
+        heads=int(_first(vision, "num_attention_heads", "num_heads", default=0)),
+        ffn=int(_first(vision, "intermediate_size", default=0) or width * _ratio(vision)),
+        grid=grid,
+    )
+
+
+def _ratio(vision: Any) -> float:
+    return float(getattr(vision, "mlp_ratio", 0))
+
+
+def _scalar(size: Any) -> int:
+    return int(size if isinstance(size, int) else size[0])
+
+
+def _first(config: Any, *names: str, default: Any) -> Any:
+    """The first of the named fields `config` has a value for."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if value is not None), default)

@@ -1,0 +1,133 @@
+"""How the rows a VLM feeds its LLM map to the tokens of each picture's crops.
+
+N rows of one picture in the prompt, n crops of it, L tokens of a crop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tokensieve.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One picture's rows.
+
+    crops: n; length: L tokens of each crop; grid: (rows, columns) of a crop, None if unknown.
+    origin_N: for each row crop * L + position, or -1 for a structural row (newline).
+    """
+
+    crops: int
+    length: int
+    grid: tuple[int, int] | None
+    origin_N: Int[Tensor, "N"]
+
+    @property
+    def valid_nL(self) -> Bool[Tensor, "n L"]:
+        """True where a token of a crop has a row, i.e. reaches the LLM at all."""
+        valid = torch.zeros(self.crops * self.length, dtype=torch.bool, device=self.origin_N.device)
+        valid[self.origin_N[self.origin_N >= 0]] = True
+        return valid.view(self.crops, self.length)
+
+
+def one_to_one(rows: int, grid: tuple[int, int] | None, crops: int, device: Any) -> Packing:
+    """Every row is a token, crops one after another."""
+    return Packing(crops, rows // crops, grid, torch.arange(rows, device=device))
+
+
+def pack_plain(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> list[Packing]:
+    """Rows are tokens in order; the grid is read from whatever the processor tells about sizes."""
+    device = inputs["input_ids"].device
+    packings = []
+    for i, count in enumerate(rows):
+        crops, grid = _grid(model.config, inputs, i, count)
+        packings.append(one_to_one(count, grid, crops, device))
+    return packings
+
+
+def _grid(
+    config: Any, inputs: Mapping[str, Any], i: int, count: int
+) -> tuple[int, tuple[int, int] | None]:
+    """(crops, grid of each) of picture `i` of `count` rows; grid None if nothing fits."""
+    vision = config.vision_config
+    if (thw := inputs.get("image_grid_thw")) is not None and i < len(thw):
+        t, h, w = (int(v) for v in thw[i])
+        merge = getattr(vision, "spatial_merge_size", 1)
+        if t * (h // merge) * (w // merge) == count:
+            return t, (h // merge, w // merge)
+    for key, unit in (("image_sizes", _patch(vision)), ("spatial_shapes", 1)):
+        if (sizes := inputs.get(key)) is None or i >= len(sizes):
+            continue
+        h, w = (int(v) // unit for v in sizes[i])
+        merges = (
+            1,
+            getattr(config, "spatial_merge_size", 1),
+            getattr(config, "downsample_factor", 1),
+        )
+        for merge in merges:
+            if (h // merge) * (w // merge) == count:
+                return 1, (h // merge, w // merge)
+    side = math.isqrt(count)
+    return 1, (side, side) if side * side == count else None
+
+
+def _patch(vision: Any) -> int:
+    size = getattr(vision, "patch_size", 1)
+    return int(size if isinstance(size, int) else size[0])
+
+
+def pack_anyres(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> list[Packing]:
+    """LLaVA-NeXT and its kin: token indices pushed through the model's own packing code.
+
+    Raises `UnsupportedError` where that code resizes features, so that rows are no tokens.
+    """
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    if (sizes := inputs.get("image_sizes")) is None:
+        return pack_plain(model, inputs, rows)
+    config, base = model.config, model.base_model
+    tile = int(config.vision_config.image_size)
+    side = tile // _patch(config.vision_config)
+    several = [n > 1 for n in inputs.get("batch_num_images", ()) for _ in range(int(n))]
+    crops = [
+        1
+        if i < len(several) and several[i]  # OneVision: no crops where a prompt has many pictures
+        else int(image_size_to_num_patches(size, config.image_grid_pinpoints, tile))
+        for i, size in enumerate(sizes)
+    ]
+    length = side * side
+    numbers = [torch.arange(n * length, dtype=torch.float32).view(n, length, 1) for n in crops]
+    options: dict[str, Any] = {
+        key: inputs.get(key, getattr(config, key, None))
+        for key in ("vision_feature_select_strategy", "vision_aspect_ratio")
+    }
+    options["image_newline"] = torch.tensor([-1.0])
+    accepted = inspect.signature(base.pack_image_features).parameters
+    packed, _ = base.pack_image_features(
+        numbers, torch.as_tensor(sizes).cpu(), **{k: v for k, v in options.items() if k in accepted}
+    )
+    return [
+        Packing(n, length, (side, side), _whole(values[:, 0]).to(inputs["input_ids"].device))
+        for n, values in zip(crops, packed, strict=True)
+    ]
+
+
+def _whole(values_N: Tensor) -> Tensor:
+    """Row numbers as integers. Raises `UnsupportedError` if they were blended by a resize."""
+    rounded = values_N.round()
+    if not torch.equal(rounded, values_N):
+        raise UnsupportedError(
+            "Expected each visual row to be one encoder token. Got rows the model resized out of "
+            "several crops (anyres_max_N). Use smaller pictures, or raise N in "
+            "`model.config.vision_aspect_ratio`, so that nothing is resized."
+        )
+    return rounded.long()

@@ -1,0 +1,74 @@
+"""The site "pixels": pictures made smaller before the encoder.
+
+n crops of a picture, L tokens of a crop, k tokens of a smaller crop, D LLM width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import UnsupportedError
+from tokensieve.hf.encode import Encoded
+from tokensieve.hf.layout import Packing
+from tokensieve.hf.pixels import shrink
+from tokensieve.methods.base import Method
+
+
+def resize_images(
+    model: Any, method: Method, encoded: Encoded, counts: list[list[int]]
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Per picture: kept (n, L), the centres of the smaller crop's cells, and rows (n, L, D).
+
+    counts: tokens allowed of each crop; a picture's crops share one smaller grid.
+    Raises `UnsupportedError` for tokens without a grid or an encoder that takes no other size.
+    """
+    grids = [
+        _target(method, packing, sum(budget))
+        for packing, budget in zip(encoded.packings, counts, strict=True)
+    ]
+    if all(grid == packing.grid for grid, packing in zip(grids, encoded.packings, strict=True)):
+        return [(packing.valid_nL, None) for packing in encoded.packings]
+    small = shrink(model, encoded.family, encoded.inputs, encoded.packings, grids)
+    done: list[tuple[Tensor, Tensor | None]] = []
+    for packing, grid, rows in zip(encoded.packings, grids, small, strict=True):
+        place = _centres(packing, grid).to(rows.device)
+        kept = torch.zeros(packing.crops, packing.length, dtype=torch.bool, device=rows.device)
+        kept[:, place] = True
+        spread = rows.new_zeros(packing.crops, packing.length, rows.shape[-1])
+        spread[:, place] = rows
+        done.append((kept & packing.valid_nL.to(kept.device), spread))
+    return done
+
+
+def _target(method: Method, packing: Packing, budget: int) -> tuple[int, int]:
+    """The largest grid the method names whose cells in the picture are at most `budget`."""
+    if packing.grid is None:
+        raise UnsupportedError(
+            "Expected visual tokens on a grid, to make the picture smaller. Got tokens without "
+            "one. Let the processor make the picture smaller instead."
+        )
+    valid = packing.valid_nL
+    if budget >= int(valid.sum()):
+        return packing.grid
+    first = min(packing.length, -(-budget * packing.length // max(1, int(valid.sum()))))
+    for asked in range(first, 0, -1):
+        grid = method.target_grid(packing.grid, asked)
+        if grid is None:
+            break
+        if int(valid[:, _centres(packing, grid)].sum()) <= budget:
+            return grid
+    raise UnsupportedError(
+        f"Expected {type(method).__name__} to name a grid of at most {budget} of "
+        f"{packing.length} tokens. Got none. Keep more tokens."
+    )
+
+
+def _centres(packing: Packing, grid: tuple[int, int]) -> Tensor:
+    """Positions, in the full crop, of the centres of the cells of `grid`."""
+    H, W = packing.grid or grid
+    rows = ((torch.arange(grid[0]) + 0.5) * H / grid[0]).long()
+    columns = ((torch.arange(grid[1]) + 0.5) * W / grid[1]).long()
+    return (rows[:, None] * W + columns[None]).flatten().to(packing.origin_N.device)
