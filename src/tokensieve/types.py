@@ -66,7 +66,8 @@ class VisionTokens:
     tokens: (B, L, C) features or embeddings, row-major over `grid` where there is one.
     grid: (rows, columns) with rows * columns = L, or None where tokens have no grid.
     valid: (B, L), False where a token never reaches the LLM (padding); None: all are real.
-    patches: (B, L, P) the pixel values under each token, for methods that need "pixels".
+    patches: (B, L, P) the pixel values under each token, colour channel after colour channel, for
+        methods that need "pixels".
     keys: one integer per crop, its ordinal in the prompt: seeds what is random, so that a crop
         is treated alike alone and in a batch.
 

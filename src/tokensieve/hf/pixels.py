@@ -31,7 +31,9 @@ def patches_of(
             "encoder outputs?). Pass the processor's full output, or use another method."
         )
     if pixels.ndim == 2:  # flattened patches, neighbours of one LLM token together (Qwen-VL)
-        rows = pixels.reshape(sum(p.crops * p.length for p in packings), -1)
+        merge = model.config.vision_config.spatial_merge_size**2
+        rows = pixels.reshape(sum(p.crops * p.length for p in packings), merge, 3, -1)
+        rows = rows.transpose(1, 2).flatten(1)  # channel after channel
         parts = rows.split([p.crops * p.length for p in packings])
         return [part.view(p.crops, p.length, -1) for part, p in zip(parts, packings, strict=True)]
     return [

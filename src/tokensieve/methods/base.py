@@ -88,11 +88,7 @@ class ScoringMethod(Method):
 def as_one(groups: Sequence[VisionTokens]) -> VisionTokens:
     """All crops of all `groups` as a single crop without a grid."""
     first = groups[0]
-    patches = None
-    if first.patches is not None:
-        patches = torch.cat([g.patches.flatten(0, 1) for g in groups if g.patches is not None])[
-            None
-        ]
+    given = [g.patches.flatten(0, 1) for g in groups if g.patches is not None]
     return VisionTokens(
         torch.cat([g.tokens.flatten(0, 1) for g in groups])[None],
         valid=torch.cat([g.valid_BL.flatten() for g in groups])[None],

@@ -16,6 +16,7 @@ _METHODS = {
     "feature-norm": "tokensieve.methods.feature_norm:FeatureNorm",
     "pixel-variance": "tokensieve.methods.pixel_variance:PixelVariance",
     "downsample": "tokensieve.methods.downsample:Downsample",
+    "divprune": "tokensieve.methods.divprune:DivPrune",
     "selector": "tokensieve.methods.selector:LearnedSelection",
 }
 

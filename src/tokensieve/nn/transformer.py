@@ -90,7 +90,7 @@ class Stack(nn.Module):
     ) -> Float[Tensor, "B L W"]:
         if valid_BL is not None:  # zero weight times NaN padding would still be NaN
             x_BLC = x_BLC.masked_fill(~valid_BL[..., None], 0.0)
-        x_BLW = self.positions(self.inlet(x_BLC), grid)
+        x_BLW: Tensor = self.positions(self.inlet(x_BLC), grid)
         for layer in self.layers:
             x_BLW = layer(x_BLW, valid_BL)
         return x_BLW

@@ -1,0 +1,66 @@
+"""Greedy choices of tokens that differ, and of tokens that stand for the others.
+
+B crops, L tokens, C width, n tokens chosen. All crops advance together, one token a step.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def max_min_diversity(
+    tokens_BLC: Float[Tensor, "B L C"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """`counts_B[b]` tokens chosen so that the closest two are far apart in cosine [1].
+
+    First the token farthest from its nearest neighbour, then always the one farthest from those
+    chosen. O(L^2 C) for the first, O(n L) for the rest.
+
+    [1] DivPrune, arXiv 2503.02175.
+    """
+    unit = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
+    distance_BLL = 1 - unit @ unit.transpose(1, 2)
+    self_or_padding = torch.eye(unit.shape[1], dtype=torch.bool, device=unit.device)
+    alone = distance_BLL.masked_fill(self_or_padding | ~valid_BL[:, None], torch.inf).amin(-1)
+    kept = torch.zeros_like(valid_BL)
+    nearest = alone  # to choose the first; then the distance to the chosen set
+    row = torch.arange(len(kept), device=kept.device)
+    for step in range(int(counts_B.max())):
+        pick = nearest.masked_fill(kept | ~valid_BL, -torch.inf).argmax(-1)
+        kept[row, pick] |= step < counts_B
+        to_pick = distance_BLL[row, pick]
+        nearest = to_pick if step == 0 else torch.minimum(nearest, to_pick)
+    return kept & valid_BL
+
+
+def facility_location(
+    tokens_BLC: Float[Tensor, "B L C"],
+    weight_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """`counts_B[b]` tokens to which all others are near in root mean square distance.
+
+    Each step takes the token that most lowers the weighted sum of distances to the chosen set;
+    before any is chosen, a token's distance counts as its mean distance to all. O(n L^2).
+    """
+    L, C = tokens_BLC.shape[1:]
+    x = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0)
+    distance_BLL = torch.cdist(x, x) / C**0.5
+    real_BL = valid_BL.float()
+    left_BL = (distance_BLL * real_BL[:, None]).sum(-1) / real_BL.sum(-1, keepdim=True).clamp_min(1)
+    weight_BL = weight_BL.float() * real_BL
+    kept = torch.zeros_like(valid_BL)
+    row = torch.arange(len(kept), device=kept.device)
+    for step in range(int(counts_B.max()) if L else 0):
+        drop_BLL = (left_BL[..., None] - distance_BLL).clamp_min(0)
+        gain_BL = torch.einsum("bi,bij->bj", weight_BL, drop_BLL)
+        pick = gain_BL.masked_fill(kept | ~valid_BL, -torch.inf).argmax(-1)
+        kept[row, pick] |= step < counts_B
+        left_BL = torch.minimum(left_BL, distance_BLL[row, pick])
+    return kept & valid_BL

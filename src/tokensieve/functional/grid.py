@@ -1,0 +1,104 @@
+"""Even partitions of a grid of tokens into an exact number of cells.
+
+B crops, L tokens, H x W grid, k cells.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tokensieve.errors import BudgetError
+
+
+def cells(grid: tuple[int, int], k: int) -> tuple[Int[Tensor, "L"], Int[Tensor, "k"]]:
+    """The cell (0 to k-1) of each token, and the token at each cell's centre.
+
+    The grid is cut into about sqrt(k H / W) bands of rows; k is spread over the bands and each
+    band cut into its share of near-equal columns. Every cell holds at least one token.
+
+    Raises `BudgetError` unless 0 <= k <= H * W.
+    """
+    H, W = grid
+    if not 0 <= k <= H * W:
+        raise BudgetError(f"Expected 0 to {H * W} cells of a {H} x {W} grid. Got {k}.")
+    label, centre = _cells(H, W, k)
+    return torch.tensor(label), torch.tensor(centre, dtype=torch.long)
+
+
+@lru_cache(maxsize=1024)
+def _cells(H: int, W: int, k: int) -> tuple[list[int], list[int]]:
+    label, centre = [0] * (H * W), list[int]()
+    bands = min(H, max(math.ceil(k / W), round(math.sqrt(k * H / W)), 1), max(k, 1))
+    for i, (top, bottom) in enumerate(_cuts(H, bands)):
+        share = (i + 1) * k // bands - i * k // bands
+        for left, right in _cuts(W, share):
+            for row in range(top, bottom):
+                for column in range(left, right):
+                    label[row * W + column] = len(centre)
+            centre.append((top + bottom - 1) // 2 * W + (left + right - 1) // 2)
+    return label, centre
+
+
+def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
+    """`length` cut into `parts` near-equal runs."""
+    bounds = [i * length // parts for i in range(parts + 1)] if parts else []
+    return list(pairwise(bounds))
+
+
+def cells_of_crops(
+    counts_B: Int[Tensor, "B"], valid_BL: Bool[Tensor, "B L"], grid: tuple[int, int] | None
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """The centre token of each token's cell (-1 where invalid), and the mask of centres.
+
+    Crop b's real tokens are cut into `counts_B[b]` cells: on the grid where they fill a rectangle
+    of it, else in their order.
+
+    Raises `BudgetError` for a count above the number of real tokens.
+    """
+    centre_BL = torch.full(valid_BL.shape, -1, dtype=torch.long)
+    kept_BL = torch.zeros(valid_BL.shape, dtype=torch.bool)
+    for b, (k, valid_L) in enumerate(zip(counts_B.tolist(), valid_BL.cpu(), strict=True)):
+        real = valid_L.nonzero()[:, 0]
+        label, centre = cells(_rectangle(real, grid) or (1, len(real)), k)
+        if k:
+            centre_BL[b, real] = real[centre[label]]
+            kept_BL[b, real[centre]] = True
+    return centre_BL.to(valid_BL.device), kept_BL.to(valid_BL.device)
+
+
+def _rectangle(real: Int[Tensor, "n"], grid: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Rows and columns of the rectangle the real tokens fill; None where they fill none."""
+    if grid is None or len(real) == 0:
+        return None
+    row, column = real // grid[1], real % grid[1]
+    size = int(row.max() - row.min()) + 1, int(column.max() - column.min()) + 1
+    return size if size[0] * size[1] == len(real) else None
+
+
+def grid_centres(full: tuple[int, int], small: tuple[int, int]) -> Int[Tensor, "k"]:
+    """Tokens of the grid `full` under the centres of the cells of the grid `small`."""
+    rows, columns = (
+        ((torch.arange(n) + 0.5) * size / n).long() for n, size in zip(small, full, strict=True)
+    )
+    return (rows[:, None] * full[1] + columns).flatten()
+
+
+def best_grid(full: tuple[int, int], count: int) -> tuple[int, int]:
+    """The grid of at most `count` tokens nearest to `full` in shape and large in area.
+
+    Maximises area times the smaller of the two ratios of aspects; more area on a tie.
+    """
+    H, W = full
+
+    def worth(shape: tuple[int, int]) -> tuple[float, int]:
+        h, w = shape
+        aspect = (h * W) / (w * H)
+        return h * w * min(aspect, 1 / aspect), h * w
+
+    return max(((h, min(W, count // h)) for h in range(1, min(H, count) + 1)), key=worth)

@@ -1,0 +1,125 @@
+"""The trained selector: keep what cannot be told from the rest.
+
+B crops, L tokens, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError
+from tokensieve.functional.gate import gated_mask
+from tokensieve.functional.topk import topk_mask
+from tokensieve.methods.base import ScoringMethod
+from tokensieve.nn.config import CHOICES
+from tokensieve.nn.selector import Selector
+from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
+
+
+@dataclass(frozen=True)
+class LearnedSelection(ScoringMethod):
+    """Rank tokens by the keep logit minus the drop logit of a trained selector [1].
+
+    weights: a folder, a hub name or a loaded `Selector`; None: the one shipped for the encoder.
+    rule: "top" ranks; "gated" covers the picture where the scores are flat, as on calm scenes;
+        None: the rule stored with the weights.
+
+    Raises `WeightsError` or `EncoderMismatchError` from `bind` where weights do not fit.
+
+    [1] When Less is Enough, arXiv 2503.16660.
+    """
+
+    site: ClassVar[Site] = Site.FEATURES
+    trained: ClassVar[bool] = True
+    paper: ClassVar[str | None] = "When Less is Enough, arXiv 2503.16660"
+
+    weights: str | Path | Selector | None = None
+    rule: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule is not None and self.rule not in CHOICES["rule"]:
+            raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
+
+    def bind(self, encoder: EncoderInfo) -> Self:
+        selector = self.weights
+        if selector is None:
+            selector = shipped_selector(encoder)
+        elif not isinstance(selector, Selector):
+            selector = Selector.from_pretrained(selector)
+        selector.config.encoder.require_same_output(encoder, owner="This selector")
+        return replace(self, weights=selector)
+
+    @property
+    def selector(self) -> Selector:
+        """The bound selector. Raises `UnsupportedError` before `bind`."""
+        if isinstance(self.weights, Selector):
+            return self.weights
+        raise UnsupportedError("Expected a method bound to an encoder. Call bind(encoder) first.")
+
+    @torch.no_grad()
+    def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:
+        vision.require_finite(f"the site '{self.site}'")
+        selector = self.selector.to(vision.tokens.device)
+        return selector.scores(vision.tokens, vision.valid, vision.grid)
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        return Reduction(self._choose(vision, self.scores(vision, text), counts))
+
+    def reduce_pool(
+        self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
+    ) -> list[Reduction]:
+        """Scores of all crops share out the budget; inside a crop the rule chooses."""
+        scores = [self.scores(group, text) for group in groups]
+        flat = torch.cat([s.flatten() for s in scores])[None]
+        valid = torch.cat([group.valid_BL.flatten() for group in groups])[None]
+        best = topk_mask(flat, torch.tensor([count], device=flat.device), valid)[0]
+        parts = torch.split(best, [s.numel() for s in scores])
+        return [
+            Reduction(self._choose(group, s, part.view_as(s).sum(-1)))
+            for group, s, part in zip(groups, scores, parts, strict=True)
+        ]
+
+    def _choose(
+        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
+    ) -> Bool[Tensor, "B L"]:
+        if (self.rule or self.selector.config.rule) == "top":
+            return topk_mask(scores_BL, counts, vision.valid_BL)
+        features_BLC = self.selector.standardise(vision.tokens)
+        return gated_mask(scores_BL, features_BLC, counts, vision.valid_BL)
+
+
+def shipped_selector(encoder: EncoderInfo) -> Selector:
+    """The selector inside the package trained for `encoder`.
+
+    Raises `EncoderMismatchError` if none is.
+    """
+    assets = Path(str(resources.files("tokensieve.assets")))
+    folders = sorted(path.parent for path in assets.glob("selector*/config.json"))
+    for folder in folders:
+        selector = _load(folder)
+        try:
+            selector.config.encoder.require_same_output(encoder, owner=folder.name)
+        except EncoderMismatchError:
+            continue
+        return selector
+    raise EncoderMismatchError(
+        f"Expected a selector for the encoder '{encoder.model_type}' (width {encoder.width}, layer "
+        f"{encoder.layer}). Shipped: {', '.join(f.name for f in folders) or 'none'}. Pass weights="
+        "FOLDER, or train one: python -m tokensieve.train.selector --help."
+    )
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path) -> Selector:
+    return Selector.from_pretrained(folder)
