@@ -95,8 +95,9 @@ class VisionTokens:
         return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
 
     def require_finite(self, where: str) -> None:
-        """Raise `NonFiniteError` naming `where` if any token holds NaN or Inf."""
-        if not bool(torch.isfinite(self.tokens).all()):
+        """Raise `NonFiniteError` naming `where` if any real token holds NaN or Inf."""
+        finite_BL = torch.isfinite(self.tokens).all(-1)
+        if not bool((finite_BL | ~self.valid_BL).all()):
             raise NonFiniteError(
                 f"Expected finite visual tokens at {where}. Got NaN or Inf. Check the picture and "
                 "the model's dtype (float16 overflows in some encoders; try bfloat16)."

@@ -43,8 +43,10 @@ def mean_at(
     weight_BL = (target_BL >= 0).float()
     index_BL = target_BL.clamp_min(0)
     size_BL = torch.zeros_like(weight_BL).scatter_add_(1, index_BL, weight_BL)
-    total_BLC = torch.zeros(B, L, C, device=tokens_BLC.device).scatter_add_(
-        1, index_BL[..., None].expand(B, L, C), tokens_BLC.float() * weight_BL[..., None]
+    # filled, not multiplied: padding may hold NaN
+    source_BLC = tokens_BLC.float().masked_fill((target_BL < 0)[..., None], 0)
+    total_BLC = torch.zeros_like(source_BLC).scatter_add_(
+        1, index_BL[..., None].expand(B, L, C), source_BLC
     )
     mean_BLC = (total_BLC / size_BL.clamp_min(1)[..., None]).to(tokens_BLC.dtype)
     return mean_BLC.where((size_BL > 1)[..., None], tokens_BLC)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokensieve.errors import ConfigError
 from tokensieve.functional.topk import topk_mask
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
+
+JsonValue = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,30 @@ class Method(ABC):
     site: ClassVar[Site]
     trained: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()  # of {"pixels", "text", "grid"}
+    budgeted: ClassVar[bool] = True  # False: keeps what it keeps, whatever the budget
     exact: ClassVar[bool] = True  # False: may keep fewer tokens than asked
     reads_picture: ClassVar[bool] = True  # False: the encoder need not even run
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
     paper: ClassVar[str | None] = None  # "Title, arXiv id"
 
-    def bind(self, encoder: EncoderInfo) -> Self:
+    def options(self) -> dict[str, JsonValue]:
+        """Field values as JSON: `get_method(name, **options)` makes an equal method.
+
+        Raises `ConfigError` for a value that has no JSON form, such as loaded weights.
+        """
+        values: dict[str, JsonValue] = {}
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            value = str(value) if isinstance(value, Path) else value
+            if not isinstance(value, str | int | float | bool | None):
+                raise ConfigError(
+                    f"Expected option '{name}' as a plain value. Got a {type(value).__name__}. "
+                    "Save it and give its path instead."
+                )
+            values[name] = value
+        return values
+
+    def bind(self, encoder: EncoderInfo) -> Method:
         """This method made ready for `encoder` (load or check weights); itself by default."""
         return self
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -31,8 +30,8 @@ class Downsample(Method):
     ) -> Reduction:
         """Where the smaller picture's tokens lie in the full grid; the encoder gives the values."""
         full = vision.grid or (1, vision.tokens.shape[1])
-        kept_BL = torch.zeros_like(vision.valid_BL)
+        kept_BL = (counts >= vision.valid_BL.sum(-1))[:, None].expand_as(vision.valid_BL).clone()
         for kept_L, count in zip(kept_BL, counts.tolist(), strict=True):
-            if count:
+            if count and not bool(kept_L.any()):
                 kept_L[grid_centres(full, best_grid(full, count)).to(kept_L.device)] = True
         return Reduction(kept_BL & vision.valid_BL)

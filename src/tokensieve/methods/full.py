@@ -17,7 +17,7 @@ class Full(Method):
     """Keep every token, whatever the budget."""
 
     site: ClassVar[Site] = Site.EMBEDS
-    exact: ClassVar[bool] = False
+    budgeted: ClassVar[bool] = False
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None

@@ -17,7 +17,7 @@ class NoImage(Method):
     """Keep no token, whatever the budget."""
 
     site: ClassVar[Site] = Site.EMBEDS
-    exact: ClassVar[bool] = False
+    budgeted: ClassVar[bool] = False
     reads_picture: ClassVar[bool] = False
 
     def reduce(

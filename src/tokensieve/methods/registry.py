@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 
 from tokensieve.errors import ConfigError, UnknownNameError
@@ -41,7 +42,7 @@ def get_method(name: str, **options: object) -> Method:
     Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have.
     """
     cls = method_class(name)
-    fields = cls.__dataclass_fields__
+    fields = [field.name for field in dataclasses.fields(cls)]
     for option in options:
         if option not in fields:
             known = ", ".join(fields) or "none"

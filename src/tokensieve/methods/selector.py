@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,7 +49,7 @@ class LearnedSelection(ScoringMethod):
         if self.rule is not None and self.rule not in CHOICES["rule"]:
             raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
 
-    def bind(self, encoder: EncoderInfo) -> Self:
+    def bind(self, encoder: EncoderInfo) -> LearnedSelection:
         selector = self.weights
         if selector is None:
             selector = shipped_selector(encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.types import EncoderInfo
@@ -26,6 +26,9 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+ConfigT = TypeVar("ConfigT", bound="Config")  # not Self: beartype sees methods one by one
+
+
 class Config:
     """Checks choices and sizes, and goes to JSON and back. Base of the dataclasses below."""
 
@@ -44,7 +47,7 @@ class Config:
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
         """The config of `to_dict`. Raises `ConfigError` for a field it does not have."""
         known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for name in values:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -21,6 +21,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 ConfigT = TypeVar("ConfigT", bound=StackConfig)
+ModuleT = TypeVar("ModuleT", bound="Pretrained[Any]")
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin, Generic[ConfigT], library_name="tokensieve"):
@@ -35,7 +36,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, Generic[ConfigT], library_name
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[ModuleT],
         pretrained_model_name_or_path: str | Path,
         *,
         force_download: bool = False,
@@ -44,7 +45,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, Generic[ConfigT], library_name
         local_files_only: bool = False,
         revision: str | None = None,
         **options: Any,
-    ) -> Self:
+    ) -> ModuleT:
         """The module in evaluation mode, from a folder or a hub repository.
 
         `options` override fields of its config, e.g. `rule="top"`.

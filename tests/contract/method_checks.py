@@ -1,0 +1,197 @@
+"""What every method promises, as checks that raise AssertionError.
+
+A check takes a method bound to ENCODER. `test_methods.py` runs all checks over the registry;
+`test_methods_broken.py` shows for each check a method that fails it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.testing import assert_close
+
+from tokensieve.errors import NonFiniteError
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method
+from tokensieve.types import EncoderInfo, Reduction, VisionTokens
+
+GRID, WIDTH, PIXELS = (5, 6), 16, 12
+ENCODER = EncoderInfo("toy", WIDTH, -1, 2, 2, 32)
+COUNTS = (4, 30, 11)
+
+
+def vision(crops: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> VisionTokens:
+    """Crops of random tokens and pixels, all real, with keys that are no ordinals."""
+    g = torch.Generator().manual_seed(seed)
+    L = GRID[0] * GRID[1]
+    return VisionTokens(
+        torch.randn(crops, L, WIDTH, generator=g).to(dtype),
+        grid=GRID,
+        patches=torch.rand(crops, L, PIXELS, generator=g).to(dtype),
+        keys=tuple(7 + 3 * b for b in range(crops)),
+    )
+
+
+def padded(v: VisionTokens, junk: float) -> tuple[VisionTokens, torch.Tensor]:
+    """The same tokens without a grid among padding that holds `junk`; and their places."""
+    B, L, C = v.tokens.shape
+    place = torch.tensor([i for i in range(L + 9) if i % 5 != 1][:L])
+    tokens, patches = torch.full((B, L + 9, C), junk), torch.full((B, L + 9, PIXELS), 0.5)
+    tokens[:, place], patches[:, place] = v.tokens, v.patches
+    valid = torch.zeros(B, L + 9, dtype=torch.bool)
+    valid[:, place] = True
+    return VisionTokens(tokens, valid=valid, patches=patches, keys=v.keys), place
+
+
+def reduce(method: Method, v: VisionTokens, counts: tuple[int, ...] = COUNTS) -> Reduction:
+    return method.reduce(v, torch.tensor(counts[: len(v.tokens)]))
+
+
+def check_budget(method: Method) -> None:
+    """As many tokens as asked; at most as many, but at least one, where not `exact`."""
+    if not method.budgeted:
+        return
+    for counts in (COUNTS, (1, 2, 29), (0, 7, 30)):
+        got = reduce(method, vision(), counts).counts_B
+        want = torch.tensor(counts)
+        assert torch.equal(got, want) if method.exact else bool((got <= want).all())
+        assert bool((got > 0).eq(want > 0).all())
+
+
+def check_shape(method: Method) -> None:
+    """A boolean mask of the crops' shape, on their device; indices sorted and unique."""
+    v = vision()
+    reduction = reduce(method, v)
+    assert reduction.kept.dtype == torch.bool
+    assert reduction.kept.shape == v.tokens.shape[:2]
+    assert reduction.kept.device == v.tokens.device
+    for index in reduction.indices():
+        assert index.tolist() == sorted(set(index.tolist()))
+
+
+def check_valid_only(method: Method) -> None:
+    """Padding is never kept."""
+    v, _ = padded(vision(), junk=50.0)
+    kept = reduce(method, v).kept
+    assert not bool((kept & ~v.valid_BL).any())
+    if method.budgeted and method.exact:
+        assert torch.equal(kept.sum(-1), torch.tensor(COUNTS))
+
+
+def check_partition(method: Method) -> None:
+    """Where tokens are merged, every real one belongs to exactly one kept one."""
+    for v in (vision(), padded(vision(), junk=3.0)[0]):
+        r = reduce(method, v)
+        if r.assign is None:
+            continue
+        assert torch.equal(r.assign >= 0, v.valid_BL)
+        assert bool(r.kept.gather(1, r.assign.clamp_min(0))[v.valid_BL].all())
+        own = torch.arange(r.assign.shape[1]).expand_as(r.assign)
+        assert torch.equal(r.assign[r.kept], own[r.kept])
+
+
+def check_identity(method: Method) -> None:
+    """Asked for all tokens, it keeps all of them bit for bit."""
+    if not method.reads_picture:
+        return
+    for v in (vision(), replace(vision(), grid=None), padded(vision(), junk=9.0)[0]):
+        r = method.reduce(v, v.valid_BL.sum(-1))
+        assert torch.equal(r.kept, v.valid_BL)
+        for got, tokens, valid in zip(r.apply(v.tokens), v.tokens, v.valid_BL, strict=True):
+            assert torch.equal(got, tokens[valid])
+
+
+def check_alone_as_in_batch(method: Method) -> None:
+    """A crop is treated alike alone and in a batch."""
+    v = vision()
+    whole = reduce(method, v)
+    for b in range(len(v.tokens)):
+        cut = slice(b, b + 1)
+        one = VisionTokens(v.tokens[cut], v.grid, None, v.patches[cut], v.keys[cut])
+        single = method.reduce(one, torch.tensor(COUNTS[cut]))
+        assert torch.equal(single.kept[0], whole.kept[b])
+        assert_close(single.apply(one.tokens)[0], whole.apply(v.tokens)[b])
+
+
+def check_padding(method: Method) -> None:
+    """Padding changes nothing, whatever it holds."""
+    if not method.exact:  # a smaller picture needs its grid
+        return
+    plain = replace(vision(), grid=None)
+    want = reduce(method, plain)
+    for junk in (0.0, 100.0, float("nan")):
+        v, place = padded(plain, junk)
+        got = reduce(method, v)
+        assert torch.equal(got.kept[:, place], want.kept)
+        for a, b in zip(got.apply(v.tokens), want.apply(plain.tokens), strict=True):
+            assert_close(a, b)
+
+
+def check_dtype(method: Method) -> None:
+    """New values have the dtype of the old ones, in half precision too."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        v = vision(dtype=dtype)
+        for tokens in reduce(method, v).apply(v.tokens):
+            assert tokens.dtype == dtype
+
+
+def check_inputs_untouched(method: Method) -> None:
+    """Tokens, mask, pixels and counts are as before."""
+    v, _ = padded(vision(), junk=1.0)
+    before, counts = copy.deepcopy(v), torch.tensor(COUNTS)
+    method.reduce(v, counts)
+    for field in ("tokens", "valid", "patches"):
+        assert torch.equal(getattr(v, field), getattr(before, field))
+    assert counts.tolist() == list(COUNTS)
+
+
+def check_deterministic(method: Method) -> None:
+    """The same twice, whatever the global generator; another only for another seed."""
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = reduce(method, vision()).kept
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(first, reduce(method, vision()).kept)
+    if method.stochastic:
+        reseeded = replace(method, seed=12345)  # type: ignore[call-arg]
+        assert not torch.equal(first, reduce(reseeded, vision()).kept)
+
+
+def check_nan(method: Method) -> None:
+    """NaN in a real token is an error, or does not matter because tokens are not read."""
+    v = vision()
+    broken = v.tokens.clone()
+    broken[1, 3, 0] = float("nan")
+    try:
+        kept = reduce(method, replace(v, tokens=broken)).kept
+    except NonFiniteError:
+        return
+    assert torch.equal(kept, reduce(method, vision(seed=5)).kept) or "pixels" in method.needs
+
+
+def check_pool(method: Method) -> None:
+    """A pooled budget is spent in full over groups of different grids."""
+    groups = [vision(2), replace(vision(1, seed=3), grid=(6, 5))]
+    parts = method.reduce_pool(groups, 40)
+    for group, part in zip(groups, parts, strict=True):
+        assert part.kept.shape == group.tokens.shape[:2]
+    total = sum(int(part.counts_B.sum()) for part in parts)
+    if method.budgeted:
+        assert total == 40 if method.exact else 0 < total <= 40
+
+
+CHECKS: dict[str, Callable[[Method], None]] = {
+    name.removeprefix("check_"): check
+    for name, check in list(globals().items())
+    if name.startswith("check_")
+}
+
+
+def check_config_round_trip(name: str, method: Method) -> None:
+    """config -> JSON -> config makes an equal method."""
+    assert get_method(name, **json.loads(json.dumps(method.options()))) == method

@@ -1,0 +1,54 @@
+"""Every method of the registry keeps every promise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from method_checks import CHECKS, ENCODER, check_config_round_trip, vision
+
+from tokensieve.errors import UnsupportedError
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.nn.config import CHOICES
+from tokensieve.nn.selector import Selector, SelectorConfig
+from tokensieve.types import Site
+
+VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
+VARIANTS += [("selector", {"rule": rule}) for rule in CHOICES["rule"]]
+CASES = [(name, {}) for name in method_names()] + VARIANTS
+
+
+def bound(name: str, options: dict[str, object]) -> Method:
+    """The method ready for ENCODER; trained ones with small random weights."""
+    if method_class(name).trained:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            config = SelectorConfig(encoder=ENCODER, depth=1, positions="none")
+            options = {**options, "weights": Selector(config).eval()}
+    return get_method(name, **options).bind(ENCODER)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_promise(name: str, options: dict[str, object], check: str) -> None:
+    method = bound(name, options)
+    assert method.site in Site
+    CHECKS[check](method)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_config_goes_through_json(name: str, options: dict[str, object]) -> None:
+    method = get_method(name, **options)
+    assert dataclasses.is_dataclass(method)
+    check_config_round_trip(name, method)
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if "pixels" in method_class(n).needs])
+def test_missing_pixels_are_named(name: str) -> None:
+    method = bound(name, {})
+    if method.site is Site.PIXELS:
+        pytest.skip("the adapter resizes the picture itself")
+    with pytest.raises(UnsupportedError, match="Expected the pixels"):
+        method.reduce(dataclasses.replace(vision(), patches=None), torch.tensor([3, 3, 3]))
