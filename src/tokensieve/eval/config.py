@@ -1,0 +1,138 @@
+"""What an evaluation suite runs, read from `experiments/<suite>.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tokensieve.budget import check_keep
+from tokensieve.errors import ConfigError, UnknownNameError
+
+KEEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+KINDS = ("plain", "cluttered", "scene", "mixed")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the tables: a method with its options, once per seed.
+
+    per_seed maps an option to its value for each seed, e.g. {"seed": [0, 1, 2]}.
+    """
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    per_seed: Mapping[str, list[Any]] = field(default_factory=dict)
+    keeps: tuple[float, ...] | None = None  # None: the suite's
+    models: tuple[str, ...] | None = None  # None: every model of the suite
+
+    def seeds(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(seed number, options) of each run of this row.
+
+        Raises `ConfigError` where two options have different numbers of seeds.
+        """
+        lengths = {len(values) for values in self.per_seed.values()} or {1}
+        if len(lengths) != 1:
+            raise ConfigError(f"Expected equally many values per seed in variant '{self.name}'.")
+        for i in range(lengths.pop()):
+            yield i, {**self.options, **{k: v[i] for k, v in self.per_seed.items()}}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A whole evaluation."""
+
+    suite: str
+    variants: tuple[Variant, ...]
+    models: Mapping[str, str] = field(default_factory=lambda: {"main": "nano"})
+    kinds: tuple[str, ...] = KINDS
+    keeps: tuple[float, ...] = KEEPS
+    pictures: int = 1000
+    split: str = "test"
+    batch: int = 50
+    positions: str = "keep"
+
+    def jobs(self) -> Iterator[Job]:
+        """Every record of the suite, kind by kind, so that each kind is encoded once."""
+        for kind in self.kinds:
+            for model in self.models:
+                for variant in self.variants:
+                    if variant.models is not None and model not in variant.models:
+                        continue
+                    for seed, options in variant.seeds():
+                        yield Job(kind, model, variant, seed, options)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One record: a model, a variant with one seed, a kind."""
+
+    kind: str
+    model: str
+    variant: Variant
+    seed: int
+    options: Mapping[str, Any]
+
+    @property
+    def file_name(self) -> str:
+        """Where its record lies inside the suite's folder."""
+        return f"{self.model}--{self.kind}--{self.variant.name}--{self.seed}.json"
+
+    def config(self, suite: Suite, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+        """Everything that decides the record's numbers."""
+        return {
+            "suite": suite.suite,
+            "model": self.model,
+            "weights": dict(fingerprints),
+            "variant": self.variant.name,
+            "method": self.variant.method,
+            "options": dict(self.options),
+            "seed": self.seed,
+            "kind": self.kind,
+            "keeps": list(self.variant.keeps or suite.keeps),
+            "pictures": suite.pictures,
+            "split": suite.split,
+            "positions": suite.positions,
+            "batch": suite.batch,
+        }
+
+
+def load_suite(path: Path, **overrides: Any) -> Suite:
+    """Read a suite file; `overrides` that are not None replace its fields.
+
+    Raises `ConfigError` for a missing file, bad JSON, or a field or `keep` that makes no sense.
+    """
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as problem:
+        raise ConfigError(f"Expected a suite as JSON in {path}. Got: {problem}.") from None
+    raw |= {k: v for k, v in overrides.items() if v is not None}
+    known = {f.name for f in fields(Suite)}
+    for name in raw:
+        if name not in known:
+            raise UnknownNameError.of("suite field", name, known)
+    raw["variants"] = tuple(_variant(v) for v in raw.get("variants", []))
+    for name in ("kinds", "keeps"):
+        if name in raw:
+            raw[name] = tuple(raw[name])
+    suite = Suite(**raw)
+    for keep in suite.keeps:
+        check_keep(keep)
+    return suite
+
+
+def _variant(raw: Mapping[str, Any]) -> Variant:
+    known = {f.name for f in fields(Variant)}
+    for name in raw:
+        if name not in known:
+            raise UnknownNameError.of("variant field", name, known)
+    lists = {k: tuple(raw[k]) for k in ("keeps", "models") if raw.get(k) is not None}
+    return Variant(**{**raw, **lists})
+
+
+def as_json(suite: Suite) -> dict[str, Any]:
+    """The suite as plain JSON types."""
+    return asdict(suite)

@@ -1,0 +1,100 @@
+"""Results are files: one JSON per (model, method, seed, kind) that says how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tokensieve.errors import InputError
+
+Record = dict[str, Any]
+_PACKAGES = ("tokensieve", "torch", "transformers", "numpy", "pillow", "safetensors")
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Short hash of everything that decides a record's numbers: same hash, same result."""
+    text = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Short hash of a weights file or, for a folder, of every file in it by sorted name."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def provenance() -> Record:
+    """Commit, versions and machine of this run."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted": _git("status", "--porcelain", "--", "src").splitlines(),
+        "versions": {name: _version(name) for name in _PACKAGES}
+        | {"python": platform.python_version()},
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+    }
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
+def read(path: Path) -> Record:
+    """A record from its file. Raises `InputError` if it is no record."""
+    try:
+        record = json.loads(path.read_text())
+    except json.JSONDecodeError as problem:
+        raise InputError(f"Expected a JSON record in {path}. Got {problem}. Re-run it.") from None
+    if not isinstance(record, dict) or "config" not in record:
+        raise InputError(f"Expected a record with a `config` in {path}. Re-run it.")
+    return record
+
+
+def read_all(folder: Path) -> Iterator[Record]:
+    """Every record of a suite, by file name."""
+    for path in sorted(folder.glob("*.json")):
+        yield read(path)
+
+
+def is_done(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `path` holds the record of exactly this config."""
+    return path.exists() and read(path).get("identity") == identity(config)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,166 @@
+"""Run a suite into records: `python -m tokensieve.eval.run experiments/nano.json`.
+
+Two shells with `--shard 0/2` and `--shard 1/2` share the work; a record of the same config is
+never made twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensieve.errors import ConfigError
+from tokensieve.eval import records
+from tokensieve.eval.config import Job, Suite, load_suite
+from tokensieve.eval.oracle import TextOracle
+from tokensieve.eval.score import Batch, Outcome, prepare, score
+from tokensieve.eval.stats import pack_hits, wilson
+from tokensieve.eval.subject import Subject, load_subject
+from tokensieve.eval.tasks import Task, load_tasks
+from tokensieve.methods.base import Method
+
+ORACLE = "oracle-text"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run this shard's jobs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", type=Path, help="experiments/<suite>.json")
+    parser.add_argument("--limit", type=int, help="pictures per kind, instead of the suite's")
+    parser.add_argument("--split", choices=("val", "test"), help="instead of the suite's")
+    parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
+    parser.add_argument("--only", help="variants to run, separated by commas")
+    parser.add_argument("--kinds", help="kinds to run, separated by commas")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of suites")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # two shards on two cores beat one shard on both
+    kinds = options.kinds.split(",") if options.kinds else None
+    suite = load_suite(options.suite, pictures=options.limit, split=options.split, kinds=kinds)
+    only = set(options.only.split(",")) if options.only else None
+    run(suite, options.out / suite.suite, shard=parse_shard(options.shard), only=only)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" as numbers. Raises `ConfigError` unless 0 <= i < n."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ConfigError(f"Expected a shard as i/n with 0 <= i < n. Got '{text}'.")
+    return int(part), int(parts)
+
+
+def run(
+    suite: Suite,
+    folder: Path,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    only: set[str] | None = None,
+) -> list[Path]:
+    """Run the jobs of this shard whose records are missing; returns the files written."""
+    models = {name: load_subject(source) for name, source in suite.models.items()}
+    written: list[Path] = []
+    data: dict[tuple[str, str], Pictures] = {}
+    for number, job in enumerate(suite.jobs()):
+        if number % shard[1] != shard[0] or (only is not None and job.variant.name not in only):
+            continue
+        loaded = models[job.model]
+        config = job.config(suite, loaded.fingerprints(job.options))
+        path = folder / job.file_name
+        if records.is_done(path, config):
+            continue
+        key = (job.kind, job.model)
+        if key not in data:
+            data = {k: v for k, v in data.items() if k[0] == job.kind}  # free earlier kinds
+            data[key] = Pictures(suite, job.kind, loaded)
+        started = time.perf_counter()
+        rows = list(run_job(suite, job, loaded, data[key]))
+        seconds = round(time.perf_counter() - started, 2)
+        records.write(path, {
+            "form": "scores", "identity": records.identity(config), "config": config,
+            **records.provenance(), "threads": torch.get_num_threads(), "shards": shard[1],
+            "seconds": seconds, "rows": rows,
+        })  # fmt: skip
+        print(f"{path.name}  {seconds:.0f} s  {summary(rows)}", flush=True)  # noqa: T201
+        written.append(path)
+    return written
+
+
+class Pictures:
+    """One kind for one model: its tasks, encoded when first asked for."""
+
+    def __init__(self, suite: Suite, kind: str, loaded: Subject) -> None:
+        self.tasks: dict[str, list[Batch]] = {}
+        for task in load_tasks(kind, suite.split, suite.pictures):
+            self.tasks[task.topic] = self._encode(task, suite.batch, loaded)
+
+    @staticmethod
+    def _encode(task: Task, size: int, loaded: Subject) -> list[Batch]:
+        return [prepare(loaded.model, loaded.processor, items) for items in task.batches(size)]
+
+
+def run_job(
+    suite: Suite, job: Job, loaded: Subject, pictures: Pictures
+) -> Iterator[dict[str, Any]]:
+    """One row per topic and keep."""
+    for topic, batches in pictures.tasks.items():
+        for keep in job.variant.keeps or suite.keeps:
+            outcomes = [
+                score(loaded.model, batch, method_of(job, loaded, batch), keep,
+                      positions=suite.positions)
+                for batch in batches
+            ]  # fmt: skip
+            yield {"topic": topic, "keep": keep, **totals(batches, outcomes)}
+
+
+def method_of(job: Job, loaded: Subject, batch: Batch) -> Method:
+    """The job's method; the oracle is told where this batch has text."""
+    if job.variant.method == ORACLE:
+        text = torch.stack([item.text_mask for item in batch.items])
+        return TextOracle(text=text, seed=job.seed)
+    return loaded.bound(job.variant.method, job.options)
+
+
+def totals(batches: Sequence[Batch], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Outcomes of all batches as one row."""
+    items = [item for batch in batches for item in batch.items]
+    hits = np.array([hit for outcome in outcomes for hit in outcome.hits], dtype=bool)
+    n = len(hits)
+    groups: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for item, hit in zip(items, hits, strict=True):
+        for group in (item.question.topic, "unseen font" if item.unseen_font else "seen font"):
+            groups[group][0] += int(hit)
+            groups[group][1] += 1
+    interval = wilson(int(hits.sum()), n).rounded()
+    return {
+        "n": n,
+        "right": int(hits.sum()),
+        "exact_match": interval.pop("mean"),
+        **interval,
+        "visual_tokens": sum(o.visual_tokens for o in outcomes) / n,
+        "kept_tokens": round(sum(o.kept_tokens for o in outcomes) / n, 3),
+        "prompt_tokens": round(sum(sum(o.prompt_tokens) for o in outcomes) / n, 3),
+        "llm_prefill_flops": round(sum(sum(o.flops) for o in outcomes) / n),
+        "select_ms": round(sum(o.select_ms for o in outcomes) / n, 4),
+        "groups": dict(sorted(groups.items())),
+        "hits": pack_hits(hits),
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """Exact match by topic for the progress line."""
+    out: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        out[row["topic"]].append(f"{row['exact_match']:.3f}")
+    return "  ".join(f"{topic} {' '.join(values)}" for topic, values in out.items())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()

@@ -1,0 +1,144 @@
+"""Exact match of greedy answers without a generate loop.
+
+A greedy answer equals the gold one exactly when, with the gold answer appended to the prompt, the
+arg-max before each of its tokens (the end-of-sequence token included) is that token. One forward
+pass per batch then scores it; `tests/unit/test_eval_score.py` holds it against `generate`.
+
+N prompts of a batch, T tokens of a prompt, A tokens of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tokensieve.cost.flops import prefill_flops
+from tokensieve.cost.shapes import TransformerShape
+from tokensieve.errors import PromptError
+from tokensieve.eval.tasks import Item
+from tokensieve.hf.compress import compress
+from tokensieve.hf.encode import Encoded, encode
+from tokensieve.methods.base import Method
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded pictures with questions and gold answers: compressed many times."""
+
+    items: tuple[Item, ...]
+    encoded: Encoded
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One batch under one method and `keep`; lists are per prompt.
+
+    select_ms is of the whole batch.
+    """
+
+    hits: list[bool]
+    visual_tokens: int
+    kept_tokens: int
+    prompt_tokens: list[int]
+    flops: list[int]
+    select_ms: float
+
+
+def prepare(model: Any, processor: Any, items: Sequence[Item]) -> Batch:
+    """Encode the pictures once, gold answers appended as labels."""
+    inputs = processor(
+        images=[item.image for item in items],
+        text=[prompt(processor, item.question.text) for item in items],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    answers = [answer_ids(processor, item.question.answer) for item in items]
+    with torch.inference_mode():
+        return Batch(tuple(items), encode(model, append(dict(inputs), answers)))
+
+
+def prompt(processor: Any, question: str) -> str:
+    """The chat prompt of one picture and a question."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    talk = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False))
+
+
+def answer_ids(processor: Any, answer: str) -> list[int]:
+    """Tokens a model must produce for `answer`, the end of the sequence included.
+
+    Raises `PromptError` where the answer has a word the vocabulary lacks.
+    """
+    tokenizer = processor.tokenizer
+    ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise PromptError(f"Expected an answer within the vocabulary. Got '{answer}'.")
+    return [*ids, tokenizer.eos_token_id]
+
+
+def append(inputs: dict[str, Any], answers: Sequence[list[int]]) -> dict[str, Any]:
+    """Left-padded prompt inputs with answers to their right, as ids and as labels.
+
+    inputs["input_ids"]: (N, T) -> (N, T + A); every other (N, T) tensor is continued by zeros,
+    the mask by ones over the answer.
+    """
+    ids_NT: Tensor = inputs["input_ids"]
+    shape, longest = ids_NT.shape, max(map(len, answers))
+    right_NA = torch.full((shape[0], longest), IGNORE, dtype=ids_NT.dtype)
+    for row, ids in zip(right_NA, answers, strict=True):
+        row[: len(ids)] = torch.tensor(ids, dtype=ids_NT.dtype)
+    real_NA = right_NA != IGNORE
+    out = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.shape == shape:
+            out[name] = torch.cat([value, torch.zeros_like(right_NA).to(value.dtype)], 1)
+    out["input_ids"] = torch.cat([ids_NT, right_NA.where(real_NA, ids_NT.new_zeros(()))], 1)
+    mask_NT = inputs.get("attention_mask", torch.ones_like(ids_NT))
+    out["attention_mask"] = torch.cat([mask_NT, real_NA.to(mask_NT.dtype)], 1)
+    out["labels"] = torch.cat([torch.full_like(ids_NT, IGNORE), right_NA], 1)
+    return out
+
+
+def score(model: Any, batch: Batch, method: Method, keep: float, *, positions: str) -> Outcome:
+    """Compress the batch with the library's own `compress`, and mark each answer."""
+    with torch.inference_mode():
+        short = compress(
+            model,
+            batch.encoded,
+            method,
+            keep,
+            positions=positions,
+            keys=[item.ordinal for item in batch.items],
+        )
+        inputs = dict(short.inputs)
+        labels_NT = inputs.pop("labels")
+        logits = model(**inputs, use_cache=False).logits
+        hits_N = all_right(logits, labels_NT)
+    lengths_N = inputs["attention_mask"].sum(1) - (labels_NT != IGNORE).sum(1)
+    shape = TransformerShape.of_llm(model.config)
+    report = short.report
+    return Outcome(
+        hits=hits_N.tolist(),
+        visual_tokens=report.visual_tokens,
+        kept_tokens=report.kept_tokens,
+        prompt_tokens=lengths_N.tolist(),
+        flops=[prefill_flops(shape, n) for n in lengths_N.tolist()],
+        select_ms=report.ms.get("select", 0.0),
+    )
+
+
+def all_right(logits: Tensor, labels: Int[Tensor, "N T"]) -> Bool[Tensor, "N"]:
+    """Whether every labelled token of each prompt is the arg-max just before it.
+
+    logits: (N, T, vocabulary).
+    """
+    guess, gold = logits[:, :-1].argmax(-1), labels[:, 1:]
+    return ((guess == gold) | (gold == IGNORE)).all(-1)

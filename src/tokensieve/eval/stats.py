@@ -1,0 +1,103 @@
+"""Intervals and paired comparisons of hits over the same pictures.
+
+N pictures, S seeds, R bootstrap rounds.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokensieve.errors import InputError
+
+Hits = NDArray[np.bool_]
+Scores = NDArray[np.bool_] | NDArray[np.float64]  # hits, or their mean over a picture's topics
+ROUNDS = 2000  # bootstrap rounds: the interval's ends move by less than .001 at N = 1000
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def rounded(self, digits: int = 4) -> dict[str, float]:
+        """As a plain dict for a record."""
+        return {k: round(v, digits) for k, v in vars(self).items()}
+
+
+def wilson(right: int, total: int) -> Estimate:
+    """Share `right / total` with Wilson's 95 % interval.
+
+    Raises `InputError` where there is nothing to count.
+    """
+    if total <= 0 or not 0 <= right <= total:
+        raise InputError(f"Expected 0 <= right <= total, total > 0. Got {right} of {total}.")
+    share, z2 = right / total, _Z95**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    low = 0.0 if right == 0 else centre - half
+    high = 1.0 if right == total else centre + half
+    return Estimate(share, low, high)
+
+
+def bootstrap_mean(values_N: NDArray[np.floating], *, seed: int = 0) -> Estimate:
+    """Mean of one value per picture with a percentile bootstrap interval over pictures.
+
+    Raises `InputError` for an empty array.
+    """
+    values_N = np.asarray(values_N, dtype=np.float64)
+    if values_N.size == 0:
+        raise InputError("Expected at least one value to average. Got none.")
+    generator = np.random.default_rng(seed)
+    n = len(values_N)
+    means_R = np.empty(ROUNDS)
+    for start in range(0, ROUNDS, 200):  # in blocks: R x N indices at once would be large
+        picks = generator.integers(0, n, size=(min(200, ROUNDS - start), n))
+        means_R[start : start + len(picks)] = values_N[picks].mean(1)
+    low, high = np.quantile(means_R, [0.025, 0.975])
+    return Estimate(float(values_N.mean()), float(low), float(high))
+
+
+def seed_mean(hits: Sequence[Scores]) -> NDArray[np.float64]:
+    """(N,) mean over S seeds of each picture's hits.
+
+    Raises `InputError` where seeds saw different numbers of pictures.
+    """
+    if len({len(h) for h in hits}) != 1:
+        raise InputError("Expected the same pictures for every seed. Re-run the shorter records.")
+    return np.asarray(np.stack(hits).astype(np.float64).mean(0))
+
+
+def paired_difference(
+    ours: Sequence[Scores], theirs: Sequence[Scores], *, seed: int = 0
+) -> Estimate:
+    """Mean of ours minus theirs, seeds averaged per picture, pictures resampled in pairs.
+
+    Raises `InputError` where the two did not see the same pictures.
+    """
+    a_N, b_N = seed_mean(ours), seed_mean(theirs)
+    if len(a_N) != len(b_N):
+        raise InputError(f"Expected the same pictures on both sides. Got {len(a_N)}, {len(b_N)}.")
+    return bootstrap_mean(a_N - b_N, seed=seed)
+
+
+def pack_hits(hits: Hits) -> str:
+    """Hits as base64 of packed bits, first picture in the highest bit."""
+    return base64.b64encode(np.packbits(np.asarray(hits, dtype=bool)).tobytes()).decode("ascii")
+
+
+def unpack_hits(packed: str, total: int) -> Hits:
+    """The inverse of `pack_hits` for `total` pictures. Raises `InputError` if bits are missing."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), dtype=np.uint8))
+    if len(bits) < total:
+        raise InputError(f"Expected hits of {total} pictures. Got {len(bits)}.")
+    return bits[:total].astype(bool)

@@ -1,0 +1,69 @@
+"""What is evaluated: a model by the name suites use, methods bound to it, and fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensieve.eval.models import Loaded, load_model
+from tokensieve.eval.records import file_hash
+from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method
+
+
+@dataclass
+class Subject:
+    """A model ready to be scored; the methods bound to its encoder are kept."""
+
+    model: Any
+    processor: Any
+    _bound: dict[str, Method] = field(default_factory=dict)
+    _fingerprint: str = ""
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Subject:
+        """In float32: the arithmetic of every record."""
+        return cls(loaded.model.float(), loaded.processor)
+
+    def bound(self, name: str, options: Mapping[str, Any]) -> Method:
+        """The method `name` with `options`, bound to this encoder; made once."""
+        key = json.dumps([name, dict(options)], sort_keys=True)
+        if key not in self._bound:
+            self._bound[key] = get_method(name, **options).bind(encoder_info(self.model))
+        return self._bound[key]
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the weights in memory."""
+        if not self._fingerprint:
+            self._fingerprint = state_hash(self.model)
+        return self._fingerprint
+
+    def fingerprints(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Hashes of the model and of an option `weights` that is a file or folder."""
+        out = {"model": self.fingerprint}
+        weights = options.get("weights")
+        if isinstance(weights, str) and Path(weights).exists():
+            out["method"] = file_hash(Path(weights))
+        return out
+
+
+def load_subject(name: str) -> Subject:
+    """The model called `name`, as `tokensieve ask` would load it, in float32."""
+    return Subject.of(load_model(name))
+
+
+def state_hash(model: torch.nn.Module) -> str:
+    """Short hash of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""Held-out generated pictures with one question per topic, ready for batches.
+
+N pictures, L tokens of a picture.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from tokensieve.data.synth import generate
+from tokensieve.data.synth.picture import Picture, Question
+from tokensieve.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture and the question asked about it.
+
+    ordinal: which picture of the split it is; the same over methods, keeps and seeds.
+    """
+
+    ordinal: int
+    image: Image.Image
+    question: Question
+    text_mask: Bool[Tensor, "L"]
+    unseen_font: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """The items of one kind and topic: what one score is about.
+
+    topic: "text" (the value of a key), "scene" or "panel" (coarse questions).
+    """
+
+    kind: str
+    topic: str
+    items: tuple[Item, ...]
+
+    def batches(self, size: int) -> Iterator[tuple[Item, ...]]:
+        """The items, `size` at a time."""
+        for start in range(0, len(self.items), size):
+            yield self.items[start : start + size]
+
+
+def load_tasks(kind: str, split: str, pictures: int) -> tuple[Task, ...]:
+    """Tasks over pictures 0..pictures-1 of a kind and split: one per topic asked there.
+
+    Every picture gives one question per topic, drawn by a hash of its ordinal.
+
+    Raises `ConfigError` for no pictures, `UnknownNameError` for a kind or split.
+    """
+    if pictures < 1:
+        raise ConfigError(f"Expected at least one picture to evaluate. Got {pictures}.")
+    made = [generate(kind, seed, split) for seed in range(pictures)]
+    topics = sorted({question.about for picture in made for question in picture.questions})
+    return tuple(
+        Task(kind, topic, tuple(filter(None, map(partial(_item, topic), range(pictures), made))))
+        for topic in topics[::-1]  # text before panel
+    )
+
+
+def _item(topic: str, ordinal: int, picture: Picture) -> Item | None:
+    asked = [question for question in picture.questions if question.about == topic]
+    if not asked:
+        return None
+    choice = zlib.crc32(f"{picture.kind}/{topic}/{ordinal}".encode()) % len(asked)
+    return Item(
+        ordinal,
+        picture.image,
+        asked[choice],
+        torch.from_numpy(picture.text_mask.reshape(-1).copy()),
+        picture.unseen_font,
+    )

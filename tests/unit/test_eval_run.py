@@ -1,0 +1,191 @@
+"""A suite becomes records, records become tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from eval_tiny import tiny_subject
+
+from tokensieve.errors import ConfigError, InputError, UnknownNameError
+from tokensieve.eval import records, run, tables
+from tokensieve.eval.board import Board, Place
+from tokensieve.eval.config import Suite, Variant, load_suite
+from tokensieve.eval.oracle import TextOracle
+from tokensieve.eval.subject import Subject
+from tokensieve.eval.tasks import load_tasks
+from tokensieve.types import VisionTokens
+
+SUITE = Suite(
+    suite="tiny",
+    variants=(
+        Variant("full", "full", keeps=(1.0,)),
+        Variant("random", "random", per_seed={"seed": [0, 1]}),
+        Variant("oracle-text", "oracle-text"),
+        Variant("stride", "stride", models=("other",)),
+    ),
+    kinds=("mixed",),
+    keeps=(0.1, 0.5),
+    pictures=3,
+    split="val",
+    batch=2,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the tiny suite."""
+    out = tmp_path_factory.mktemp("results") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_subject", _subject)
+        written = run.run(SUITE, out)
+        assert len(written) == 4
+        assert run.run(SUITE, out) == []  # resumed: nothing left to do
+        changed = replace(SUITE, pictures=2)
+        assert len(run.run(changed, out, only={"full"})) == 1  # another config: made again
+        assert len(run.run(SUITE, out, only={"full"})) == 1
+    return out
+
+
+def _subject(name: str) -> Subject:
+    return tiny_subject()
+
+
+def test_record_says_how_it_was_made(folder: Path) -> None:
+    record = records.read(folder / "main--mixed--random--1.json")
+    assert record["config"]["options"] == {"seed": 1}
+    assert record["identity"] == records.identity(record["config"])
+    for key in ("commit", "versions", "machine", "threads", "seconds"):
+        assert record[key] not in (None, "")
+    places = [(row["topic"], row["keep"]) for row in record["rows"]]
+    assert places == [("text", 0.1), ("text", 0.5), ("panel", 0.1), ("panel", 0.5)]
+    row = record["rows"][0]
+    assert (row["n"], row["visual_tokens"], row["kept_tokens"]) == (3, 256, 26)
+    assert row["llm_prefill_flops"] < record["rows"][1]["llm_prefill_flops"]
+    assert sum(total for _, total in row["groups"].values()) == 2 * 3
+
+
+def test_shards_share_the_work_and_miss_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                             ) -> None:  # fmt: skip
+    monkeypatch.setattr(run, "load_subject", _subject)
+    small = replace(SUITE, pictures=1, keeps=(0.1,))
+    first = run.run(small, tmp_path, shard=(0, 2))
+    second = run.run(small, tmp_path, shard=(1, 2))
+    assert len(first) == len(second) == 2
+    assert {p.name for p in first}.isdisjoint(p.name for p in second)
+
+
+def test_tables_from_records(folder: Path, tmp_path: Path) -> None:
+    """Every table, the plot and the README's block; a row not run says so."""
+    suite = {"suite": "tiny", "kinds": ["mixed"], "keeps": [0.1, 0.5, 1.0], "pictures": 3,
+             "split": "val",
+             "variants": [{"name": "full", "method": "full"},
+                          {"name": "random", "method": "random"},
+                          {"name": "stride", "method": "stride"}]}  # fmt: skip
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(suite))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    tables.main([str(file), "--results", str(folder.parent), "--root", str(tmp_path)])
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith(f"{tables.END}\nafter\n")
+    assert "old" not in text
+    assert "| random |" in text
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "| stride | not run |" in page
+    assert "python -m tokensieve.eval.run" in page
+    assert (tmp_path / "docs" / "figures" / "tiny.png").stat().st_size > 1000
+    assert (folder / "scores.csv").read_text().count("\n") == 1 + 2 + 3 * 4
+
+
+def test_board_means_over_topics_picture_by_picture(folder: Path) -> None:
+    board = Board.of(folder)
+    mean = board.hits(Place("main", "random", "mixed", "mean", 0.1))
+    text = board.hits(Place("main", "random", "mixed", "text", 0.1))
+    panel = board.hits(Place("main", "random", "mixed", "panel", 0.1))
+    assert len(mean) == 2
+    for m, t, p in zip(mean, text, panel, strict=True):
+        assert m.tolist() == ((t.astype(float) + p) / 2).tolist()
+    assert board.estimate(Place("main", "stride", "mixed", "text", 0.1)) is None
+
+
+def test_no_records_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps({"suite": "s", "variants": []}))
+    with pytest.raises(InputError, match="Expected records in"):
+        tables.main([str(file), "--results", str(tmp_path), "--root", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("raw", "error", "words"),
+    [
+        ({"suite": "s", "variants": [], "kind": []}, UnknownNameError, "suite field 'kind'"),
+        ({"suite": "s", "variants": [{"nam": 1}]}, UnknownNameError, "variant field 'nam'"),
+        ({"suite": "s", "variants": [], "keeps": [1.7]}, ConfigError, "Expected `keep`"),
+    ],
+)
+def test_bad_suites(tmp_path: Path, raw: dict[str, object], error: type[Exception], words: str
+                    ) -> None:  # fmt: skip
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(raw))
+    with pytest.raises(error, match=words):
+        load_suite(file)
+
+
+def test_missing_suite_and_bad_shard(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Expected a suite as JSON"):
+        load_suite(tmp_path / "none.json")
+    with pytest.raises(ConfigError, match="Expected a shard"):
+        run.parse_shard("2/2")
+    uneven = Variant("v", "random", per_seed={"seed": [0], "x": [1, 2]})
+    with pytest.raises(ConfigError, match="equally many"):
+        list(uneven.seeds())
+
+
+def test_shipped_suites_name_known_methods() -> None:
+    from tokensieve.methods.registry import method_names
+
+    suite = load_suite(Path(__file__).parents[2] / "experiments" / "nano.json")
+    known = {*method_names(), run.ORACLE}
+    assert {variant.method for variant in suite.variants} <= known
+    assert suite.split == "test"
+    assert suite.pictures >= 1000
+
+
+def test_every_picture_asks_the_same_question_every_time() -> None:
+    first, again = (load_tasks("mixed", "val", 4) for _ in range(2))
+    assert [t.topic for t in first] == ["text", "panel"]
+    for a, b in zip(first, again, strict=True):
+        assert [i.question for i in a.items] == [i.question for i in b.items]
+        assert [i.ordinal for i in a.items] == [0, 1, 2, 3]
+    assert any(item.question.line > 0 for item in first[0].items)  # not always the first line
+    with pytest.raises(ConfigError, match="at least one picture"):
+        load_tasks("mixed", "val", 0)
+
+
+def test_oracle_takes_text_first() -> None:
+    text = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    vision = VisionTokens(torch.zeros(2, 4, 3))
+    kept = TextOracle(text=text).reduce(vision, torch.tensor([2, 2])).kept
+    assert kept[0].tolist() == text[0].tolist()
+    assert kept[1, 0]
+    assert kept.sum(1).tolist() == [2, 2]
+    with pytest.raises(InputError, match="Expected a text mask"):
+        TextOracle(text=text[:1]).scores(vision)
+
+
+def test_a_half_written_record_is_never_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with pytest.raises(ValueError, match="JSON compliant"):
+        records.write(path, {"config": {}, "x": float("nan")})
+    assert not path.exists()
+    path.write_text('{"config": ')
+    with pytest.raises(InputError, match="Expected a JSON record"):
+        records.read(path)
