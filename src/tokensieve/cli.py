@@ -6,17 +6,12 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tokensieve import __version__
 from tokensieve.errors import BudgetError, TokensieveError
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from tokensieve.eval.ask import Answer
 
 app = typer.Typer(
     name="tokensieve",
@@ -42,7 +37,7 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"tokensieve: note: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"tokensieve {__version__}")
         raise typer.Exit
@@ -51,9 +46,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool,
+        bool | None,
         typer.Option("--version", callback=_version, is_eager=True, help="Say the version."),
-    ] = False,
+    ] = None,
 ) -> None:
     """Make any vision-language model read fewer visual tokens."""
 
@@ -93,9 +88,10 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Ask a model about a picture, with fewer visual tokens."""
-    from tokensieve.data.files import check_writable
+    from tokensieve.data.files import check_picture_path
     from tokensieve.data.pictures import open_picture
-    from tokensieve.eval.ask import Settings, run
+    from tokensieve.eval.ask import Settings, run, write_overlay
+    from tokensieve.eval.console import answers_table, show
     from tokensieve.eval.models import load_model
     from tokensieve.methods.registry import method_class
 
@@ -111,20 +107,20 @@ def ask(
     )
     picture = open_picture(image)
     if overlay is not None:
-        check_writable(overlay)
+        check_picture_path(overlay)
     _hush()
     loaded = load_model(model)
     answers = run(loaded, picture, question, [method, *names], settings)
-    main_answer, others = answers[0], [a for a in answers if a.method in names]
     if as_json:
-        result = main_answer.as_json() | {"picture": str(image), "question": question}
+        result = answers[0].as_json() | {"picture": str(image), "question": question}
         if names:
-            result["compare"] = [answer.as_json() for answer in others]
+            by_name = {answer.method: answer.as_json() for answer in answers}
+            result["compare"] = [by_name[name] for name in names]
         typer.echo(json.dumps(result))
     else:
-        _print_table(question, answers)
+        show(answers_table(question, answers))
     if overlay is not None:
-        _write_overlay(overlay, loaded.processor, picture, question, answers)
+        write_overlay(overlay, loaded.processor, picture, question, answers)
         if not as_json:
             typer.echo(f"Overlay: {overlay}")
 
@@ -194,21 +190,3 @@ def _hush() -> None:
     quiet: Any = logging  # untyped in Transformers
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
-
-
-def _print_table(question: str, answers: list[Answer]) -> None:
-    from tokensieve.eval.console import answers_table, show
-
-    show(answers_table(question, answers))
-
-
-def _write_overlay(
-    path: Path, processor: Any, picture: Image.Image, question: str, answers: list[Answer]
-) -> None:
-    from tokensieve.data.files import written_whole
-    from tokensieve.eval.ask import shown
-    from tokensieve.viz.compare import overlay_sheet
-
-    page = overlay_sheet(processor, picture, [shown(a) for a in answers], heading=question)
-    with written_whole(path) as part:
-        page.save(part)

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.report import CropReport, ImageReport
-from tokensieve.viz.compare import Shown, crop_masks, overlay_sheet
+from tokensieve.viz.compare import Shown, crop_masks, overlay_rows
 from tokensieve.viz.geometry import crop_boxes
 from tokensieve.viz.overlay import DIM, MERGED, CropMask, dim, enlarge, token_map
 from tokensieve.viz.sheet import Panel, sheet
@@ -155,13 +155,30 @@ def test_a_sheet_has_a_panel_for_the_picture_and_each_method():
 
     shown = [Shown("full", ("4 of 4 tokens: yes",), image_report([0, 1, 2, 3])),
              Shown("none", ("0 of 4 tokens: no",), None)]  # fmt: skip
-    page = overlay_sheet(Processor(), Image.new("RGB", (96, 96), "red"), shown, heading="red?")
+    rows = overlay_rows(Processor(), Image.new("RGB", (96, 96), "red"), shown)
+    page = sheet(rows, heading="red?", width=384)
     assert page.width == 3 * (384 + 14) + 14
     at = page.getpixel
     y = page.height // 3
     assert at((200, y)) == (255, 0, 0)
     assert at((600, y)) == (255, 0, 0)
     assert at((1000, y))[0] < 120
+
+
+def test_base_view_and_tiles_have_a_row_each():
+    class Processor:
+        image_processor = PROCESSORS["next"]
+
+    picture = Image.new("RGB", (192, 192), "white")
+    one = image_report([0])
+    five = ImageReport(20, 5, 0, one.crops * 5)
+    base, tiles = overlay_rows(Processor(), picture, [Shown("m", (), five)])
+    assert [panel.lines for panel in (base[1], tiles[1])] == [("whole picture",), ("4 tiles",)]
+    bright = [np.asarray(panel.picture)[..., 0] > 200 for panel in (base[1], tiles[1])]
+    assert bright[0].mean() == 0.25
+    assert bright[1].mean() == 0.25
+    assert bright[0][:192, :192].all(), "of the base view the top left quarter is kept"
+    assert bright[1][192:288, 192:288].all(), "of each tile its own top left quarter"
 
 
 def test_long_captions_wrap_and_cut():

@@ -22,6 +22,16 @@ def check_writable(path: str | Path) -> Path:
     return path
 
 
+def check_picture_path(path: str | Path) -> Path:
+    """`path`, if a picture may be written there. Raises `ConfigError` if not; creates nothing."""
+    path = check_writable(path)
+    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+        raise ConfigError(
+            f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg or .webp."
+        )
+    return path
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block ends well.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from tokensieve.budget import check_keep
 from tokensieve.cost.flops import decode_flops, prefill_flops
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
+from tokensieve.data.files import written_whole
 from tokensieve.errors import PromptError
 from tokensieve.eval.models import Loaded
 from tokensieve.hf.report import ImageReport
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
-from tokensieve.viz.compare import Shown
+from tokensieve.viz.compare import Shown, overlay_rows
+from tokensieve.viz.sheet import sheet
 
 STAGES = ("encode", "select", "prefill", "decode")
 
@@ -130,10 +133,22 @@ def run(
     return [ask(loaded, picture, question, method, settings) for method in once]
 
 
-def shown(answer: Answer, *notes: str) -> Shown:
+def shown(answer: Answer) -> Shown:
     """The panel of `answer` on an overlay sheet."""
-    lines = (f"{answer.kept_tokens} of {answer.visual_tokens} tokens: {answer.answer}", *notes)
-    return Shown(answer.method, lines, answer.image)
+    tokens = f"{answer.kept_tokens} of {answer.visual_tokens} tokens"
+    return Shown(answer.method, (tokens, f"Answer: {answer.answer or '(nothing)'}"), answer.image)
+
+
+def write_overlay(
+    path: Path, processor: Any, picture: Image.Image, question: str, answers: Sequence[Answer]
+) -> None:
+    """Write a picture of what each answer's method kept to `path`, whole or not at all.
+
+    Raises `UnsupportedError` for a processor of unknown crops, `ConfigError` for the path.
+    """
+    rows = overlay_rows(processor, picture, [shown(answer) for answer in answers])
+    with written_whole(path) as part:
+        sheet(rows, heading=question).save(part)
 
 
 def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:

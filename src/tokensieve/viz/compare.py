@@ -12,7 +12,7 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.hf.report import CropReport, ImageReport
 from tokensieve.viz.geometry import Box, crop_boxes
 from tokensieve.viz.overlay import CropMask, dim, enlarge
-from tokensieve.viz.sheet import Panel, sheet
+from tokensieve.viz.sheet import Panel
 
 SHOWN = 384  # pixels a small picture is enlarged to
 
@@ -26,10 +26,8 @@ class Shown:
     image: ImageReport | None
 
 
-def overlay_sheet(
-    processor: Any, picture: Image.Image, shown: Sequence[Shown], heading: str = ""
-) -> Image.Image:
-    """`picture` once as it is, then once a method with what it dropped dimmed.
+def overlay_rows(processor: Any, picture: Image.Image, shown: Sequence[Shown]) -> list[list[Panel]]:
+    """`picture` once as it is, then once a method with what it dropped dimmed: one row.
 
     Where a processor makes a base view and tiles, each has a row of its own. Raises
     `UnsupportedError` for a processor whose crops are not known.
@@ -47,7 +45,7 @@ def overlay_sheet(
             masks = crop_masks(boxes, one.image)[part] if one.image else []
             row.append(Panel(dim(*enlarge(picture, masks, SHOWN)), one.name, one.lines + note))
         rows.append(row)
-    return sheet(rows, heading=heading, width=SHOWN)
+    return rows
 
 
 def crop_masks(boxes: Sequence[Box], image: ImageReport) -> list[CropMask]:
