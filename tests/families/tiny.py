@@ -1,7 +1,7 @@
 """Tiny random models of many VLM families, and inputs as their processors would give them.
 
-`build("llava")` gives a `Tiny`: `.model`, and `.inputs([1, 2])` for two prompts of 1 and 2 pictures,
-padded on the left.
+`build("llava")` gives a `Tiny`: `.model`, and `.inputs([1, 2])` for two prompts of 1 and 2
+pictures, padded on the left.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,8 +67,13 @@ def _mrope(kind: str, **extra: Any) -> dict[str, Any]:
     return _llm(kind, rope_parameters=rope, **extra)
 
 
+def _each(n: list[int], *shape: int) -> torch.Tensor:
+    """Noise per picture, the same for the i-th picture whatever else is in the batch."""
+    return torch.stack([_noise(*shape, seed=i) for i in range(sum(n))])
+
+
 def _square(n: list[int]) -> dict[str, torch.Tensor]:
-    return {"pixel_values": _noise(sum(n), 3, 24, 24)}
+    return {"pixel_values": _each(n, 3, 24, 24)}
 
 
 def _anyres(n: list[int]) -> dict[str, torch.Tensor]:
@@ -76,13 +81,14 @@ def _anyres(n: list[int]) -> dict[str, torch.Tensor]:
 
     sizes = torch.tensor([SIZES[i % 4] for i in range(sum(n))])
     crops = max(image_size_to_num_patches(size, PINPOINTS, 24) for size in sizes)
-    return {"pixel_values": _noise(sum(n), crops, 3, 24, 24), "image_sizes": sizes}
+    return {"pixel_values": _each(n, 5, 3, 24, 24)[:, :crops], "image_sizes": sizes}
 
 
 def _patches(n: list[int]) -> dict[str, torch.Tensor]:
     grids = torch.tensor([GRIDS[i % 4] for i in range(sum(n))])
-    count = int(grids.prod(-1).sum())
-    return {"pixel_values": _noise(count, 3 * 2 * 4 * 4), "image_grid_thw": grids}
+    counts = grids.prod(-1).tolist()
+    pixels = torch.cat([_noise(count, 3 * 2 * 4 * 4, seed=i) for i, count in enumerate(counts)])
+    return {"pixel_values": pixels, "image_grid_thw": grids}
 
 
 def _tiles(n: list[int]) -> dict[str, torch.Tensor]:
@@ -308,7 +314,7 @@ class Tiny:
         return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def build(name: str, attention: str = "sdpa") -> Tiny:
     """The tiny model `name`, its weights drawn so that attention matters."""
     torch.manual_seed(0)

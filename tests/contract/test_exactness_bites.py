@@ -1,0 +1,81 @@
+"""The exactness checks fail for shortenings that are subtly wrong: a check must be able to."""
+
+import pytest
+import torch
+
+from families import checks
+from families.checks import shorten
+from families.tiny import REQUIRED, build
+from tokensieve.hf.compaction import Rows
+
+required = pytest.mark.parametrize("name", REQUIRED)
+
+
+def forgets_the_mask(model, inputs):
+    short = shorten(model, inputs)
+    return {**short, "attention_mask": torch.ones_like(short["attention_mask"])}
+
+
+def closes_the_gaps(model, inputs):
+    short = shorten(model, inputs)
+    counted = (short["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    return {**short, "position_ids": counted.expand_as(short["position_ids"]).contiguous()}
+
+
+def mixes_up_rows(model, inputs):
+    short = shorten(model, inputs)
+    out = short["mm_encoder_outputs"]["image"]
+    out.pooler_output = [item.flip(0) for item in out.pooler_output]
+    return short
+
+
+def drops_nothing(model, inputs):
+    return inputs
+
+
+def shifts_labels_of_pictures(model, inputs):
+    short = shorten(model, inputs)
+    ids = short["input_ids"].clone()
+    ids[:, [-1, -2]] = ids[:, [-2, -1]]
+    return {**short, "input_ids": ids}
+
+
+@required
+@pytest.mark.parametrize("broken", [forgets_the_mask, closes_the_gaps, mixes_up_rows])
+def test_blocked_check_bites(name, broken):
+    with pytest.raises(AssertionError):
+        checks.check_blocked(build(name), broken)
+
+
+@required
+def test_alone_check_bites(name):
+    with pytest.raises(AssertionError):
+        checks.check_alone(build(name), forgets_the_mask)
+
+
+@required
+def test_cache_check_bites(name):
+    with pytest.raises(AssertionError):
+        checks.check_cache(build(name), drops_nothing)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_embeds_check_bites(name):
+    with pytest.raises(AssertionError):
+        checks.check_embeds(build(name), shorten)  # gaps kept where none are expected
+
+
+def test_beams_need_rows_repeated_by_prompt(monkeypatch):
+    """The mistake the sieve's own expansion avoids: each row repeated, not each prompt."""
+    from contract.test_exactness import test_beams
+
+    right = Rows.output
+
+    def wrong(self, repeats=1):
+        out = right(self)
+        out.pooler_output = [item for item in out.pooler_output for _ in range(repeats)]
+        return out
+
+    monkeypatch.setattr(Rows, "output", wrong)
+    with pytest.raises(AssertionError):
+        test_beams("llava_next")

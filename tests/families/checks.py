@@ -1,0 +1,118 @@
+"""What must hold of a shortened prompt, for every family. Each check takes the function that
+shortens, so that a broken one can be shown to fail it."""
+
+from __future__ import annotations
+
+import torch
+from torch.testing import assert_close
+
+from families.methods import ByNorm, Ragged
+from tokensieve.hf.sieve import compress, encode, sieve
+
+NEW = 5
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def answer(model, inputs, **options):
+    """Greedy tokens and their logits: (B, T), (B, T, V)."""
+    out = model.generate(
+        **inputs, max_new_tokens=NEW, do_sample=False, output_logits=True,
+        return_dict_in_generate=True, **options,
+    )  # fmt: skip
+    return out.sequences[:, -NEW:], torch.stack(out.logits, 1)
+
+
+def kept_rows(full, shortened):
+    """(R,) which rows of the full encoder output are in the shortened one, by their values."""
+    rows = torch.cat([item.reshape(-1, item.shape[-1]) for item in full])
+    left = torch.cat([item.reshape(-1, item.shape[-1]) for item in shortened])
+    kept, at = torch.zeros(len(rows), dtype=torch.bool), 0
+    for i, row in enumerate(rows):
+        if at < len(left) and torch.equal(row, left[at]):
+            kept[i], at = True, at + 1
+    assert at == len(left), "rows came back in another order or with other values"
+    return kept
+
+
+def full_output(model, inputs):
+    """The encoder's output over all pictures."""
+    return encode(model, inputs).output.pooler_output
+
+
+def blocked(model, inputs, short):
+    """The whole prompt, its dropped keys blocked by holes in the mask, every position told."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows = kept_rows(full_output(model, inputs), short["mm_encoder_outputs"]["image"].pooler_output)
+    assert 0 < int(rows.sum()) < len(rows)
+    holes = mask.bool().masked_scatter(ids == model.config.image_token_id, rows).long()
+    positions = model._prepare_position_ids_for_generation(ids, dict(inputs))
+    return {**inputs, "attention_mask": holes, "position_ids": positions}
+
+
+def check_blocked(tiny, shorten, **options):
+    """Shortened = the whole prompt with the dropped keys blocked and every position as it was."""
+    model, inputs = tiny.model, tiny.inputs([1, 2])
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    short = shorten(model, inputs)
+    tokens, logits = answer(model, short, **options)
+    place = ids == model.config.image_token_id
+    rows = kept_rows(full_output(model, inputs), short["mm_encoder_outputs"]["image"].pooler_output)
+    holes = mask.bool().masked_scatter(place, rows).long()
+    assert 0 < int(rows.sum()) < len(rows)
+    positions = model._prepare_position_ids_for_generation(ids, dict(inputs))
+    blocked = {**inputs, "attention_mask": holes, "position_ids": positions}
+    wanted_tokens, wanted = answer(model, blocked)
+    assert_close(logits, wanted, **CLOSE)
+    assert torch.equal(tokens, wanted_tokens)
+
+
+def check_alone(tiny, shorten):
+    """A prompt padded in a batch, beside one that keeps another count, is answered as alone."""
+    _, together = answer(tiny.model, shorten(tiny.model, tiny.inputs([1, 2])))
+    _, alone = answer(tiny.model, shorten(tiny.model, tiny.inputs([1])))
+    assert_close(together[:1], alone, **CLOSE)
+
+
+def check_cache(tiny, shorten):
+    """Every layer's cache holds the shortened prompt and the new tokens but the last."""
+    short = shorten(tiny.model, tiny.inputs([1, 2]))
+    out = tiny.model.generate(
+        **short, max_new_tokens=NEW, do_sample=False, return_dict_in_generate=True
+    )
+    length = short["input_ids"].shape[1] + NEW - 1
+    lengths = [layer.keys.shape[-2] for layer in out.past_key_values.layers]
+    assert lengths == [length] * len(lengths)
+    assert short["input_ids"].shape[1] < tiny.inputs([1, 2])["input_ids"].shape[1]
+
+
+def check_embeds(tiny, shorten):
+    """Positions renumbered = embeddings of what is left, put together by hand."""
+    model, inputs = tiny.model, tiny.inputs([1])
+    short = shorten(model, inputs)
+    with torch.no_grad():
+        logits = model(**short).logits
+        embeds = model.get_input_embeddings()(short["input_ids"])
+    place = short["input_ids"] == model.config.image_token_id
+    rows = torch.cat(
+        [r.reshape(-1, r.shape[-1]) for r in short["mm_encoder_outputs"]["image"].pooler_output]
+    )
+    embeds = embeds.masked_scatter(place[..., None], rows.to(embeds))
+    with torch.no_grad():
+        wanted = model(inputs_embeds=embeds).logits
+    assert_close(logits, wanted, **CLOSE)
+
+
+def shorten(model, inputs, **options):
+    """The function under test."""
+    return compress(model, inputs, ByNorm(), 0.4, **options).inputs
+
+
+def ragged(model, inputs, **options):
+    """The same with another count for every crop."""
+    return compress(model, inputs, Ragged(), 0.6, **options).inputs
+
+
+def in_sieve(model, inputs, **options):
+    """Tokens and logits of `answer` inside a sieve."""
+    with sieve(model, ByNorm(), 0.4) as report:
+        return (*answer(model, inputs, **options), report)
