@@ -27,7 +27,7 @@ class Pool(StrEnum):
     PROMPT = "prompt"
 
 
-def check_keep(keep: float | int) -> float | int:
+def check_keep(keep: object) -> float | int:
     """Return `keep` as a float fraction in (0, 1] or an int count >= 2.
 
     Raises `BudgetError` for anything else.

@@ -34,7 +34,9 @@ def cells(grid: tuple[int, int], k: int) -> tuple[Int[Tensor, "L"], Int[Tensor, 
 @lru_cache(maxsize=1024)
 def _cells(H: int, W: int, k: int) -> tuple[list[int], list[int]]:
     label, centre = [0] * (H * W), list[int]()
-    bands = min(H, max(math.ceil(k / W), round(math.sqrt(k * H / W)), 1), max(k, 1))
+    if k == 0:
+        return label, centre
+    bands = min(H, k, max(math.ceil(k / W), round(math.sqrt(k * H / W)), 1))
     for i, (top, bottom) in enumerate(_cuts(H, bands)):
         share = (i + 1) * k // bands - i * k // bands
         for left, right in _cuts(W, share):

@@ -1,0 +1,61 @@
+"""The core types check their shapes and say what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
+from tokensieve.types import EncoderInfo, Reduction, VisionTokens
+
+CLIP = EncoderInfo("clip_vision_model", 64, -2, 12, 4, 256, (16, 16))
+
+
+def test_grid_must_hold_the_tokens() -> None:
+    with pytest.raises(InputError, match=r"grid \(3, 4\) to hold 11 tokens"):
+        VisionTokens(torch.zeros(1, 11, 2), grid=(3, 4))
+
+
+def test_keys_are_one_per_crop() -> None:
+    with pytest.raises(InputError, match="Expected 2 keys"):
+        VisionTokens(torch.zeros(2, 4, 2), keys=(1,))
+
+
+def test_nan_counts_in_real_tokens_only() -> None:
+    tokens = torch.zeros(1, 3, 2)
+    tokens[0, 1, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="at here"):
+        VisionTokens(tokens).require_finite("here")
+    padding = VisionTokens(tokens, valid=torch.tensor([[True, False, True]]))
+    padding.require_finite("here")
+    assert padding.valid_BL.sum() == 2
+
+
+def test_reduction_applies_new_values_at_kept_places() -> None:
+    kept = torch.tensor([[True, False, True]])
+    old, new = torch.zeros(1, 3, 1), torch.tensor([[[5.0], [6.0], [7.0]]])
+    assert Reduction(kept, new).apply(old)[0].tolist() == [[5.0], [7.0]]
+    assert Reduction(kept).apply(old)[0].tolist() == [[0.0], [0.0]]
+    assert Reduction(kept).counts_B.tolist() == [2]
+    assert Reduction(kept).indices()[0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("width", 32), ("layer", -1), ("depth", 24), ("model_type", "siglip"), ("grid", (8, 8))],
+)
+def test_another_encoder_is_refused(field: str, value: object) -> None:
+    with pytest.raises(EncoderMismatchError, match=f"Weights was trained for .*{field}="):
+        CLIP.require_same_output(replace(CLIP, **{field: value}), owner="Weights")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("heads", 8), ("ffn", 1), ("layer", 11), ("grid", None)]
+)
+def test_the_same_output_is_welcome(field: str, value: object) -> None:
+    """Layer 11 of 12 and -2 are one; a grid that varies fits any."""
+    other = replace(CLIP, **{field: value})
+    CLIP.require_same_output(other, owner="Weights")
+    assert other != CLIP
