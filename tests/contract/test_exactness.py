@@ -14,7 +14,7 @@ from tokensieve.hf.sieve import compress, encode, sieve
 MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 every_family = pytest.mark.parametrize("name", NAMES)
 # each stands for a way of handing over rows: tensor, deepstack, one item a prompt, bidirectional
-varied = pytest.mark.parametrize("name", (*REQUIRED, "internvl", "qwen3_vl", "idefics3", "gemma3"))
+varied = pytest.mark.parametrize("name", [*REQUIRED, "internvl", "qwen3_vl", "idefics3", "gemma3"])
 required = pytest.mark.parametrize("name", REQUIRED)
 
 
