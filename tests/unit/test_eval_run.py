@@ -31,7 +31,7 @@ SUITE = Suite(
         Variant("stride", "stride", models=("other",)),
     ),
     kinds=("mixed",),
-    keeps=(0.1, 0.5),
+    keeps=(0.1, 0.5, 1.0),
     pictures=3,
     split="val",
     batch=2,
@@ -61,6 +61,7 @@ def test_record_says_how_it_was_made(folder: Path) -> None:
     record = records.read(folder / "main--mixed--random--1.json")
     assert record["config"]["options"] == {"seed": 1}
     assert record["identity"] == records.identity(record["config"])
+    assert record["identity_at_1"] is True
     for key in ("commit", "versions", "machine", "threads", "seconds"):
         assert record[key] not in (None, "")
     places = [(row["topic"], row["keep"]) for row in record["rows"]]
@@ -71,14 +72,18 @@ def test_record_says_how_it_was_made(folder: Path) -> None:
     assert sum(total for _, total in row["groups"].values()) == 2 * 3
 
 
-def test_shards_share_the_work_and_miss_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                             ) -> None:  # fmt: skip
-    monkeypatch.setattr(run, "load_subject", _subject)
-    small = replace(SUITE, pictures=1, keeps=(0.1,))
-    first = run.run(small, tmp_path, shard=(0, 2))
-    second = run.run(small, tmp_path, shard=(1, 2))
-    assert len(first) == len(second) == 2
-    assert {p.name for p in first}.isdisjoint(p.name for p in second)
+def test_shards_share_the_work_and_miss_none() -> None:
+    """Each begins with its own kinds and ends with the other's jobs, last ones first."""
+    suite = replace(SUITE, kinds=("plain", "cluttered", "mixed"))
+    jobs = list(suite.jobs())
+    first, second = suite.queue(0, 2), suite.queue(1, 2)
+    for queue in (first, second):
+        assert len(queue) == len(jobs)
+        assert all(job in queue for job in jobs)
+    assert [job.kind for job in first[:4]] == ["plain", "mixed", "plain", "mixed"]
+    assert {job.kind for job in second[:4]} == {"cluttered"}
+    assert first[8:] == second[:4][::-1]
+    assert list(suite.queue(0, 1)) == jobs
 
 
 def test_tables_from_records(folder: Path, tmp_path: Path) -> None:
@@ -94,6 +99,7 @@ def test_tables_from_records(folder: Path, tmp_path: Path) -> None:
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
     tables.main([str(file), "--results", str(folder.parent), "--root", str(tmp_path)])
     text = readme.read_text()
+    assert text.count("| random | 0.0 | 0.0 | 0.0 |") == 1  # at 1: full's, by identity
     assert text.startswith("before\n")
     assert text.endswith(f"{tables.END}\nafter\n")
     assert "old" not in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,12 @@ class Board:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._cells: dict[Place, Cell] = defaultdict(Cell)
+        self._identity: set[tuple[str, str, str]] = set()  # (model, variant, kind)
         self.records = list(records)
         for record in self.records:
             config = record["config"]
+            if record.get("identity_at_1"):
+                self._identity.add((config["model"], config["variant"], config["kind"]))
             for row in record["rows"]:
                 place = Place(
                     config["model"],
@@ -76,21 +79,15 @@ class Board:
     def hits(self, place: Place) -> Sequence[Scores]:
         """Per-picture scores of every seed; empty where not run.
 
-        For the topic "mean": the mean of the kind's topics. A variant without a run at keep 1
-        takes those of "full": there every method is the identity (each record checks it).
+        For the topic "mean": the mean of the kind's topics. At keep 1 a variant takes those of
+        "full" where its record found that it hands the LLM the very same, bit for bit.
         """
-        if place.keep == 1.0 and place not in self._cells and place.variant != "no-image":
-            ran = any(
-                (p.model, p.variant, p.kind) == (place.model, place.variant, place.kind)
-                for p in self._cells
-            )
-            place = Place(place.model, "full", place.kind, place.topic, 1.0) if ran else place
+        if place.keep == 1 and (place.model, place.variant, place.kind) in self._identity:
+            place = replace(place, variant="full")
         if place.topic != MEAN:
             return list(self._cells[place].hits.values()) if place in self._cells else []
         topics = self.topics(place.kind)
-        parts = [
-            self.hits(Place(place.model, place.variant, place.kind, t, place.keep)) for t in topics
-        ]
+        parts = [self.hits(replace(place, topic=topic)) for topic in topics]
         if not parts or not all(parts):
             return []
         return [np.mean([p[s] for p in parts], axis=0) for s in range(len(parts[0]))]

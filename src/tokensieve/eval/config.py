@@ -28,6 +28,8 @@ class Variant:
     per_seed: Mapping[str, list[Any]] = field(default_factory=dict)
     keeps: tuple[float, ...] | None = None  # None: the suite's
     models: tuple[str, ...] | None = None  # None: every model of the suite
+    kinds: tuple[str, ...] | None = None  # None: every kind of the suite
+    positions: str | None = None  # None: the suite's
 
     def seeds(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(seed number, options) of each run of this row.
@@ -56,14 +58,23 @@ class Suite:
     positions: str = "keep"
 
     def jobs(self) -> Iterator[Job]:
-        """Every record of the suite, kind by kind, so that each kind is encoded once."""
-        for kind in self.kinds:
-            for model in self.models:
-                for variant in self.variants:
-                    if variant.models is not None and model not in variant.models:
-                        continue
-                    for seed, options in variant.seeds():
-                        yield Job(kind, model, variant, seed, options)
+        """Every record of the suite, the first model and variants first: a run cut short has
+        the rows that matter most."""
+        for model in self.models:
+            for variant in self.variants:
+                if variant.models is not None and model not in variant.models:
+                    continue
+                for seed, options in variant.seeds():
+                    for kind in variant.kinds or self.kinds:
+                        if kind in self.kinds:
+                            yield Job(kind, model, variant, seed, options)
+
+    def queue(self, part: int, parts: int) -> list[Job]:
+        """The jobs of shard `part` of `parts`: those of its own kinds, so that it need not make
+        the other pictures, then, from the far end, those of the others, to help them finish."""
+        jobs = list(self.jobs())
+        mine = [job for job in jobs if self.kinds.index(job.kind) % parts == part]
+        return mine + [job for job in reversed(jobs) if job not in mine]
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Job:
             "keeps": list(self.variant.keeps or suite.keeps),
             "pictures": suite.pictures,
             "split": suite.split,
-            "positions": suite.positions,
+            "positions": self.variant.positions or suite.positions,
             "batch": suite.batch,
         }
 
@@ -129,7 +140,7 @@ def _variant(raw: Mapping[str, Any]) -> Variant:
     for name in raw:
         if name not in known:
             raise UnknownNameError.of("variant field", name, known)
-    lists = {k: tuple(raw[k]) for k in ("keeps", "models") if raw.get(k) is not None}
+    lists = {k: tuple(raw[k]) for k in ("keeps", "models", "kinds") if raw.get(k) is not None}
     return Variant(**{**raw, **lists})
 
 

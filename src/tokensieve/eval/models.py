@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from tokensieve.errors import UnsupportedError, WeightsError
 
-NANO = {"nano": "llava", "nano-next": "llava-next"}
+NANO = {"nano": "llava", "nano-next": "llava-next", "nano-control": "control"}
 
 
 @dataclass(frozen=True)

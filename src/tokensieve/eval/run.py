@@ -1,7 +1,7 @@
 """Run a suite into records: `python -m tokensieve.eval.run experiments/nano.json`.
 
-Two shells with `--shard 0/2` and `--shard 1/2` share the work; a record of the same config is
-never made twice.
+Two shells with `--shard 0/2` and `--shard 1/2` share the work, each helping the other at the end;
+a record of the same config is never made twice.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from tokensieve.errors import ConfigError
 from tokensieve.eval import records
 from tokensieve.eval.config import Job, Suite, load_suite
 from tokensieve.eval.oracle import TextOracle
-from tokensieve.eval.score import Batch, Outcome, prepare, score
+from tokensieve.eval.score import Batch, Outcome, is_identity, prepare, score
 from tokensieve.eval.stats import pack_hits, wilson
 from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.tasks import Task, load_tasks
 from tokensieve.methods.base import Method
 
 ORACLE = "oracle-text"
+UNLIKE_FULL = ("full", "none")  # scored at keep 1: the first is what others are held against
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,12 +64,12 @@ def run(
     shard: tuple[int, int] = (0, 1),
     only: set[str] | None = None,
 ) -> list[Path]:
-    """Run the jobs of this shard whose records are missing; returns the files written."""
+    """Run the jobs of this shard's queue whose records are missing; returns the files written."""
     models = {name: load_subject(source) for name, source in suite.models.items()}
     written: list[Path] = []
     data: dict[tuple[str, str], Pictures] = {}
-    for number, job in enumerate(suite.jobs()):
-        if number % shard[1] != shard[0] or (only is not None and job.variant.name not in only):
+    for job in suite.queue(*shard):
+        if only is not None and job.variant.name not in only:
             continue
         loaded = models[job.model]
         config = job.config(suite, loaded.fingerprints(job.options))
@@ -77,15 +78,16 @@ def run(
             continue
         key = (job.kind, job.model)
         if key not in data:
-            data = {k: v for k, v in data.items() if k[0] == job.kind}  # free earlier kinds
+            data = {k: v for k, v in data.items() if k[1] == job.model}  # free the last model's
             data[key] = Pictures(suite, job.kind, loaded)
         started = time.perf_counter()
-        rows = list(run_job(suite, job, loaded, data[key]))
+        same = identity_at_1(job, loaded, data[key])
+        rows = list(run_job(suite, job, loaded, data[key], same))
         seconds = round(time.perf_counter() - started, 2)
         records.write(path, {
             "form": "scores", "identity": records.identity(config), "config": config,
             **records.provenance(), "threads": torch.get_num_threads(), "shards": shard[1],
-            "seconds": seconds, "rows": rows,
+            "seconds": seconds, "identity_at_1": same, "rows": rows,
         })  # fmt: skip
         print(f"{path.name}  {seconds:.0f} s  {summary(rows)}", flush=True)  # noqa: T201
         written.append(path)
@@ -105,15 +107,29 @@ class Pictures:
         return [prepare(loaded.model, loaded.processor, items) for items in task.batches(size)]
 
 
+def identity_at_1(job: Job, loaded: Subject, pictures: Pictures) -> bool:
+    """Whether keep 1 changes nothing for any picture, so that it need not be scored again."""
+    if job.variant.method in UNLIKE_FULL:
+        return False
+    return all(
+        is_identity(loaded.model, batch, method_of(job, loaded, batch))
+        for batches in pictures.tasks.values()
+        for batch in batches
+    )
+
+
 def run_job(
-    suite: Suite, job: Job, loaded: Subject, pictures: Pictures
+    suite: Suite, job: Job, loaded: Subject, pictures: Pictures, same: bool
 ) -> Iterator[dict[str, Any]]:
-    """One row per topic and keep."""
+    """One row per topic and keep; keep 1 is left to "full" where it is the `same`."""
+    positions = job.variant.positions or suite.positions
     for topic, batches in pictures.tasks.items():
         for keep in job.variant.keeps or suite.keeps:
+            if keep == 1 and same:
+                continue
             outcomes = [
                 score(loaded.model, batch, method_of(job, loaded, batch), keep,
-                      positions=suite.positions)
+                      positions=positions)
                 for batch in batches
             ]  # fmt: skip
             yield {"topic": topic, "keep": keep, **totals(batches, outcomes)}

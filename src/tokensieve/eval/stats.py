@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +58,17 @@ def bootstrap_mean(values_N: NDArray[np.floating], *, seed: int = 0) -> Estimate
     values_N = np.asarray(values_N, dtype=np.float64)
     if values_N.size == 0:
         raise InputError("Expected at least one value to average. Got none.")
-    generator = np.random.default_rng(seed)
-    n = len(values_N)
-    means_R = np.empty(ROUNDS)
-    for start in range(0, ROUNDS, 200):  # in blocks: R x N indices at once would be large
-        picks = generator.integers(0, n, size=(min(200, ROUNDS - start), n))
-        means_R[start : start + len(picks)] = values_N[picks].mean(1)
+    means_R = _weights(len(values_N), seed) @ values_N.astype(np.float32)
     low, high = np.quantile(means_R, [0.025, 0.975])
     return Estimate(float(values_N.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, seed: int) -> NDArray[np.float32]:
+    """(R, N) how often each round draws each picture, over N: one product gives all means."""
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(n, np.full(n, 1 / n), size=ROUNDS)
+    return (draws / n).astype(np.float32)
 
 
 def seed_mean(hits: Sequence[Scores]) -> NDArray[np.float64]:
