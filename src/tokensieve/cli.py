@@ -142,7 +142,7 @@ def methods(
                 "trained": kind.trained,
                 "needs": sorted(kind.needs),
                 "paper": kind.paper,
-                "about": (kind.__doc__ or "").strip().splitlines()[0],
+                "about": _summary(kind.__doc__ or ""),
             }
         )
     if as_json:
@@ -181,6 +181,11 @@ def parse_keep(text: str) -> float | int:
         raise BudgetError(
             f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens. Got '{text}'."
         ) from error
+
+
+def _summary(docstring: str) -> str:
+    """The first paragraph on one line, without its marks of reference."""
+    return " ".join(docstring.strip().split("\n\n")[0].split()).replace(" [1]", "")
 
 
 def _hush() -> None:

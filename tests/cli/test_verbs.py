@@ -23,7 +23,7 @@ def test_methods_come_from_the_registry(run):
         assert row["trained"] is kind.trained
         assert set(row["needs"]) == kind.needs
         assert row["paper"] == kind.paper
-        assert row["about"]
+        assert row["about"].endswith(".")
 
 
 def test_the_table_of_methods_is_readable_when_piped(run):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from tokensieve.eval.ask import Answer
 
 PLAIN_WIDTH = 80
+SHORT = 17  # characters an answer may have in a table 80 wide
 
 
 def show(*parts: RenderableType) -> None:
@@ -23,15 +25,24 @@ def show(*parts: RenderableType) -> None:
         console.print(part)
 
 
-def table(*headers: str, title: str = "", right: Sequence[str] = ()) -> Table:
-    """An empty table in the house's look; the columns named in `right` are set right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+def table(*headers: str, title: str = "", right: Sequence[str] = (), fold: str = "") -> Table:
+    """An empty table in the house's look: columns in `right` set right, `fold` may take lines."""
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for header in headers:
-        made.add_column(header, justify="right" if header in right else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if header in right else "left"
+        made.add_column(header, justify=side, overflow="fold", no_wrap=header != fold)
     return made
 
 
-COST_HEADERS = ("tokens", "KV cache", "LLM FLOPs", "select", "prefill", "decode")
+COST_HEADERS = ("tokens", "KV cache", "FLOPs", "select", "prefill", "decode")
+COST_NOTE = "tokens: visual, kept of all. FLOPs: of the LLM. Last three columns: milliseconds."
 
 
 def cost_cells(answer: Answer) -> list[str]:
@@ -44,27 +55,32 @@ def cost_cells(answer: Answer) -> list[str]:
     ]
 
 
-def answers_table(question: str, answers: Sequence[Answer]) -> Table:
-    """One row an answer: what was said, with how many tokens, at what cost."""
-    first = answers[0]
-    made = table(
-        "method", "answer", *COST_HEADERS, title=f"{question}  ({first.model})", right=COST_HEADERS
-    )
+def answers_table(question: str, answers: Sequence[Answer]) -> RenderableType:
+    """One row an answer: what was said, with how many tokens, at what cost.
+
+    Answers too long for a column stand in full below the table.
+    """
+    short = all(len(answer.answer) <= SHORT for answer in answers)
+    headers = ("method", "answer", *COST_HEADERS) if short else ("method", *COST_HEADERS)
+    title = escape(f"{question} ({answers[0].model})")
+    made = table(*headers, title=title, right=COST_HEADERS, fold="answer")
     for answer in answers:
-        made.add_row(answer.method, answer.answer, *cost_cells(answer))
-    made.caption = "tokens: visual, kept of all. Times in ms."
-    made.caption_justify = "left"
-    return made
+        said = [escape(answer.answer)] if short else []
+        made.add_row(answer.method, *said, *cost_cells(answer))
+    made.caption = COST_NOTE
+    if short:
+        return made
+    return Group(made, *(escape(f"{one.method}: {one.answer}") for one in answers))
 
 
 def methods_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The registry, one row a method."""
-    made = table("name", "site", "trained", "needs", "about")
+    made = table("name", "site", "kind", "needs", "about", fold="about")
     for row in rows:
-        trained = "trained" if row["trained"] else "no"
+        kind = "trained" if row["trained"] else "training-free"
         about = row["about"] + (f" [{row['paper']}]" if row["paper"] else "")
         needs = ", ".join(row["needs"]) or "-"
-        made.add_row(row["name"], row["site"], trained, needs, about.replace("[", "\\["))
+        made.add_row(row["name"], row["site"], kind, needs, escape(about))
     return made
 
 

@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
-
 from tokensieve.data.files import check_picture_path, written_whole
 from tokensieve.data.shipped import Shipped, shipped_pictures
 from tokensieve.eval.ask import Answer, Settings, ask, shown
-from tokensieve.eval.console import COST_HEADERS, cost_cells, show, table
+from tokensieve.eval.console import COST_HEADERS, COST_NOTE, cost_cells, show
 from tokensieve.eval.models import Loaded, load_model
 from tokensieve.viz.compare import overlay_rows
 from tokensieve.viz.sheet import sheet
 
 METHODS = ("full", "selector", "random", "none")
 LABELS = {"full": "all tokens", "none": "no image"}
+WIDTHS = (13, 11, 4, 8, 9, 9, 8, 8, 8)  # of the table's columns
 SETTINGS = Settings(keep=0.4, max_new_tokens=8)
 Asked = tuple[Shipped, str, str, list[Answer]]  # picture, question, right answer, one per method
 
@@ -54,20 +53,24 @@ def ask_all(loaded: Loaded, pictures: Sequence[Shipped]) -> list[Asked]:
     ]
 
 
-def demo_table(asked: Sequence[Asked]) -> Table:
-    """A block of rows a question, one row a method."""
-    made = table("", "method", "answer", "ok", *COST_HEADERS, right=COST_HEADERS)
+def demo_table(asked: Sequence[Asked]) -> str:
+    """A block of lines a question, one line a method; at most 80 columns."""
+    lines = [_line("", "answer", "", COST_HEADERS), "-" * sum(WIDTHS)]
     for picture, question, right, answers in asked:
-        lead = [f"{picture.name}:", *_folded(question, 17), f"({right})"]
-        for i, answer in enumerate(answers):
-            ok = "yes" if is_right(answer, right) else "no"
-            name = LABELS.get(answer.method, answer.method)
-            text = lead[i] if i < len(answers) - 1 else " ".join(lead[i:])
-            made.add_row(
-                text if i < len(lead) else "", name, answer.answer, ok, *cost_cells(answer)
-            )
-        made.add_section()
-    return made
+        lines.append(f"{picture.name}: {question} ({right})")
+        for one in answers:
+            ok = "yes" if is_right(one, right) else "no"
+            name = f"  {LABELS.get(one.method, one.method)}"
+            lines.append(_line(name, one.answer, ok, cost_cells(one)))
+    return "\n".join(lines)
+
+
+def _line(name: str, answer: str, ok: str, costs: Sequence[str]) -> str:
+    answer = answer if len(answer) < WIDTHS[1] else f"{answer[: WIDTHS[1] - 4]}..."
+    cells = (name, answer, ok, *costs)
+    sides = ("<", "<", "<", *(">" for _ in costs))
+    parts = zip(cells, sides, WIDTHS, strict=True)
+    return "".join(f"{cell:{side}{width}}" for cell, side, width in parts).rstrip()
 
 
 def summary(asked: Sequence[Asked]) -> str:
@@ -76,7 +79,7 @@ def summary(asked: Sequence[Asked]) -> str:
     for i, method in enumerate(METHODS):
         right = sum(is_right(answers[i], truth) for _, _, truth, answers in asked)
         parts.append(f"{LABELS.get(method, method)} {right}/{len(asked)}")
-    return "Right: " + ", ".join(parts) + ". Times in ms; tokens are visual tokens kept of all."
+    return "Right: " + ", ".join(parts) + f".\n{COST_NOTE}"
 
 
 def is_right(answer: Answer, right: str) -> bool:
@@ -97,17 +100,6 @@ def write_sheet(out: Path, loaded: Loaded, asked: Sequence[Asked]) -> None:
     heading = f"Visual tokens kept at keep={SETTINGS.keep:g}; dark tokens never reach the LLM"
     with written_whole(out) as part:
         sheet(rows, heading=heading, width=240).save(part)
-
-
-def _folded(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if len(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
 
 
 if __name__ == "__main__":
