@@ -57,10 +57,13 @@ class Doubled(ByNorm):
 
 
 @dataclass(frozen=True)
-class DoubledFeatures(Doubled):
-    """The same on encoder features."""
+class RolledFeatures(ByNorm):
+    """Keep by norm, and roll the channels of what is kept (projectors may undo a scale)."""
 
     site = Site.FEATURES
+
+    def reduce(self, vision, counts, text=None):
+        return Reduction(super().reduce(vision, counts, text).kept, vision.tokens.roll(1, -1))
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,16 @@ from tokensieve.budget import Pool, check_keep
 from tokensieve.errors import ConfigError, PromptError, UnknownNameError
 from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
 from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
+from tokensieve.hf.families import family_of
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.positions import mask_of, original_positions
 from tokensieve.hf.reduce import ImageReduction, reduce_images
 from tokensieve.hf.report import Call, CropReport, ImageReport, PromptReport, Report
+from tokensieve.hf.resize import blank_rows
 from tokensieve.hf.timing import timed
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
+from tokensieve.types import Site
 
 
 @dataclass(frozen=True)
@@ -129,20 +132,22 @@ def apply_plan(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None = None
 ) -> Compressed:
     """`compress` with its arguments already checked."""
-    encoded = inputs
-    if not isinstance(encoded, Encoded):
-        encoded = encode(model, encoded, run=plan.method.reads_picture)
+    encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
     if keys is not None and len(keys) != len(ids):
         raise ConfigError(f"Expected {len(ids)} keys, one per prompt. Got {len(keys)}.")
-    with timed(ms, "select", ids.device):
+    if not encoded.packings:  # a prompt without pictures
+        empty = tuple(PromptReport(()) for _ in ids)
+        return Compressed(encoded.inputs, None, Report(plan.name, plan.keep, [Call(empty)]), ids)
+    stage = "encode" if plan.method.site is Site.PIXELS else "select"
+    with timed(ms, stage, ids.device):
         reductions = reduce_images(model, plan.method, encoded, plan.keep, plan.pool, keys)
         masks = [_row_mask(plan, encoded, i, r) for i, r in enumerate(reductions)]
         new_rows = _new_rows(encoded, reductions)
+    if encoded.blank and new_rows is None:  # nothing to resize after all
+        return apply_plan(model, plan, encode(model, encoded.inputs), keys)
     call = Call(_prompt_reports(encoded, reductions, masks), ms)
     report = Report(plan.name, plan.keep, [call])
-    if not masks:
-        return Compressed(encoded.inputs, None, report, ids)
     keep_R = torch.cat(masks)
     rows = None
     if bool(keep_R.any()):
@@ -152,6 +157,17 @@ def apply_plan(
         base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
         return Compressed(base, rows, report, ids)
     return _shorten(model, plan, encoded, keep_R, rows, report)
+
+
+def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
+    """The encoder is run here, unless the method looks at no picture or runs it itself."""
+    resizes = plan.method.site is Site.PIXELS and plan.keep != 1
+    laid_out = plan.method.reads_picture and resizes and family_of(model).resizable
+    if not laid_out:
+        return encode(model, inputs, run=plan.method.reads_picture)
+    encoded = encode(model, inputs, run=False)
+    ready = encoded.output is None and all(p.grid is not None for p in encoded.packings)
+    return blank_rows(model, encoded) if ready else encode(model, inputs)
 
 
 def _shorten(

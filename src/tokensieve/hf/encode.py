@@ -31,6 +31,7 @@ class Encoded:
     packings, prompt_of: one per picture. item_rows: rows of each entry of the encoder's output.
     output: what `get_image_features` returned; None where the encoder was not run.
     features: (n, L, C) per picture, the projector's input; None where that is not one row a token.
+    blank: `output` holds no encoded picture yet, only room for its rows.
     """
 
     inputs: dict[str, Any]
@@ -42,6 +43,7 @@ class Encoded:
     output: Any = None
     features: tuple[Tensor, ...] | None = None
     ms: dict[str, float] = field(default_factory=dict)
+    blank: bool = False
 
     @property
     def image_rows(self) -> list[int]:

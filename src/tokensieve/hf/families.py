@@ -30,6 +30,7 @@ class Family:
     merged: that input holds one row per patch, and several neighbouring rows make one LLM token.
     order: puts rows taken at the projector, one per LLM token, in the LLM's order.
     split_runs: the encoder gives one item per prompt; its pictures are the placeholder runs.
+    resizable: its encoder can be run on a picture of another size (site "pixels").
     """
 
     pack: Pack = pack_plain
@@ -37,14 +38,16 @@ class Family:
     merged: bool = False
     order: Order | None = None
     split_runs: bool = False
+    resizable: bool = False
 
 
 FAMILIES: dict[str, Family] = {
-    "llava_next": Family(pack=pack_anyres),
-    "llava_next_video": Family(pack=pack_anyres),
-    "llava_onevision": Family(pack=pack_anyres),
-    "qwen2_vl": Family(projector="visual.merger", merged=True),
-    "qwen2_5_vl": Family(projector="visual.merger", merged=True, order=unwindow),
+    "llava": Family(resizable=True),
+    "llava_next": Family(pack=pack_anyres, resizable=True),
+    "llava_next_video": Family(pack=pack_anyres, resizable=True),
+    "llava_onevision": Family(pack=pack_anyres, resizable=True),
+    "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True),
+    "qwen2_5_vl": Family(projector="visual.merger", merged=True, order=unwindow, resizable=True),
     "qwen3_vl": Family(projector="visual.merger", merged=True),
     "idefics3": Family(projector="connector", split_runs=True),
     "smolvlm": Family(projector="connector", split_runs=True),

@@ -16,6 +16,8 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.hf.families import Family, project
 from tokensieve.hf.layout import Packing
 
+INTERPOLATING = ("clip_vision_model", "siglip_vision_model")  # they take interpolate_pos_encoding
+
 
 def patches_of(
     model: Any, family: Family, inputs: Mapping[str, Any], packings: Sequence[Packing]
@@ -80,10 +82,9 @@ def shrink(
     """
     if inputs.get("pixel_values") is None:
         raise UnsupportedError("Expected `pixel_values` to resize. Got none. Pass the pixels.")
-    if family.merged:
+    if family.resizable and family.merged:
         return _shrink_patches(model, inputs, grids)
-    tower = getattr(model.base_model, "vision_tower", None)
-    if tower is None or not hasattr(model.config, "vision_feature_select_strategy"):
+    if not family.resizable or model.config.vision_config.model_type not in INTERPOLATING:
         raise UnsupportedError(
             f"Expected an encoder that takes other picture sizes. Got {type(model).__name__}'s. "
             "Let the processor make the picture smaller instead."
@@ -108,7 +109,8 @@ def _encode_crops(
     layers = config.vision_feature_layer
     chosen = [layers] if isinstance(layers, int) else list(layers)
     features = torch.cat([out.hidden_states[layer] for layer in chosen], dim=-1)
-    if config.vision_feature_select_strategy == "default":
+    strategy = getattr(config, "vision_feature_select_strategy", "full")
+    if strategy == "default":
         features = features[:, 1:]
     return project(model, family, features)
 

@@ -5,16 +5,30 @@ n crops of a picture, L tokens of a crop, k tokens of a smaller crop, D LLM widt
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.functional.grid import grid_centres
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.pixels import shrink
 from tokensieve.methods.base import Method
+
+
+def blank_rows(model: Any, encoded: Encoded) -> Encoded:
+    """`encoded`, whose encoder was not run, with rows to be filled: zeros and newlines."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    weight = model.get_input_embeddings().weight
+    rows: Any = [weight.new_zeros(count, weight.shape[-1]) for count in encoded.image_rows]
+    if (newline := getattr(model.base_model, "image_newline", None)) is not None:
+        for row, packing in zip(rows, encoded.packings, strict=True):
+            row[packing.origin_N < 0] = newline.detach().to(row)
+    return replace(encoded, output=BaseModelOutputWithPooling(pooler_output=rows), blank=True)
 
 
 def resize_images(
@@ -34,7 +48,7 @@ def resize_images(
     small = shrink(model, encoded.family, encoded.inputs, encoded.packings, grids)
     done: list[tuple[Tensor, Tensor | None]] = []
     for packing, grid, rows in zip(encoded.packings, grids, small, strict=True):
-        place = _centres(packing, grid).to(rows.device)
+        place = grid_centres(packing.grid or grid, grid).to(rows.device)
         kept = torch.zeros(packing.crops, packing.length, dtype=torch.bool, device=rows.device)
         kept[:, place] = True
         spread = rows.new_zeros(packing.crops, packing.length, rows.shape[-1])
@@ -58,17 +72,9 @@ def _target(method: Method, packing: Packing, budget: int) -> tuple[int, int]:
         grid = method.target_grid(packing.grid, asked)
         if grid is None:
             break
-        if int(valid[:, _centres(packing, grid)].sum()) <= budget:
+        if int(valid[:, grid_centres(packing.grid, grid)].sum()) <= budget:
             return grid
     raise UnsupportedError(
         f"Expected {type(method).__name__} to name a grid of at most {budget} of "
         f"{packing.length} tokens. Got none. Keep more tokens."
     )
-
-
-def _centres(packing: Packing, grid: tuple[int, int]) -> Tensor:
-    """Positions, in the full crop, of the centres of the cells of `grid`."""
-    H, W = packing.grid or grid
-    rows = ((torch.arange(grid[0]) + 0.5) * H / grid[0]).long()
-    columns = ((torch.arange(grid[1]) + 0.5) * W / grid[1]).long()
-    return (rows[:, None] * W + columns[None]).flatten().to(packing.origin_N.device)
