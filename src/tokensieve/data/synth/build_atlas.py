@@ -24,22 +24,71 @@ PACKAGES = (
     "fonts-fantasque-sans fonts-quicksand fonts-vollkorn fonts-dosis fonts-comic-neue "
     "fonts-oldstandard fonts-junicode fonts-tuffy"
 )
-SEEN = (
-    "DejaVuSans DejaVuSans-Bold DejaVuSansMono DejaVuSansMono-Bold DejaVuSerif DejaVuSerif-Bold "
-    "DejaVuSansCondensed LiberationMono-Regular LiberationMono-Bold LiberationSans-Regular "
-    "LiberationSans-Bold LiberationSerif-Regular LiberationSerif-Bold LiberationSansNarrow-Regular "
-    "Roboto-Regular Roboto-Bold RobotoCondensed-Regular RobotoCondensed-Bold Lato-Regular Lato-Bold "
-    "NotoSans-Regular NotoSans-Bold NotoSerif-Regular NotoSerif-Bold NotoSansMono-Regular "
-    "Inconsolata Hack-Regular Hack-Bold FiraCode-Regular FiraCode-Bold Cantarell-Regular "
-    "Cantarell-Bold Carlito-Regular Carlito-Bold CourierPrime CourierPrimeBold LinLibertine_R "
-    "LinLibertine_RB EBGaramond12-Regular EBGaramond12-Bold AnonymousPro AnonymousProB "
-    "Quicksand-Regular Quicksand-Bold Dosis-Medium Dosis-Bold ComicNeue-Regular ComicNeue-Bold "
-    "JunicodeTwoBeta-Regular OldStandard-Regular Vollkorn-Regular"
-).split()
-UNSEEN = (
-    "OpenSans-Regular OpenSans-Bold JetBrainsMono-Regular JetBrainsMono-Bold Caladea-Regular "
-    "Caladea-Bold Tuffy FantasqueSansMono-Regular LinBiolinum_R CourierPrimeSans"
-).split()
+SEEN = [
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSansCondensed",
+    "LiberationMono-Regular",
+    "LiberationMono-Bold",
+    "LiberationSans-Regular",
+    "LiberationSans-Bold",
+    "LiberationSerif-Regular",
+    "LiberationSerif-Bold",
+    "LiberationSansNarrow-Regular",
+    "Roboto-Regular",
+    "Roboto-Bold",
+    "RobotoCondensed-Regular",
+    "RobotoCondensed-Bold",
+    "Lato-Regular",
+    "Lato-Bold",
+    "NotoSans-Regular",
+    "NotoSans-Bold",
+    "NotoSerif-Regular",
+    "NotoSerif-Bold",
+    "NotoSansMono-Regular",
+    "Inconsolata",
+    "Hack-Regular",
+    "Hack-Bold",
+    "FiraCode-Regular",
+    "FiraCode-Bold",
+    "Cantarell-Regular",
+    "Cantarell-Bold",
+    "Carlito-Regular",
+    "Carlito-Bold",
+    "CourierPrime",
+    "CourierPrimeBold",
+    "LinLibertine_R",
+    "LinLibertine_RB",
+    "EBGaramond12-Regular",
+    "EBGaramond12-Bold",
+    "AnonymousPro",
+    "AnonymousProB",
+    "Quicksand-Regular",
+    "Quicksand-Bold",
+    "Dosis-Medium",
+    "Dosis-Bold",
+    "ComicNeue-Regular",
+    "ComicNeue-Bold",
+    "JunicodeTwoBeta-Regular",
+    "OldStandard-Regular",
+    "Vollkorn-Regular",
+]
+UNSEEN = [
+    "OpenSans-Regular",
+    "OpenSans-Bold",
+    "JetBrainsMono-Regular",
+    "JetBrainsMono-Bold",
+    "Caladea-Regular",
+    "Caladea-Bold",
+    "Tuffy",
+    "FantasqueSansMono-Regular",
+    "LinBiolinum_R",
+    "CourierPrimeSans",
+]
 
 
 def find_font(name: str, root: Path) -> Path:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 EM = 40
+INKED = 90  # alpha above which a pixel counts as ink
 CHARSET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;-/()#*%$@&+'!?=_"
 Alpha = NDArray[np.uint8]
 
@@ -28,6 +29,8 @@ class Glyph:
     position on the baseline (top is positive above it), `advance` in (fractional) pixels."""
 
     alpha: Alpha
+    weight: NDArray[np.float32]  # alpha / 255, (H, W, 1), kept because drawing is the hot loop
+    inked: NDArray[np.bool_]
     top: int
     left: int
     advance: float
@@ -64,6 +67,19 @@ def faces(unseen: bool) -> tuple[int, ...]:
     return tuple(i for i, flag in enumerate(load_atlas().unseen) if flag == unseen)
 
 
+@lru_cache(maxsize=2)
+def lining_faces(unseen: bool) -> tuple[int, ...]:
+    """Those of `faces` whose digits all stand on the baseline and are equally tall: at ten
+    pixels the small old-style figures of the others cannot be told apart."""
+    atlas, digits = load_atlas(), [CHARSET.index(digit) for digit in "0123456789"]
+    chosen = []
+    for face in faces(unseen):
+        heights, tops = atlas.meta[face, digits, 1], atlas.meta[face, digits, 3]
+        if np.ptp(heights) <= 3 and np.ptp(tops) <= 3:
+            chosen.append(face)
+    return tuple(chosen)
+
+
 @lru_cache(maxsize=60_000)
 def glyph(face: int, char: str, cap_px: int, max_width: int = 0) -> Glyph:
     """The glyph of `char` with capitals `cap_px` pixels tall.
@@ -81,4 +97,6 @@ def glyph(face: int, char: str, cap_px: int, max_width: int = 0) -> Glyph:
     source = atlas.bits[offset : offset + height * width].reshape(height, width)
     image = Image.fromarray(source).resize((out_w, out_h), Image.Resampling.HAMMING)
     alpha = np.asarray(image, dtype=np.uint8)
-    return Glyph(alpha, round(top * scale), round(left * scale), advance * scale / 64)
+    weight = alpha[..., None] * np.float32(1 / 255)
+    reach = (round(top * scale), round(left * scale), advance * scale / 64)
+    return Glyph(alpha, weight, alpha > INKED, *reach)

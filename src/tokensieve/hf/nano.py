@@ -1,0 +1,123 @@
+"""The embedded model: a Llava model of 1.8 M parameters that really reads, in the package.
+
+Trained from scratch by `make nano` on generated pictures; see `tokensieve.train.nano`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.processing_utils import ProcessorMixin
+
+from tokensieve.errors import UnknownNameError, WeightsError
+
+NANO = Path(__file__).resolve().parent.parent / "assets" / "nano"
+CONTROL = NANO.with_name("nano-control")
+VARIANTS = ("llava", "llava-next", "control")
+PINPOINTS = [[192, 192], [192, 384], [384, 192], [384, 384], [192, 576], [576, 192]]
+
+
+def load_nano(
+    variant: str = "llava", dtype: torch.dtype = torch.float32, path: Path = NANO
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The embedded model and its processor, in evaluation mode on the CPU.
+
+    `variant`: "llava" (256 visual tokens a picture); "llava-next" (the same weights with 1+n
+    crops of 192 pixels and row-end tokens, which were never trained); "control" (the same
+    encoder with a language model that never saw a shortened sequence). The weights are kept
+    in fp16; `dtype` is what they are computed in.
+
+    Raises:
+        UnknownNameError: no such variant.
+        WeightsError: the weight files are not there.
+    """
+    if variant not in VARIANTS:
+        raise UnknownNameError.of("variant of nano", variant, VARIANTS)
+    needed = CONTROL / "reader.safetensors" if variant == "control" else path / "config.json"
+    if not needed.exists():
+        raise WeightsError(f"Expected the weights of nano at {needed}. Run `make nano` first.")
+    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
+    if variant == "llava-next":
+        return as_next(model, path).to(dtype).eval(), processor(path, crops=True)
+    if variant == "control":
+        load_reader(model, needed)
+    return model.eval(), processor(path)
+
+
+def load_reader(model: LlavaForConditionalGeneration, weights: Path) -> None:
+    """Replace projector, language model and output layer by those of a safetensors file."""
+    parts = {
+        "projector": model.model.multi_modal_projector,
+        "language_model": model.model.language_model,
+        "lm_head": model.lm_head,
+    }
+    for name, tensors in split_by_head(load_file(weights)).items():
+        parts[name].load_state_dict(tensors)
+
+
+def split_by_head(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """`{"a.b.c": t}` to `{"a": {"b.c": t}}`."""
+    out: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        head, rest = key.split(".", 1)
+        out.setdefault(head, {})[rest] = value
+    return out
+
+
+def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForConditionalGeneration:
+    """A LLaVA-NeXT model that shares the parts of `model`."""
+    old = model.config
+    config = LlavaNextConfig(
+        vision_config=old.vision_config,
+        text_config=old.text_config,
+        image_token_id=old.image_token_id,
+        vision_feature_layer=old.vision_feature_layer,
+        vision_feature_select_strategy=old.vision_feature_select_strategy,
+        image_grid_pinpoints=PINPOINTS,
+        image_seq_length=old.image_seq_length,
+        tie_word_embeddings=False,
+    )
+    grown = LlavaNextForConditionalGeneration(config)
+    grown.model.vision_tower = model.model.vision_tower
+    grown.model.multi_modal_projector = model.model.multi_modal_projector
+    grown.model.language_model = model.model.language_model
+    grown.lm_head = model.lm_head
+    row_end = load_file(path / "newline.safetensors")["image_newline"]
+    grown.model.image_newline = torch.nn.Parameter(row_end.to(model.dtype))
+    grown.generation_config = model.generation_config
+    return grown
+
+
+def processor(path: Path = NANO, crops: bool = False) -> ProcessorMixin:
+    """The processor (Pillow only, no torchvision), for one picture or for 1+n crops."""
+    layout = json.loads((path / "layout.json").read_text())
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    template = tokenizer.chat_template
+    images = CLIPImageProcessorPil.from_pretrained(path)
+    if not crops:
+        return LlavaProcessor(images, tokenizer, chat_template=template, **layout)
+    tiles = LlavaNextImageProcessorPil(
+        size=images.size,
+        crop_size=images.crop_size,
+        do_center_crop=False,
+        image_mean=images.image_mean,
+        image_std=images.image_std,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return LlavaNextProcessor(tiles, tokenizer, chat_template=template, **layout)

@@ -1,0 +1,77 @@
+"""`python -m tokensieve.train.nano --out runs/nano`: make the embedded model from nothing.
+
+Stages, in order: pool (generated pictures), encoder, features, lm, control, export. Every
+stage goes on from its last checkpoint; `all` runs what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from tokensieve.hf.nano import NANO
+from tokensieve.train.nano.encoder import train_encoder
+from tokensieve.train.nano.export import export
+from tokensieve.train.nano.features import cache_features
+from tokensieve.train.nano.lm import train_reader
+from tokensieve.train.nano.parallel import run
+from tokensieve.train.nano.pool import make_pool
+from tokensieve.train.nano.recipe import Recipe
+from tokensieve.train.nano.state import Log
+
+STAGES = ("pool", "encoder", "features", "lm", "control", "export")
+
+
+def shrink(recipe: Recipe, scale: float) -> Recipe:
+    """The same recipe with every number of steps and shards multiplied by `scale`."""
+
+    def fewer(count: int) -> int:
+        return max(1, round(count * scale))
+
+    def phases(given: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+        return tuple((fewer(steps), tokens, size) for steps, tokens, size in given)
+
+    encoder = replace(recipe.encoder, steps=fewer(recipe.encoder.steps))
+    lm = replace(
+        recipe.lm,
+        phases=phases(recipe.lm.phases),
+        control_phases=phases(recipe.lm.control_phases),
+    )
+    return replace(recipe, train_shards=fewer(recipe.train_shards), encoder=encoder, lm=lm)
+
+
+def run_stage(stage: str, recipe: Recipe, out: Path, target: Path) -> None:
+    """Run one stage of STAGES."""
+    shards = [("train", n) for n in range(recipe.train_shards)]
+    shards += [("val", n) for n in range(recipe.val_shards)]
+    log = Log(out / f"{stage}.jsonl")
+    if stage == "pool":
+        run(recipe.workers, make_pool, out / "pool", shards, recipe.shard)
+    elif stage == "encoder":
+        run(recipe.workers, train_encoder, recipe, out, log)
+    elif stage == "features":
+        run(recipe.workers, cache_features, out, shards)
+    elif stage in ("lm", "control"):
+        run(recipe.workers, train_reader, recipe, out, log, stage == "control")
+    else:
+        export(recipe, out, target)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run the stages."""
+    parser = argparse.ArgumentParser(prog="python -m tokensieve.train.nano", description=__doc__)
+    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="checkpoints and logs")
+    parser.add_argument("--target", type=Path, default=NANO, help="where the model is written")
+    parser.add_argument("--config", type=Path, help="JSON that overrides the recipe")
+    parser.add_argument("--steps-scale", type=float, default=1.0, help="shrink every stage")
+    given = parser.parse_args(arguments)
+    recipe = shrink(Recipe.load(given.config), given.steps_scale)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES if given.stage == "all" else (given.stage,):
+        run_stage(stage, recipe, given.out, given.target)
+
+
+if __name__ == "__main__":
+    main()

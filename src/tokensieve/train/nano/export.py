@@ -1,0 +1,72 @@
+"""Stage 4: put encoder and language model together and write the shipped files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from tokensieve.data.synth import PATCH, SIZE, generate
+from tokensieve.train.nano.encoder import normalise
+from tokensieve.train.nano.lm import Reader, build_llava
+from tokensieve.train.nano.recipe import Recipe
+from tokensieve.train.nano.vocabulary import build_tokenizer
+
+HALF = [0.5, 0.5, 0.5]
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """Squash any picture to 192 x 192 and scale it to -1..1 (no torchvision needed)."""
+    side = {"height": SIZE, "width": SIZE}
+    return CLIPImageProcessorPil(
+        size=side, crop_size=side, do_center_crop=False, image_mean=HALF, image_std=HALF
+    )
+
+
+def assemble(recipe: Recipe, out: Path, name: str = "lm") -> LlavaForConditionalGeneration:
+    """The whole model in float32 from `out/encoder` and `out/<name>-state`."""
+    vision = CLIPVisionConfig.from_pretrained(out / "encoder")
+    model = build_llava(recipe.lm, vision)
+    encoder = CLIPVisionModel.from_pretrained(out / "encoder")
+    model.model.vision_tower.load_state_dict(encoder.state_dict())
+    state = load_file(out / f"{name}-state" / "state.safetensors")
+    weights = {k[6:]: v for k, v in state.items() if k.startswith("model.")}
+    Reader(model).load_state_dict(weights)
+    return model.eval()
+
+
+@torch.no_grad()
+def newline(model: LlavaForConditionalGeneration) -> torch.Tensor:
+    """The row-end token of the LLaVA-NeXT variant, (D,): the mean projected feature of 20
+    plain pages. It was not trained; a mean says least."""
+    pages = [np.asarray(generate("plain", seed, "val").image) for seed in range(20)]
+    pixels = normalise(torch.from_numpy(np.stack(pages)))
+    projected = model.model.get_image_features(
+        pixels, vision_feature_layer=-1, vision_feature_select_strategy="default"
+    ).pooler_output
+    return torch.cat(list(projected)).mean(0)
+
+
+def export(recipe: Recipe, out: Path, target: Path) -> None:
+    """Write model (fp16), processor files and the newline token to `target`; the control's
+    projector and language model go to `target`-control."""
+    model = assemble(recipe, out)
+    target.mkdir(parents=True, exist_ok=True)
+    save_file({"image_newline": newline(model).half()}, target / "newline.safetensors")
+    model.half().save_pretrained(target)
+    build_tokenizer().save_pretrained(target)
+    image_processor().save_pretrained(target)
+    layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}
+    (target / "layout.json").write_text(
+        json.dumps({**layout, "num_additional_image_tokens": 1}, indent=2) + "\n"
+    )
+    if (out / "control-state" / "step.json").exists():
+        other = target.with_name(target.name + "-control")
+        other.mkdir(parents=True, exist_ok=True)
+        control = Reader(assemble(recipe, out, "control")).half().state_dict()
+        save_file({k: v.contiguous() for k, v in control.items()}, other / "reader.safetensors")

@@ -1,0 +1,82 @@
+"""Stage 2: features of the frozen encoder for every picture with questions, kept in fp16.
+
+N pictures with questions of a shard, L = 256 patches, C encoder width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPVisionModel
+
+from tokensieve.train.nano.encoder import normalise
+from tokensieve.train.nano.packing import Asked, Example, needed
+from tokensieve.train.nano.parallel import rank_and_world
+from tokensieve.train.nano.pool import Shard, open_shard
+from tokensieve.train.nano.vocabulary import build_tokenizer, encode_question, key_positions
+
+CHUNK = 50
+
+
+def with_questions(shard: Shard) -> list[int]:
+    """Rows of a shard that have questions."""
+    return [row for row, picture in enumerate(shard.pictures) if picture["questions"]]
+
+
+@torch.no_grad()
+def encode(encoder: CLIPVisionModel, images: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Features (N, L, C) of images (N, S, S, 3)."""
+    parts = []
+    for start in range(0, len(images), CHUNK):
+        pixels = normalise(torch.from_numpy(images[start : start + CHUNK]))
+        features = encoder(pixels).last_hidden_state[:, 1:]
+        parts.append(features.half().numpy())
+    return np.concatenate(parts)
+
+
+def cache_features(out: Path, shards: list[tuple[str, int]]) -> None:
+    """Write `out/features/<split>-<number>.npy` for each shard that has none; processes of a
+    group share the work."""
+    encoder = CLIPVisionModel.from_pretrained(out / "encoder").eval()
+    (out / "features").mkdir(exist_ok=True)
+    rank, world = rank_and_world()
+    for split, number in shards[rank::world]:
+        path = out / "features" / f"{split}-{number:04d}.npy"
+        if path.exists():
+            continue
+        shard = open_shard(out / "pool", split, number, wait_s=600)
+        part = path.with_suffix(".part.npy")
+        np.save(part, encode(encoder, shard.images[with_questions(shard)]))
+        part.rename(path)
+
+
+def load_examples(
+    out: Path, shards: list[tuple[str, int]]
+) -> tuple[NDArray[np.float16], list[Example]]:
+    """All cached features (N, L, C) and the examples that point into them."""
+    tokenizer = build_tokenizer()
+    memo: dict[str, list[int]] = {}
+    features, examples, first = [], [], 0
+    for split, number in shards:
+        features.append(np.load(out / "features" / f"{split}-{number:04d}.npy"))
+        shard = open_shard(out / "pool", split, number)
+        for offset, row in enumerate(with_questions(shard)):
+            picture, asked = shard.pictures[row], []
+            for question in picture["questions"]:
+                text, answer = question["text"], question["answer"]
+                if text not in memo:
+                    memo[text] = encode_question(tokenizer, text)
+                if answer not in memo:
+                    memo[answer] = tokenizer(answer)["input_ids"]
+                ids = [*memo[text], *memo[answer], tokenizer.eos_token_id]
+                begin = len(memo[text])
+                keys = key_positions(memo[text])
+                about = (question["topic"], question["about"], question["line"])
+                asked.append(Asked(ids, begin, keys, *about))
+            needs = [needed(picture, shard.labels[row], item) for item in asked]
+            examples.append(Example(first + offset, picture["kind"], asked, needs))
+        first += len(features[-1])
+    return np.concatenate(features), examples

@@ -1,0 +1,198 @@
+"""Stage 3: projector and language model on cached features, the encoder frozen.
+
+B batch, V visual tokens shown, T text tokens, S = V + T, L = 256 patches, C encoder width,
+D width of the language model.
+
+Two of them: "lm" goes through a curriculum in visual tokens (few, more, all), so it has
+seen shortened sequences; "control" always sees all of them and is led from pages of few
+lines to all pages instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from tokensieve.train.nano.features import load_examples
+from tokensieve.train.nano.packing import (
+    PATCHES,
+    Example,
+    Packed,
+    attention_mask,
+    pack,
+    position_ids,
+)
+from tokensieve.train.nano.parallel import average_gradients, rank_and_world
+from tokensieve.train.nano.recipe import LmRecipe, Recipe
+from tokensieve.train.nano.state import Log, learning_rate, load_state, save_state
+from tokensieve.train.nano.vocabulary import EOS, IMAGE, PAD, vocabulary
+
+MAX_POSITIONS = 4096
+
+
+def build_llava(recipe: LmRecipe, vision: CLIPVisionConfig) -> LlavaForConditionalGeneration:
+    """The untrained model around an encoder of that shape.
+
+    The feature is the encoder's last layer (`vision_feature_layer` -1) without CLS: there
+    are only four layers, and the labels were read from the last.
+    """
+    table = vocabulary()
+    text = LlamaConfig(
+        vocab_size=len(table),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=table[PAD],
+        bos_token_id=None,
+        eos_token_id=table[EOS],
+        tie_word_embeddings=False,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=table[IMAGE],
+        image_seq_length=PATCHES,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    eos, pad = table[EOS], table[PAD]
+    model.generation_config = GenerationConfig(
+        eos_token_id=eos, pad_token_id=pad, max_new_tokens=8, do_sample=False
+    )
+    return model
+
+
+class Reader(nn.Module):
+    """The trained part: projector, language model and output layer of a Llava model."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.projector = model.model.multi_modal_projector
+        self.language_model = model.model.language_model
+        self.lm_head = model.lm_head
+
+    def forward(self, features_BVC: Tensor, batch: Packed) -> Tensor:
+        """Logits (B, T, vocabulary) of the text tokens of `batch`."""
+        text_BTD = self.language_model.get_input_embeddings()(batch.ids)
+        embeds_BSD = torch.cat([self.projector(features_BVC), text_BTD], dim=1)
+        hidden_BSD = self.language_model(
+            inputs_embeds=embeds_BSD,
+            attention_mask=attention_mask(batch),
+            position_ids=position_ids(batch),
+            use_cache=False,
+        ).last_hidden_state
+        logits: Tensor = self.lm_head(hidden_BSD[:, features_BVC.shape[1] :])
+        return logits
+
+
+def shown_features(features: NDArray[np.float16], batch: Packed) -> Tensor:
+    """The features of the tokens that a batch shows, (B, V, C) float32."""
+    rows = torch.from_numpy(features[batch.rows]).float()
+    return rows.gather(1, batch.kept[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+@torch.no_grad()
+def evaluate(
+    reader: Reader, features: NDArray[np.float16], examples: list[Example], tokens: int = PATCHES
+) -> dict[str, float]:
+    """Exact match by kind and topic with `tokens` random patches (0: no image).
+
+    An answer counts when every token of it, the end included, is the most likely one
+    given those before it: the same as greedy decoding.
+    """
+    reader.eval()
+    rng, hits = np.random.default_rng(0), dict[str, list[bool]]()
+    for start in range(0, len(examples), 10):
+        group = examples[start : start + 10]
+        batch = pack(rng, group, max(tokens, 1), 24, 0.0, renumber=0)
+        chosen = shown_features(features, batch)
+        guesses = reader(chosen, batch).argmax(-1) == batch.targets
+        for row, example in enumerate(group):
+            numbers = batch.segment[row]
+            for number in range(int(numbers.max()) + 1):
+                mine = (numbers == number) & (batch.weights[row] == 1)
+                ids = batch.ids[row][numbers == number].tolist()
+                asked = next(a for a in example.asked if a.ids[: len(ids)] == ids)
+                name = f"{example.kind}.{asked.topic}"
+                hits.setdefault(name, []).append(bool(guesses[row][mine].all()))
+    reader.train()
+    return {name: float(np.mean(values)) for name, values in sorted(hits.items())}
+
+
+def draw(
+    rng: Generator, examples: list[Example], phase: tuple[int, int, int], control: bool, last: bool
+) -> tuple[list[Example], int]:
+    """The examples of one step and how many of their tokens are shown.
+
+    In the last phase of "lm" three steps of ten still show a random number of tokens.
+    """
+    _, tokens, size = phase
+    size = max(1, size // rank_and_world()[1])
+    if not control and last and rng.random() < 0.3:
+        tokens = int(rng.integers(20, 224))
+    picked = rng.integers(0, len(examples), size)
+    return [examples[i] for i in picked], PATCHES if control else tokens
+
+
+def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
+    """Train (or go on training) "lm" or "control"; state in `out/<name>-state`."""
+    name, part = ("control" if control else "lm"), recipe.lm
+    rank, _ = rank_and_world()
+    torch.manual_seed(recipe.seed)
+    vision = CLIPVisionConfig.from_pretrained(out / "encoder")
+    reader = Reader(build_llava(part, vision))
+    optimiser = torch.optim.AdamW(
+        reader.parameters(), lr=part.lr, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    step = load_state(out / f"{name}-state", reader, optimiser)
+    train = [("train", number) for number in range(recipe.train_shards)]
+    features, examples = load_examples(out, train)
+    val_features, val_examples = load_examples(out, [("val", n) for n in range(recipe.val_shards)])
+    easy = [e for e in examples if max(a.line for a in e.asked) < part.easy_lines]
+    phases = part.control_phases if control else part.phases
+    ends = np.cumsum([phase[0] for phase in phases])
+    while step < ends[-1]:
+        rng = np.random.default_rng((recipe.seed, step, rank))
+        number = int(np.searchsorted(ends, step, side="right"))
+        pool = easy if control and number == 0 else examples
+        chosen, tokens = draw(rng, pool, phases[number], control, number + 1 == len(phases))
+        batch = pack(rng, chosen, tokens, part.questions, part.key_weight, part.renumber)
+        rate = learning_rate(step, int(ends[-1]), part.warmup, part.lr)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        logits = reader(shown_features(features, batch), batch)
+        each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+        loss = (each * batch.weights).sum() / batch.weights.sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(reader)
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        if rank != 0:
+            continue
+        if step % 50 == 0:
+            answer = (each * (batch.weights == 1)).sum() / (batch.weights == 1).sum()
+            log.write(stage=name, step=step, tokens=tokens, lr=rate, answer=answer.item())
+        if step % recipe.checkpoint_every == 0 or step == ends[-1]:
+            save_state(out / f"{name}-state", reader, optimiser, step)
+            sample = val_examples if step == ends[-1] else val_examples[:120]
+            log.write(stage=f"{name}-val", step=step, **evaluate(reader, val_features, sample))

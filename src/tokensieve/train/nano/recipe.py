@@ -1,0 +1,103 @@
+"""All numbers of the recipe of the embedded model, in one place.
+
+`experiments/nano.json` overrides any of them; `--steps-scale` shrinks every stage.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from tokensieve.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """The CLIP encoder and its dense supervision; rates are per step, sizes in channels."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 512
+    steps: int = 3600
+    batch: int = 24
+    lr: float = 1e-3
+    warmup: int = 200
+    weights: dict[str, float] = field(
+        default_factory=lambda: {
+            "char": 1.0,
+            "index": 0.5,
+            "key1": 0.5,
+            "key2": 0.5,
+            "ink": 0.5,
+            "colour": 0.3,
+            "shape": 0.6,
+            "ordinal": 0.3,
+            "place": 0.1,
+            "background": 0.2,
+            "pixels": 0.3,
+            "rms": 1.0,
+        }
+    )
+    blank_weight: float = 0.3
+    document_weight: float = 0.1
+
+
+@dataclass(frozen=True)
+class LmRecipe:
+    """Projector and Llama. A phase is (steps, visual tokens shown, pictures a step); the
+    control's first phase has only pictures of fewer than `easy_lines` lines; `questions` at
+    most are asked of a picture in one step."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 352
+    lr: float = 1.5e-3
+    warmup: int = 200
+    key_weight: float = 0.3
+    questions: int = 12
+    renumber: float = 0.5
+    easy_lines: int = 6
+    phases: tuple[tuple[int, int, int], ...] = ((900, 24, 32), (700, 72, 16), (1100, 256, 12))
+    control_phases: tuple[tuple[int, int, int], ...] = ((800, 256, 12), (1400, 256, 12))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole recipe: pool sizes, both trained stages, seed and processes."""
+
+    shard: int = 500
+    train_shards: int = 40
+    val_shards: int = 1
+    seed: int = 0
+    workers: int = 2
+    checkpoint_every: int = 250
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    lm: LmRecipe = field(default_factory=LmRecipe)
+
+    @classmethod
+    def load(cls, path: Path | None) -> Recipe:
+        """The defaults, overridden by the JSON file at `path`.
+
+        Raises:
+            ConfigError: the file names a field that does not exist.
+        """
+        if path is None:
+            return cls()
+        given = json.loads(path.read_text())
+        for name in ("phases", "control_phases"):
+            if name in given.get("lm", {}):
+                given["lm"][name] = tuple(tuple(phase) for phase in given["lm"][name])
+        parts = {"encoder": EncoderRecipe, "lm": LmRecipe}
+        known = {f.name for f in fields(cls)}
+        for name, part in parts.items():
+            allowed = {f.name for f in fields(part)}
+            unknown = set(given.get(name, {})) - allowed
+            if unknown:
+                raise ConfigError(f"Expected {name} fields among {sorted(allowed)}. Got {unknown}.")
+            given[name] = part(**given.get(name, {}))
+        if set(given) - known:
+            raise ConfigError(f"Expected fields among {sorted(known)}. Got {set(given) - known}.")
+        return cls(**given)
