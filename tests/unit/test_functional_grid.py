@@ -11,7 +11,7 @@ from tokensieve.errors import BudgetError
 from tokensieve.functional.grid import best_grid, cells, cells_of_crops, grid_centres
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_cells_are_a_partition(H: int, W: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, H * W))
@@ -50,7 +50,7 @@ def test_empty_crop() -> None:
     assert (target == -1).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.data())
 def test_best_grid_fits(H: int, W: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, H * W))

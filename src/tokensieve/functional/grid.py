@@ -28,7 +28,7 @@ def cells(grid: tuple[int, int], k: int) -> tuple[Int[Tensor, "L"], Int[Tensor, 
     if not 0 <= k <= H * W:
         raise BudgetError(f"Expected 0 to {H * W} cells of a {H} x {W} grid. Got {k}.")
     label, centre = _cells(H, W, k)
-    return torch.tensor(label), torch.tensor(centre, dtype=torch.long)
+    return torch.tensor(label, dtype=torch.long), torch.tensor(centre, dtype=torch.long)
 
 
 @lru_cache(maxsize=1024)

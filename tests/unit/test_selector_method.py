@@ -1,0 +1,103 @@
+"""The method "selector": binding to an encoder, and its rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokensieve.errors import (
+    ConfigError,
+    EncoderMismatchError,
+    UnknownNameError,
+    UnsupportedError,
+    WeightsError,
+)
+from tokensieve.functional.topk import topk_mask
+from tokensieve.methods.registry import get_method
+from tokensieve.nn.selector import Selector, SelectorConfig
+from tokensieve.types import EncoderInfo, VisionTokens
+
+ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (4, 5))
+
+
+@pytest.fixture
+def selector() -> Selector:
+    torch.manual_seed(0)
+    return Selector(SelectorConfig(encoder=ENCODER, depth=1)).eval()
+
+
+@pytest.fixture
+def vision() -> VisionTokens:
+    generator = torch.Generator().manual_seed(2)
+    return VisionTokens(torch.randn(3, 20, 16, generator=generator), grid=(4, 5))
+
+
+def test_weights_from_a_folder(tmp_path: Path, selector: Selector, vision: VisionTokens) -> None:
+    selector.save_pretrained(tmp_path)
+    method = get_method("selector", weights=str(tmp_path)).bind(ENCODER)
+    counts = torch.tensor([3, 8, 20])
+    want = topk_mask(selector.scores(vision.tokens), counts, vision.valid_BL)
+    assert torch.equal(method.reduce(vision, counts).kept, want)
+
+
+def test_weights_for_another_encoder(selector: Selector) -> None:
+    method = get_method("selector", weights=selector)
+    with pytest.raises(EncoderMismatchError, match=r"width=16\. Got width=32"):
+        method.bind(replace(ENCODER, width=32))
+    with pytest.raises(EncoderMismatchError, match=r"layer=2. Got layer=1"):
+        method.bind(replace(ENCODER, layer=-2))
+
+
+def test_a_fine_tuned_copy_of_the_encoder_is_welcome(selector: Selector) -> None:
+    bound = get_method("selector", weights=selector).bind(replace(ENCODER, layer=2))
+    assert bound.selector is selector  # type: ignore[attr-defined]
+
+
+def test_no_shipped_selector_says_how_to_get_one() -> None:
+    with pytest.raises(EncoderMismatchError, match=r"tokensieve\.train\.selector"):
+        get_method("selector").bind(ENCODER)
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(WeightsError, match="Expected a folder"):
+        get_method("selector", weights="./nowhere").bind(ENCODER)
+
+
+def test_unbound(vision: VisionTokens) -> None:
+    with pytest.raises(UnsupportedError, match=r"Call bind\(encoder\) first"):
+        get_method("selector").reduce(vision, torch.tensor([1, 1, 1]))
+
+
+def test_unknown_rule() -> None:
+    with pytest.raises(UnknownNameError, match=r"Unknown rule 'tip'\. Did you mean 'top'"):
+        get_method("selector", rule="tip")
+
+
+def test_loaded_weights_have_no_json(selector: Selector) -> None:
+    with pytest.raises(ConfigError, match=r"'weights' as a plain value\. Got a Selector"):
+        get_method("selector", weights=selector).options()
+
+
+def test_rule_of_the_weights_is_the_default(selector: Selector, vision: VisionTokens) -> None:
+    counts = torch.tensor([6, 6, 6])
+    gated = Selector(replace(selector.config, rule="gated")).eval()
+    gated.load_state_dict(selector.state_dict())
+    methods = {
+        name: get_method("selector", weights=weights, rule=rule).bind(ENCODER)
+        for name, weights, rule in [
+            ("stored", gated, None), ("named", selector, "gated"), ("top", gated, "top"),
+        ]
+    }  # fmt: skip
+    masks = {name: method.reduce(vision, counts).kept for name, method in methods.items()}
+    assert torch.equal(masks["stored"], masks["named"])
+    # random weights are undecided: the gate covers, ranking does not
+    assert not torch.equal(masks["stored"], masks["top"])
+
+
+def test_half_precision_features(selector: Selector, vision: VisionTokens) -> None:
+    method = get_method("selector", weights=selector).bind(ENCODER)
+    half = replace(vision, tokens=vision.tokens.half())
+    assert method.reduce(half, torch.tensor([4, 4, 4])).counts_B.tolist() == [4, 4, 4]
