@@ -6,7 +6,7 @@ T crops, L tokens of a crop, C encoder width, D LLM width, P pixel values of a p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ class Encoder:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, loaded: Subject) -> Self:
+    def of(cls, loaded: Subject) -> Encoder:
         """Raises `UnsupportedError` for a model that is not LLaVA-like."""
         base: Any = getattr(loaded.model, "model", None)
         if not hasattr(base, "vision_tower") or not hasattr(base, "multi_modal_projector"):
