@@ -39,6 +39,11 @@ def test_dropped_tokens_are_as_if_blocked(name):
 
 
 @required
+def test_prompts_with_and_without_pictures_share_a_batch(name):
+    checks.check_blocked(build(name), shorten, pictures=(2, 0, 1))
+
+
+@required
 def test_dropped_tokens_are_as_if_blocked_under_eager_attention(name):
     checks.check_blocked(build(name, "eager"), shorten)
 

@@ -49,11 +49,11 @@ def blocked(model, inputs, short):
     return {**inputs, "attention_mask": holes, "position_ids": positions}
 
 
-def check_blocked(tiny, shorten, **options):
+def check_blocked(tiny, shorten, pictures=(1, 2)):
     """Shortened = the whole prompt with the dropped keys blocked and every position as it was."""
-    model, inputs = tiny.model, tiny.inputs([1, 2])
+    model, inputs = tiny.model, tiny.inputs(list(pictures))
     short = shorten(model, inputs)
-    tokens, logits = answer(model, short, **options)
+    tokens, logits = answer(model, short)
     wanted_tokens, wanted = answer(model, blocked(model, inputs, short))
     assert_close(logits, wanted, **CLOSE)
     assert torch.equal(tokens, wanted_tokens)

@@ -17,7 +17,8 @@ def encoder_info(model: Any) -> EncoderInfo:
     the patches' widths together. Raises `UnsupportedError` for a model without visual tokens.
     """
     family, config = family_of(model), model.config
-    vision = config.vision_config
+    if (vision := getattr(config, "vision_config", None)) is None:
+        return EncoderInfo(config.model_type, width=0, layer=-1, depth=0, heads=0, ffn=0)
     layer = _first(config, "vision_feature_layer", "vision_feature_layers", default=-1)
     several = len(layer) if isinstance(layer, list | tuple) else 1
     shuffle = round(1 / getattr(config, "downsample_ratio", 1.0))

@@ -58,7 +58,7 @@ def _grid(
     config: Any, inputs: Mapping[str, Any], i: int, count: int
 ) -> tuple[int, tuple[int, int] | None]:
     """(crops, grid of each) of picture `i` of `count` rows; grid None if nothing fits."""
-    vision = config.vision_config
+    vision = getattr(config, "vision_config", config)
     if (thw := inputs.get("image_grid_thw")) is not None and i < len(thw):
         t, h, w = (int(v) for v in thw[i])
         merge = getattr(vision, "spatial_merge_size", 1)

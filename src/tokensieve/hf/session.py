@@ -75,7 +75,8 @@ class Session:
         if inputs is not None:
             kwargs["input_ids"] = inputs
         _refuse(kwargs)
-        done = apply_plan(self.model, self.plan, kwargs)
+        with torch.no_grad():  # as in `generate` itself
+            done = apply_plan(self.model, self.plan, kwargs)
         ready = now_ms(self.model.device)
         arguments = done.inputs
         if done.shortened:
@@ -204,7 +205,7 @@ def _lengths(model: Any, kwargs: Mapping[str, Any], done: Compressed) -> dict[st
         told = kwargs.get(new, getattr(config, new, None))
         if not limit or told is not None:
             continue
-        changed[old], changed[new] = None, max(limit - S, 0 if new.startswith("min") else limit - S)
+        changed[old], changed[new] = None, limit - S if old == "max_length" else max(limit - S, 0)
         if given:
             setattr(config, old, None)
     if given and changed:

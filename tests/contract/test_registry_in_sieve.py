@@ -1,0 +1,88 @@
+"""Every registered method on every required family: budget, identity at keep 1, determinism."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from families.checks import answer
+from families.tiny import REQUIRED, build
+from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.sieve import compress
+from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.nn.config import SelectorConfig
+from tokensieve.nn.selector import Selector
+
+required = pytest.mark.parametrize("family", REQUIRED)
+every_method = pytest.mark.parametrize("method", method_names())
+
+
+def ready(method, model):
+    """An instance that needs no shipped weights."""
+    if not method_class(method).trained:
+        return get_method(method)
+    torch.manual_seed(0)
+    config = SelectorConfig(encoder=encoder_info(model), heads=2)
+    return get_method(method, weights=Selector(config).eval())
+
+
+def rows_of(compressed):
+    output = compressed.inputs["mm_encoder_outputs"]["image"].pooler_output
+    return torch.cat([item.reshape(-1, item.shape[-1]) for item in output])
+
+
+def kept_of(compressed):
+    images = [i for prompt in compressed.report.calls[0].prompts for i in prompt.images]
+    return [crop.kept.tolist() for image in images for crop in image.crops]
+
+
+@required
+@every_method
+@pytest.mark.parametrize("pool", ["crop", "prompt"])
+def test_budget_is_kept_and_the_model_answers(family, method, pool):
+    tiny = build(family)
+    instance = ready(method, tiny.model)
+    inputs = tiny.inputs([1, 2])
+    short = compress(tiny.model, inputs, instance, 0.4, pool=pool)
+    assert kept_of(short) == kept_of(compress(tiny.model, inputs, instance, 0.4, pool=pool))
+    assert answer(tiny.model, short.inputs)[0].shape == (2, 5)
+    for prompt in short.report.calls[0].prompts:
+        crops = [crop for image in prompt.images for crop in image.crops]
+        sizes = [int(crop.valid.sum()) for crop in crops]
+        shares = [int(0.4 * size + 0.5) for size in sizes]
+        kept = sum(len(crop.kept) for crop in crops)
+        wanted = int(0.4 * sum(sizes) + 0.5) if pool == "prompt" else sum(shares)
+        if not instance.budgeted:
+            assert kept in (0, sum(sizes))
+        elif instance.exact:
+            assert kept == wanted
+        else:
+            assert 0 < kept <= sum(shares)
+
+
+@required
+@every_method
+def test_keep_one_changes_nothing(family, method):
+    tiny = build(family)
+    instance = ready(method, tiny.model)
+    if not instance.reads_picture:
+        pytest.skip("keeps nothing, whatever is asked")
+    inputs = tiny.inputs([1, 2])
+    whole = compress(tiny.model, inputs, get_method("full"), 1.0)
+    same = compress(tiny.model, inputs, instance, 1.0)
+    assert_close(rows_of(same), rows_of(whole), rtol=0, atol=0)
+    assert torch.equal(same.inputs["input_ids"], inputs["input_ids"])
+
+
+def test_random_draws_by_key_and_alike_alone_and_in_a_batch():
+    tiny = build("llava")
+    random = get_method("random", seed=1)
+    batch = kept_of(compress(tiny.model, tiny.inputs([1, 2]), random, 0.4))
+    alone = kept_of(compress(tiny.model, tiny.inputs([1]), random, 0.4))
+    keyed = kept_of(compress(tiny.model, tiny.inputs([1, 1]), random, 0.4, keys=[5, 6]))
+    swapped = kept_of(compress(tiny.model, tiny.inputs([1, 1]), random, 0.4, keys=[6, 5]))
+    assert batch[0] == alone[0]
+    assert batch[1] != batch[2]
+    assert keyed[0] != keyed[1]
+    assert keyed == swapped[::-1]
