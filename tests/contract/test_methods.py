@@ -50,7 +50,7 @@ def _looks_at_pixels(name: str) -> bool:
     return "pixels" in cls.needs and cls.site is not Site.PIXELS  # there the adapter resizes
 
 
-@pytest.mark.parametrize("name", filter(_looks_at_pixels, method_names()))
+@pytest.mark.parametrize("name", list(filter(_looks_at_pixels, method_names())))
 def test_missing_pixels_are_named(name: str) -> None:
     method = bound(name, {})
     with pytest.raises(UnsupportedError, match="Expected the pixels"):
