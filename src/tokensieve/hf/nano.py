@@ -54,10 +54,11 @@ def load_nano(
         raise WeightsError(f"Expected the weights of nano at {needed}. Run `make nano` first.")
     model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
     if variant == "llava-next":
-        return as_next(model, path).to(dtype).eval(), processor(path, crops=True)
+        return as_next(model, path), processor(path, crops=True)
     if variant == "control":
         load_reader(model, needed)
-    return model.eval(), processor(path)
+    model.train(False)
+    return model, processor(path)
 
 
 def load_reader(model: LlavaForConditionalGeneration, weights: Path) -> None:
@@ -86,7 +87,7 @@ def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForCon
     config = LlavaNextConfig(
         vision_config=old.vision_config,
         text_config=old.text_config,
-        image_token_id=old.image_token_id,
+        image_token_index=old.image_token_id,
         vision_feature_layer=old.vision_feature_layer,
         vision_feature_select_strategy=old.vision_feature_select_strategy,
         image_grid_pinpoints=PINPOINTS,
@@ -94,6 +95,7 @@ def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForCon
         tie_word_embeddings=False,
     )
     grown = LlavaNextForConditionalGeneration(config)
+    torch.nn.Module.to(grown, model.dtype)
     grown.model.vision_tower = model.model.vision_tower
     grown.model.multi_modal_projector = model.model.multi_modal_projector
     grown.model.language_model = model.model.language_model
@@ -101,6 +103,7 @@ def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForCon
     row_end = load_file(path / "newline.safetensors")["image_newline"]
     grown.model.image_newline = torch.nn.Parameter(row_end.to(model.dtype))
     grown.generation_config = model.generation_config
+    grown.train(False)
     return grown
 
 
@@ -111,7 +114,9 @@ def processor(path: Path = NANO, crops: bool = False) -> ProcessorMixin:
     template = tokenizer.chat_template
     images = CLIPImageProcessorPil.from_pretrained(path)
     if not crops:
-        return LlavaProcessor(images, tokenizer, chat_template=template, **layout)
+        return LlavaProcessor(  # type: ignore[no-untyped-call]
+            images, tokenizer, chat_template=template, **layout
+        )
     tiles = LlavaNextImageProcessorPil(
         size=images.size,
         crop_size=images.crop_size,
@@ -120,4 +125,6 @@ def processor(path: Path = NANO, crops: bool = False) -> ProcessorMixin:
         image_std=images.image_std,
         image_grid_pinpoints=PINPOINTS,
     )
-    return LlavaNextProcessor(tiles, tokenizer, chat_template=template, **layout)
+    return LlavaNextProcessor(  # type: ignore[no-untyped-call]
+        tiles, tokenizer, chat_template=template, **layout
+    )

@@ -75,7 +75,8 @@ def shape_mask(rng: Generator, thing: Thing, y: Coverage, x: Coverage) -> Covera
         inside = np.minimum(0.34 * thing.radius - arm, thing.radius - np.maximum(abs(u), abs(v)))
     else:
         inside = 0.26 * thing.radius - abs(radius - 0.76 * thing.radius)
-    return np.clip(inside + 0.5, 0, 1).astype(np.float32)
+    mask: Coverage = np.clip(inside + 0.5, 0, 1).astype(np.float32)
+    return mask
 
 
 def background(rng: Generator, colour: int, size: tuple[int, int]) -> Rgb:
@@ -98,7 +99,9 @@ def paint(rng: Generator, rgb: Rgb, thing: Thing) -> Coverage:
     reach = thing.radius * 1.25 + 2
     top, left = max(0, int(thing.y - reach)), max(0, int(thing.x - reach))
     area = np.s_[top : min(height, int(thing.y + reach)), left : min(width, int(thing.x + reach))]
-    y, x = (np.mgrid[area].T - np.float32([thing.y, thing.x])).T.astype(np.float32)
+    rows, cols = np.mgrid[area]
+    y = (rows - np.float32(thing.y)).astype(np.float32)
+    x = (cols - np.float32(thing.x)).astype(np.float32)
     mask = shape_mask(rng, thing, y, x)
     slope = (x * rng.uniform(-1, 1) + y * rng.uniform(-1, 1)) / thing.radius
     light = 1 + 0.12 * slope

@@ -33,17 +33,20 @@ def pattern(rng: Generator, size: tuple[int, int]) -> Field:
     along = (x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period)
     across = (y * np.cos(angle) - x * np.sin(angle)) * (2 * np.pi / period)
     which = int(rng.integers(6))
+    wave: Field
     if which == 0:
-        return np.sign(np.sin(along)).astype(np.float32)
-    if which == 1:
-        return (np.sin(along) * np.sin(across)).astype(np.float32)
-    if which == 2:
-        return np.where(np.sin(along) * np.sin(across) > 0.5, 1, -0.3).astype(np.float32)
-    if which == 3:
-        return np.clip(rng.standard_normal(size, dtype=np.float32), -1, 1)
-    if which == 4:
-        return np.clip(smooth_noise(rng, int(rng.integers(8, 40)), size), -1, 1)
-    return np.sign(np.sin(along) * np.sin(across)).astype(np.float32)
+        wave = np.sign(np.sin(along))
+    elif which == 1:
+        wave = np.sin(along) * np.sin(across)
+    elif which == 2:
+        wave = np.where(np.sin(along) * np.sin(across) > 0.5, 1, -0.3)
+    elif which == 3:
+        wave = np.clip(rng.standard_normal(size, dtype=np.float32), -1, 1)
+    elif which == 4:
+        wave = np.clip(smooth_noise(rng, int(rng.integers(8, 40)), size), -1, 1)
+    else:
+        wave = np.sign(np.sin(along) * np.sin(across))
+    return wave.astype(np.float32, copy=False)
 
 
 def blank_paper(rng: Generator, tint: float) -> Rgb:

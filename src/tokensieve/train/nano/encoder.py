@@ -105,7 +105,7 @@ def normalise(images_BSS3: Tensor) -> Tensor:
 def patches_of(pixels_B3SS: Tensor) -> Tensor:
     """Pixels by patch at half resolution, (B, L, P)."""
     small = F.avg_pool2d(pixels_B3SS, 2)
-    grid = small.unflatten(2, (GRID, HALF)).unflatten(4, (GRID, HALF))
+    grid = small.view(len(small), 3, GRID, HALF, GRID, HALF)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
@@ -158,7 +158,7 @@ def batches(recipe: Recipe, root: Path, first: int) -> Iterator[tuple[Tensor, Te
         for index in picked[rank::world] % total:
             number = int(index) // recipe.shard
             if number not in shards:
-                shards[number] = open_shard(root, "train", number, wait_s=600)
+                shards[number] = open_shard(root, "train", number, wait_s=600.0)
             shard, row = shards[number], int(index) % recipe.shard
             rows.append((shard.images[row], shard.labels[row]))
         images = torch.from_numpy(np.stack([image for image, _ in rows]))
@@ -203,7 +203,7 @@ def train_encoder(recipe: Recipe, out: Path, log: Log) -> None:
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=part.lr, betas=(0.9, 0.98))
     step = load_state(out / "encoder-state", model, optimiser)
-    val = open_shard(out / "pool", "val", 0, wait_s=600)
+    val = open_shard(out / "pool", "val", 0, wait_s=600.0)
     stream = batches(recipe, out / "pool", step)
     while step < part.steps:
         images, labels_BFL = next(stream)
@@ -215,7 +215,7 @@ def train_encoder(recipe: Recipe, out: Path, log: Log) -> None:
         terms = losses(features_BLC, outputs, labels_BFL, pixels, part)
         loss = torch.stack([part.weights[name] * term for name, term in terms.items()]).sum()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

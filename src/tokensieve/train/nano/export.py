@@ -37,7 +37,8 @@ def assemble(recipe: Recipe, out: Path, name: str = "lm") -> LlavaForConditional
     state = load_file(out / f"{name}-state" / "state.safetensors")
     weights = {k[6:]: v for k, v in state.items() if k.startswith("model.")}
     Reader(model).load_state_dict(weights)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 @torch.no_grad()
@@ -58,7 +59,8 @@ def export(recipe: Recipe, out: Path, target: Path) -> None:
     model = assemble(recipe, out)
     target.mkdir(parents=True, exist_ok=True)
     save_file({"image_newline": newline(model).half()}, target / "newline.safetensors")
-    model.half().save_pretrained(target)
+    torch.nn.Module.to(model, torch.float16)
+    model.save_pretrained(target)
     build_tokenizer().save_pretrained(target)
     image_processor().save_pretrained(target)
     layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}
@@ -68,5 +70,7 @@ def export(recipe: Recipe, out: Path, target: Path) -> None:
     if (out / "control-state" / "step.json").exists():
         other = target.with_name(target.name + "-control")
         other.mkdir(parents=True, exist_ok=True)
-        control = Reader(assemble(recipe, out, "control")).half().state_dict()
-        save_file({k: v.contiguous() for k, v in control.items()}, other / "reader.safetensors")
+        control = Reader(assemble(recipe, out, "control")).state_dict()
+        save_file(
+            {k: v.half().contiguous() for k, v in control.items()}, other / "reader.safetensors"
+        )

@@ -40,14 +40,15 @@ def encode(encoder: CLIPVisionModel, images: NDArray[np.uint8]) -> NDArray[np.fl
 def cache_features(out: Path, shards: list[tuple[str, int]]) -> None:
     """Write `out/features/<split>-<number>.npy` for each shard that has none; processes of a
     group share the work."""
-    encoder = CLIPVisionModel.from_pretrained(out / "encoder").eval()
+    encoder = CLIPVisionModel.from_pretrained(out / "encoder")
+    encoder.train(False)
     (out / "features").mkdir(exist_ok=True)
     rank, world = rank_and_world()
     for split, number in shards[rank::world]:
         path = out / "features" / f"{split}-{number:04d}.npy"
         if path.exists():
             continue
-        shard = open_shard(out / "pool", split, number, wait_s=600)
+        shard = open_shard(out / "pool", split, number, wait_s=600.0)
         part = path.with_suffix(".part.npy")
         np.save(part, encode(encoder, shard.images[with_questions(shard)]))
         part.rename(path)

@@ -66,7 +66,7 @@ def build_llava(recipe: LmRecipe, vision: CLIPVisionConfig) -> LlavaForCondition
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=table[IMAGE],
+        image_token_index=table[IMAGE],
         image_seq_length=PATCHES,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -74,7 +74,7 @@ def build_llava(recipe: LmRecipe, vision: CLIPVisionConfig) -> LlavaForCondition
     )
     model = LlavaForConditionalGeneration(config)
     eos, pad = table[EOS], table[PAD]
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=eos, pad_token_id=pad, max_new_tokens=8, do_sample=False
     )
     return model
@@ -122,7 +122,7 @@ def evaluate(
     rng, hits = np.random.default_rng(0), dict[str, list[bool]]()
     for start in range(0, len(examples), 10):
         group = examples[start : start + 10]
-        batch = pack(rng, group, max(tokens, 1), 24, 0.0, renumber=0)
+        batch = pack(rng, group, max(tokens, 1), 24, 0.0, renumber=0.0)
         chosen = shown_features(features, batch)
         guesses = reader(chosen, batch).argmax(-1) == batch.targets
         for row, example in enumerate(group):
@@ -182,7 +182,7 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
         each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
         loss = (each * batch.weights).sum() / batch.weights.sum()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(reader)
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 
 def average_gradients(model: nn.Module) -> None:
@@ -51,4 +52,4 @@ def run(workers: int, work: Callable[..., None], *args: Any) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        torch.multiprocessing.spawn(_entry, (workers, store, work, args), nprocs=workers)
+        spawn(_entry, (workers, store, work, args), nprocs=workers)  # type: ignore[no-untyped-call]

@@ -91,7 +91,7 @@ def describe(picture: Picture) -> dict[str, Any]:
     }
 
 
-def open_shard(root: Path, split: str, number: int, wait_s: float = 0) -> Shard:
+def open_shard(root: Path, split: str, number: int, wait_s: float = 0.0) -> Shard:
     """Map shard `number` of `split`, waiting up to `wait_s` seconds for another process to
     finish it. Raises FileNotFoundError when it does not come."""
     path, end = shard_path(root, split, number), time.monotonic() + wait_s
@@ -99,8 +99,10 @@ def open_shard(root: Path, split: str, number: int, wait_s: float = 0) -> Shard:
         if time.monotonic() > end:
             raise FileNotFoundError(f"Expected shard {path}. Make the pool first: --stage pool.")
         time.sleep(1)
-    arrays = [np.load(path / f"{name}.npy", mmap_mode="r") for name in ("images", "labels", "text")]
-    return Shard(*arrays, json.loads((path / "pictures.json").read_text()))
+    images, labels, text = (
+        np.load(path / f"{name}.npy", mmap_mode="r") for name in ("images", "labels", "text")
+    )
+    return Shard(images, labels, text, json.loads((path / "pictures.json").read_text()))
 
 
 def make_pool(root: Path, shards: list[tuple[str, int]], size: int) -> None:

@@ -79,7 +79,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     pieces = Regex(rf"{places}|\b(?:{'|'.join(SHORT)})\b|[a-z]{{3,}}|\S")
     core.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
     core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         pad_token=PAD,
         eos_token=EOS,

@@ -1,0 +1,94 @@
+"""The embedded model: it loads in three ways, reads, and is lost without its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from tokensieve.data.synth import Picture, generate
+from tokensieve.errors import UnknownNameError, WeightsError
+from tokensieve.hf import nano
+from tokensieve.hf.nano import CONTROL, NANO, load_nano
+
+needs_weights = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="run `make nano`")
+
+
+def ask(
+    model: PreTrainedModel, processor: ProcessorMixin, picture: Picture, number: int
+) -> tuple[str, str, dict[str, torch.Tensor]]:
+    question = picture.questions[number]
+    content = [{"type": "image"}, {"type": "text", "text": question.text}]
+    talk = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(talk, add_generation_prompt=True)
+    inputs = processor(images=picture.image, text=text, return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=6)
+    tail = out[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(tail, skip_special_tokens=True), question.answer, inputs
+
+
+@needs_weights
+def test_it_reads_pages_and_scenes() -> None:
+    model, processor = load_nano()
+    right = []
+    for kind in ("plain", "scene"):
+        for seed in range(8):
+            picture = generate(kind, seed, "test")
+            for number in range(2):
+                got, expected, _ = ask(model, processor, picture, number)
+                right.append(got == expected)
+    assert sum(right) >= 0.75 * len(right)
+
+
+@needs_weights
+def test_a_picture_is_256_tokens() -> None:
+    model, processor = load_nano()
+    _, _, inputs = ask(model, processor, generate("plain", 0, "test"), 0)
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == 256
+    assert model.get_image_features(inputs["pixel_values"]).pooler_output[0].shape == (256, 128)
+
+
+@needs_weights
+@pytest.mark.parametrize("size", [(192, 192), (384, 192), (300, 500)])
+def test_next_variant_has_as_many_placeholders_as_rows(size: tuple[int, int]) -> None:
+    model, processor = load_nano("llava-next")
+    image = generate("plain", 0, "test").image.resize(size)
+    text = "<image>What is KX?<answer>"
+    inputs = processor(images=image, text=text, return_tensors="pt")
+    placeholders = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    with torch.no_grad():
+        rows = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"])
+        out = model.generate(**inputs, max_new_tokens=4)
+    assert sum(len(part) for part in rows.pooler_output) == placeholders > 256
+    assert out.shape[1] > inputs["input_ids"].shape[1]
+
+
+@needs_weights
+def test_weights_are_small_and_loadable_in_other_precisions() -> None:
+    assert sum(path.stat().st_size for path in NANO.iterdir()) < 16 * 2**20
+    model, _ = load_nano(dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.skipif(not CONTROL.exists(), reason="run `make nano`")
+def test_control_differs_in_the_reader_only() -> None:
+    usual, control = load_nano()[0].state_dict(), load_nano("control")[0].state_dict()
+    for name, weight in usual.items():
+        same = torch.equal(weight, control[name])
+        assert same == ("vision_tower" in name), name
+
+
+def test_unknown_variant_and_missing_weights_are_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'llava-next'"):
+        load_nano("llava-nxt")
+    with pytest.raises(WeightsError, match="make nano"):
+        load_nano(path=tmp_path)
+    monkeypatch.setattr(nano, "CONTROL", tmp_path)
+    with pytest.raises(WeightsError, match="make nano"):
+        load_nano("control")
