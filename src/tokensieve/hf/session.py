@@ -150,12 +150,14 @@ class Session:
         self._remember(done)
         return done
 
-    def after_forward(self, _module: Any, _args: Any, _output: Any) -> None:
-        """Note the time; a plain forward is recorded here."""
+    def after_forward(self, _module: Any, _args: Any, output: Any) -> None:
+        """Note the time; a plain forward is recorded here, unless it failed."""
         self.forwards.append(now_ms(self.model.device) - self.started)
-        if not self.inside_generate and self.current is not None:
+        if self.inside_generate or self.current is None:
+            return
+        if output is not None:
             self._record(self.current, prefill=self.forwards[-1])
-            self.current = None
+        self.current = None
 
     def _remember(self, done: Compressed) -> None:
         """M-RoPE models keep the distance between length and position for the next token."""
