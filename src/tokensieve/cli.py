@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,16 +27,25 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a `TokensieveError` becomes one line on stderr and exit code 2."""
-    warnings.showwarning = _note
-    try:
-        app()
-    except TokensieveError as error:
-        print(f"tokensieve: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_note, warnings.showwarning)
+        try:
+            app()
+        except TokensieveError as error:
+            _say(str(error))
+            sys.exit(2)
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"tokensieve: note: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+def _note(other: Callable[..., None], message: Any, category: type[Warning], *where: Any) -> None:
+    """Say a note about a picture in one line; leave any other warning to `other`."""
+    if category.__name__ == "PictureNote":
+        _say(f"note: {message}")
+    else:
+        other(message, category, *where)
+
+
+def _say(text: str) -> None:
+    print(f"tokensieve: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
 
 
 def _version(asked: bool | None) -> None:

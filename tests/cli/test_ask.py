@@ -109,5 +109,5 @@ def test_the_overlay_shows_the_picture_and_each_method(run, picture, model_dir, 
     assert code == 0
     assert str(target) in out.replace("\n", "")
     with Image.open(target) as page:
-        assert page.width == 4 * (340 + 14) + 14
+        assert page.width == 4 * (384 + 14) + 14
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.png", "noise.png"]

@@ -83,5 +83,5 @@ def test_the_demo_asks_everything_and_writes_its_sheet(monkeypatch, model_dir, t
     assert f"0/{2 * QUESTIONS}" in out
     assert out.count("16/16") == 2 * QUESTIONS
     with Image.open(tmp_path / "new" / "demo.png") as page:
-        assert page.width == 4 * (240 + 14) + 14
-        assert page.height > 2 * 240
+        assert page.width == 4 * (384 + 14) + 14
+        assert page.height > 2 * 384

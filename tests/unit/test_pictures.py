@@ -28,6 +28,19 @@ def test_plain_pictures_come_back_pixel_for_pixel(tmp_path, name):
     np.testing.assert_array_equal(np.asarray(got), np.asarray(ramp()))
 
 
+def test_files_that_may_not_be_read(tmp_path, monkeypatch):
+    ramp().save(tmp_path / "a.png")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pictures.Image, "open", refuse)
+    with pytest.raises(PictureError, match="Got no permission to read"):
+        open_picture(tmp_path / "a.png")
+    with pytest.raises(PictureError, match="File name too long"):
+        open_picture("what is this " * 40)
+
+
 def write(path, content):
     path.write_bytes(content)
     return path
@@ -96,7 +109,9 @@ def test_thin_strips_are_refused_and_single_pixels_are_not(tmp_path):
 def test_of_an_animation_the_first_frame_with_a_warning(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    with pytest.warns(UserWarning, match=r"animated \(3 frames\): the first frame is used"):
+    with pytest.warns(
+        pictures.PictureNote, match=r"animated \(3 frames\): the first frame is used"
+    ):
         got = open_picture(tmp_path / "a.gif")
     assert got.getpixel((4, 4)) == (255, 0, 0)
 

@@ -19,18 +19,22 @@ MAX_ASPECT = 200  # processors scale the short side up: beyond this a thin strip
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
+class PictureNote(UserWarning):
+    """Something about a picture that its owner may want to know."""
+
+
 def open_picture(path: str | Path) -> Image.Image:
     """The picture at `path` as RGB, turned upright by its EXIF tag.
 
-    Of an animation the first frame (with a `UserWarning` that says so). Transparency is laid on
+    Of an animation the first frame (with a `PictureNote` that says so). Transparency is laid on
     white, CMYK and palettes are converted, 16-bit and float greys are scaled to 8 bits, not cut.
 
     Raises `PictureError` if the file is missing, empty, truncated, no picture, above `MAX_PIXELS`
     pixels or thinner than 1 : `MAX_ASPECT`.
     """
     path = Path(path)
-    _check_file(path)
     try:
+        _check_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own check follows
             picture = Image.open(path)
@@ -39,7 +43,13 @@ def open_picture(path: str | Path) -> Image.Image:
             f"Expected a picture in {path}. Got {_kind(path)}. Give a PNG, JPEG, WebP or the like."
         ) from error
     except Image.DecompressionBombError as error:
-        raise PictureError(_too_large(path, str(error))) from error
+        raise PictureError(_too_large(path, "more than twice as many")) from error
+    except PictureError:
+        raise
+    except PermissionError as error:
+        raise PictureError(
+            f"Expected a readable file. Got no permission to read {path}. Change its rights."
+        ) from error
     except _BROKEN as error:
         raise PictureError(_damaged(path, error)) from error
     with picture:
@@ -47,7 +57,9 @@ def open_picture(path: str | Path) -> Image.Image:
         frames = _decoded(path, picture)
         if frames > 1:
             warnings.warn(
-                f"{path} is animated ({frames} frames): the first frame is used.", stacklevel=2
+                f"{path} is animated ({frames} frames): the first frame is used.",
+                PictureNote,
+                stacklevel=2,
             )
         try:
             upright = ImageOps.exif_transpose(picture)

@@ -42,7 +42,7 @@ def table(*headers: str, title: str = "", right: Sequence[str] = (), fold: str =
 
 
 COST_HEADERS = ("tokens", "KV cache", "FLOPs", "select", "prefill", "decode")
-COST_NOTE = "tokens: visual, kept of all. FLOPs: of the LLM. Last three columns: milliseconds."
+COST_NOTE = "tokens: visual, kept of all. FLOPs: of the LLM. Last three columns in ms."
 
 
 def cost_cells(answer: Answer) -> list[str]:

@@ -99,7 +99,7 @@ def write_sheet(out: Path, loaded: Loaded, asked: Sequence[Asked]) -> None:
             rows.append([replace(row[0], title=picture.name, lines=(question,)), *row[1:]])
     heading = f"Visual tokens kept at keep={SETTINGS.keep:g}; dark tokens never reach the LLM"
     with written_whole(out) as part:
-        sheet(rows, heading=heading, width=240).save(part)
+        sheet(rows, heading=heading).save(part)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,13 @@ class Panel:
     lines: tuple[str, ...] = ()
 
 
-def sheet(rows: Sequence[Sequence[Panel]], *, heading: str = "", width: int = 340) -> Image.Image:
+def sheet(rows: Sequence[Sequence[Panel]], *, heading: str = "", width: int = 384) -> Image.Image:
     """Panels in `rows`, every picture fitted into `width` pixels square, text wrapped below it."""
-    drawn = [[_drawn(panel, width) for panel in row] for row in rows]
+    drawn = []
+    for row in rows:
+        sizes = [_fitted(panel.picture.size, width) for panel in row]
+        tallest = max(size[1] for size in sizes)
+        drawn.append([_drawn(p, s, (width, tallest)) for p, s in zip(row, sizes, strict=True)])
     columns = max(len(row) for row in drawn)
     heights = [max(picture.height for picture in row) for row in drawn]
     total = _MARGIN + columns * (width + _MARGIN)
@@ -39,20 +43,25 @@ def sheet(rows: Sequence[Sequence[Panel]], *, heading: str = "", width: int = 34
     return page
 
 
-def _drawn(panel: Panel, width: int) -> Image.Image:
+def _fitted(size: tuple[int, int], width: int) -> tuple[int, int]:
+    scale = width / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _drawn(panel: Panel, size: tuple[int, int], room: tuple[int, int]) -> Image.Image:
+    """The panel's picture at `size` in the middle of `room` pixels, its text below."""
+    width, tall = room
     picture = panel.picture
-    scale = width / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     text = [(line, _SIZE + 1, INK) for line in _wrapped(panel.title, width, _SIZE + 1)]
     for line in panel.lines:
         text += [(part, _SIZE - 1, FAINT) for part in _wrapped(line, width, _SIZE - 1)]
-    block = Image.new("RGB", (width, width + 8 + len(text) * (_SIZE + 6)), PAPER)
-    block.paste(picture, ((width - size[0]) // 2, (width - size[1]) // 2))
+    block = Image.new("RGB", (width, tall + 8 + len(text) * (_SIZE + 6)), PAPER)
+    block.paste(picture, ((width - size[0]) // 2, (tall - size[1]) // 2))
     draw = ImageDraw.Draw(block)
     for i, (line, height, colour) in enumerate(text):
-        draw.text((0, width + 6 + i * (_SIZE + 6)), line, colour, font=_font(height))
+        draw.text((0, tall + 6 + i * (_SIZE + 6)), line, colour, font=_font(height))
     return block
 
 
