@@ -54,14 +54,14 @@ def test_loss_is_the_sum_of_its_parts_with_the_picture() -> None:
     config = ReconstructorConfig(encoder=ENCODER, depth=1, image_depth=1, patch=6)
     model = SelectorAutoencoder(SELECTOR, config, ObjectiveConfig(image_weight=0.5))
     losses = model(features(), pixels=torch.rand(2, 3, 18, 24))
-    parts = losses["reconstruction"] + losses["mask"] + losses["image"]
+    parts = losses["reconstruction"] + losses["surprise"] + losses["image"]
     torch.testing.assert_close(losses["loss"], parts)
 
 
 def test_padding_takes_no_part() -> None:
     torch.manual_seed(0)
     config = ReconstructorConfig(encoder=ENCODER, depth=1, positions="none")
-    options = ObjectiveConfig(estimator="straight-through")
+    options = ObjectiveConfig(estimator="straight-through", objective="when-less-is-enough")
     model = SelectorAutoencoder(SELECTOR, config, options).eval()
     alone = model(features())
     tokens = torch.cat([features(), torch.full((2, 5, 16), 9.0)], 1)

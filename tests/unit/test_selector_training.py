@@ -44,12 +44,19 @@ def recipe(features: FeatureSet, *settings: str):
     return make_recipe(features, [*SMALL, *settings])
 
 
-def test_learns_to_keep_what_cannot_be_told(stored: Path, tmp_path: Path) -> None:
+FIRST_PAPER = [
+    "objective.objective=when-less-is-enough", "objective.estimator=gumbel", "objective.p=0.5",
+    "objective.reduction=mse",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", [[], FIRST_PAPER], ids=["default", "first-paper"])
+def test_learns_to_keep_what_cannot_be_told(
+    objective: list[str], stored: Path, tmp_path: Path
+) -> None:
     features = FeatureSet([stored])
-    settings = ["train.steps=80", "train.lr=0.01", "train.batch=8", "objective.reduction=mse"]
-    model = train_selector(
-        features, recipe(features, *settings, "objective.p=0.5"), tmp_path / "run"
-    )
+    settings = ["train.steps=80", "train.lr=0.01", "train.batch=8", *objective]
+    model = train_selector(features, recipe(features, *settings), tmp_path / "run")
     fresh, novel = toy(32, seed=1)
     with torch.no_grad():
         scores = model.selector.scores(fresh)
@@ -109,7 +116,7 @@ def test_the_literal_loss_collapses_to_all_ones(stored: Path, tmp_path: Path) ->
     features = FeatureSet([stored])
     settings = [
         "train.steps=150", "train.lr=0.01", "train.patience=5", "objective.reduction=sample-l2",
-        "objective.a1=0", "objective.estimator=straight-through",
+        "objective.a1=0", "objective.estimator=straight-through", "objective.objective=plain",
     ]  # fmt: skip
     with pytest.raises(TrainingError, match="all ones"):
         train_selector(features, recipe(features, *settings), tmp_path / "run")

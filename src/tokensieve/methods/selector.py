@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError
+from tokensieve.functional.cover import cover_mask
 from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod
@@ -30,8 +31,8 @@ class LearnedSelection(ScoringMethod):
     """Rank tokens by the keep logit minus the drop logit of a trained selector [1].
 
     weights: a folder, a hub name or a loaded `Selector`; None: the one shipped for the encoder.
-    rule: "top" ranks; "gated" covers the picture where the scores are flat, as on calm scenes;
-        None: the rule stored with the weights.
+    rule: "top" ranks; "cover" first takes tokens that stand for many; "gated" covers the picture
+        where the scores are flat, as on calm scenes; None: the rule stored with the weights.
 
     Raises `WeightsError` or `EncoderMismatchError` from `bind` where weights do not fit.
 
@@ -93,9 +94,13 @@ class LearnedSelection(ScoringMethod):
     def _choose(
         self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
     ) -> Bool[Tensor, "B L"]:
-        if (self.rule or self.selector.config.rule) == "top":
+        rule = self.rule or self.selector.config.rule
+        if rule == "top":
             return topk_mask(scores_BL, counts, vision.valid_BL)
         features_BLC = self.selector.standardise(vision.tokens)
+        if rule == "cover":
+            worth = self.selector.config.worth
+            return cover_mask(scores_BL, features_BLC, counts, vision.valid_BL, worth)
         return gated_mask(scores_BL, features_BLC, counts, vision.valid_BL)
 
 

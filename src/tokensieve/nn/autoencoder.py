@@ -10,8 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tokensieve.nn.config import ObjectiveConfig, ReconstructorConfig, SelectorConfig
-from tokensieve.nn.estimators import gumbel_mask, soft_topk_mask, straight_through_mask
-from tokensieve.nn.losses import mask_loss, reconstruction_loss
+from tokensieve.nn.estimators import (
+    explore_mask,
+    gumbel_mask,
+    soft_topk_mask,
+    straight_through_mask,
+)
+from tokensieve.nn.losses import mask_loss, reconstruction_loss, surprise_losses
 from tokensieve.nn.reconstructor import FeatureReconstructor, ImageReconstructor
 from tokensieve.nn.selector import Selector
 
@@ -39,10 +44,12 @@ class SelectorAutoencoder(nn.Module):
     ) -> Float[Tensor, "B L"]:
         """A hard mask of real tokens with the estimator's gradient."""
         o = self.objective
-        if o.estimator == "soft-topk":
+        if o.estimator in ("soft-topk", "explore"):
             draw_B = torch.rand(len(scores_BL), generator=generator).to(scores_BL.device)
             share_B = o.topk_low + (o.topk_high - o.topk_low) * draw_B
             counts_B = (share_B * valid_BL.sum(-1)).round().long().clamp_min(1)
+            if o.estimator == "explore":
+                return explore_mask(scores_BL, counts_B, valid_BL, generator)
             return soft_topk_mask(scores_BL, counts_B, o.tau, valid_BL, generator)
         if o.estimator == "gumbel":
             return gumbel_mask(scores_BL, o.tau, generator) * valid_BL
@@ -67,10 +74,17 @@ class SelectorAutoencoder(nn.Module):
         mask_BL = self.sample_mask(scores_BL, real_BL, generator)
         rebuilt_BLC = self.reconstructor(target_BLC, mask_BL, valid_BL, grid)
         o = self.objective
-        losses = {
-            "reconstruction": reconstruction_loss(rebuilt_BLC, target_BLC, o.reduction, valid_BL),
-            "mask": mask_loss(mask_BL, o, valid_BL),
-        }
+        if o.objective == "surprise":
+            dropped_BL = (1 - mask_BL.detach()) * real_BL
+            error, guess = surprise_losses(rebuilt_BLC, target_BLC, scores_BL, dropped_BL)
+            losses = {"reconstruction": error, "surprise": o.a1 * guess}
+        else:
+            losses = {
+                "reconstruction": reconstruction_loss(
+                    rebuilt_BLC, target_BLC, o.reduction, valid_BL
+                ),
+                "mask": mask_loss(mask_BL, o, valid_BL),
+            }
         if self.image is not None and pixels is not None:
             drawn = self.image(rebuilt_BLC, valid_BL, grid)
             patch = self.reconstructor.config.patch

@@ -13,9 +13,9 @@ from tokensieve.types import EncoderInfo
 CHOICES = {
     "positions": ("none", "learned", "sincos"),
     "normalise": ("standardise", "none"),
-    "rule": ("top", "gated"),
-    "estimator": ("gumbel", "straight-through", "soft-topk"),
-    "objective": ("when-less-is-enough", "adaptive", "plain"),
+    "rule": ("top", "gated", "cover"),
+    "estimator": ("explore", "gumbel", "straight-through", "soft-topk"),
+    "objective": ("surprise", "when-less-is-enough", "adaptive", "plain"),
     "reduction": ("rms", "l2", "mse", "sample-l2"),
     "budget": ("batch", "picture"),
 }
@@ -113,7 +113,12 @@ class SelectorConfig(StackConfig):
         "standardise", "Features: standardise (stored mean and std per dimension) or none."
     )
     rule: str = option(
-        "top", "Inference: top (highest scores) or gated (cover the picture where scores are flat)."
+        "top",
+        "Inference: top (highest scores), gated (cover the picture where scores are flat) or cover "
+        "(by expected error saved; for scores trained by surprise).",
+    )
+    worth: float = option(
+        3.0, "cover: a token that stands for others comes first if it saves this many top scores."
     )
 
 
@@ -132,15 +137,18 @@ class ObjectiveConfig(Config):
     """What training minimises and how it samples the mask."""
 
     estimator: str = option(
-        "gumbel", "Mask: gumbel (hard, noisy), straight-through (no noise) or soft-topk (noisy)."
+        "explore",
+        "Mask: gumbel (hard, noisy), straight-through (no noise), soft-topk (noisy), or explore (a "
+        "third of the pictures at random, the rest near the ranking; no gradient, for surprise).",
     )
     tau: float = option(1.0, "Temperature of the estimator; higher is softer.")
-    topk_low: float = option(0.1, "soft-topk: smallest share of tokens kept, drawn per picture.")
-    topk_high: float = option(0.5, "soft-topk: largest share of tokens kept, drawn per picture.")
+    topk_low: float = option(0.05, "soft-topk, explore: smallest share kept, drawn per picture.")
+    topk_high: float = option(0.5, "soft-topk, explore: largest share kept, drawn per picture.")
     objective: str = option(
-        "when-less-is-enough",
+        "surprise",
         "Mask term: when-less-is-enough: a1 max(L,p); adaptive: a1 max(L,p) - a2 min(L,q); "
-        "plain: a1 L; L is the mean of the mask.",
+        "plain: a1 L; L is the mean of the mask. surprise: no mask term; the score learns the log "
+        "of a dropped token's mean squared error, weighted by a1.",
     )
     reduction: str = option(
         "rms", "Norm of the reconstruction error: rms, l2 (per token), mse, sample-l2 (literal)."
@@ -154,6 +162,11 @@ class ObjectiveConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.estimator == "explore" and self.objective != "surprise":
+            raise ConfigError(
+                f"Expected an estimator with a gradient for the objective '{self.objective}'. Got "
+                "'explore', which has none. Use gumbel, straight-through or soft-topk."
+            )
         if not self.tau > 0:
             raise ConfigError(f"Expected `tau` above 0. Got {self.tau}.")
         for name in ("p", "q", "topk_low", "topk_high"):

@@ -86,3 +86,22 @@ def soft_topk_mask(
     noisy = scores_BL + logistic_noise(scores_BL, generator)
     soft = soft_topk(noisy, counts_B, tau, valid_BL)
     return _straight_through(topk_mask(noisy.detach(), counts_B, valid_BL), soft)
+
+
+def explore_mask(
+    scores_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+    generator: torch.Generator | None = None,
+    sharpness: float = 8.0,
+) -> Float[Tensor, "B L"]:
+    """Exactly `counts_B` tokens, without a gradient: by chance in a third of the rows, else by
+    Gumbel-perturbed scores of a sharpness drawn from 0 to `sharpness`.
+
+    Random rows show every token's error in every company, ranked rows the company it will have.
+    """
+    draws = torch.rand((2, len(scores_BL), 1), generator=generator).to(scores_BL)
+    weight_B1 = sharpness * draws[0] * (draws[1] < 0.7)
+    uniform = torch.rand(scores_BL.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    noisy_BL = weight_B1 * scores_BL.detach() - (-uniform.log()).log().to(scores_BL)
+    return topk_mask(noisy_BL, counts_B, valid_BL).to(scores_BL.dtype)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tokensieve.nn.config import ObjectiveConfig
 
 _EPS = 1e-12  # the square root has no gradient at zero
+SURPRISE_FLOOR = 1e-3  # of a standardised feature's variance: below it, tokens are alike
 
 
 def reconstruction_loss(
@@ -64,3 +65,21 @@ def mask_loss(
     if config.objective == "adaptive":
         loss = loss - config.a2 * share.clamp_max(config.q)
     return loss.mean()
+
+
+def surprise_losses(
+    output_BLC: Float[Tensor, "B L C"],
+    target_BLC: Float[Tensor, "B L C"],
+    scores_BL: Float[Tensor, "B L"],
+    dropped_BL: Float[Tensor, "B L"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """(mean squared error of dropped tokens, squared error of the score as its logarithm).
+
+    Every dropped token teaches the score directly what dropping it cost, where a sampled mask
+    has to find out by trial. The target carries no gradient.
+    """
+    error_BL = (output_BLC - target_BLC).square().mean(-1)
+    total = dropped_BL.sum().clamp_min(1)
+    wanted_BL = (error_BL.detach() + SURPRISE_FLOOR).log()
+    guess = ((scores_BL - wanted_BL).square() * dropped_BL).sum() / total
+    return (error_BL * dropped_BL).sum() / total, guess

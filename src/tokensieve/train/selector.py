@@ -38,9 +38,9 @@ from tokensieve.train.settings import describe, parse_settings
 class TrainConfig(Config):
     """The schedule: Adam, linear warm-up, cosine to zero."""
 
-    steps: int = option(300, "Optimiser steps.")
+    steps: int = option(600, "Optimiser steps.")
     batch: int = option(16, "Crops of a step.")
-    lr: float = option(5e-4, "Peak learning rate.")
+    lr: float = option(1e-3, "Peak learning rate.")
     warmup: float = option(0.05, "Share of the steps spent warming up.")
     clip: float = option(1.0, "Largest gradient norm; 0: no clipping.")
     log_every: int = option(20, "Steps between two lines of log.jsonl.")
