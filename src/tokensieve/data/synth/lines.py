@@ -17,6 +17,7 @@ from tokensieve.data.synth.picture import GRID, KEY_LETTERS, PATCH, SIZE, Questi
 
 Busy = NDArray[np.bool_]
 CELLS = {12: (8, 10), 24: (15, 20)}  # cell width: least and greatest cap height
+SHIFT = (-2, 1)  # vertical shift in pixels; the middle of capitals lies half a pixel low
 TEXT_QUESTIONS = ("What is {}?", "What is the value of {}?", "Value of {}?", "Read {}.")
 
 
@@ -87,7 +88,8 @@ def place_lines(
             face = int(rng.choice(face_pool))
         cap = int(rng.integers(CELLS[cell][0], CELLS[cell][1] + 1))
         x = box[1] * PATCH + int(rng.integers(-2, 3))
-        middle = box[0] * PATCH + cell // 2 + page_dy + int(rng.integers(-1, 2))
+        shift = int(np.clip(page_dy + rng.integers(-1, 2), *SHIFT))
+        middle = box[0] * PATCH + cell // 2 + shift
         below = mean_rgb[box[0] : box[2], box[1] : box[3]].mean((0, 1))
         ink = ink_colour(rng, (float(below[0]), float(below[1]), float(below[2])))
         lines.append(Line(text, cell, cap, x, middle + (cap + 1) // 2, face, ink, box))

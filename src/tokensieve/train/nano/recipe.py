@@ -20,7 +20,7 @@ class EncoderRecipe:
     layers: int = 4
     heads: int = 4
     hidden: int = 512
-    steps: int = 3600
+    steps: int = 5000
     batch: int = 24
     lr: float = 1e-3
     warmup: int = 200
@@ -54,14 +54,14 @@ class LmRecipe:
     layers: int = 4
     heads: int = 4
     hidden: int = 352
-    lr: float = 1.5e-3
+    lr: float = 1.3e-3
     warmup: int = 200
     key_weight: float = 0.3
     questions: int = 12
     renumber: float = 0.5
     easy_lines: int = 6
-    phases: tuple[tuple[int, int, int], ...] = ((900, 24, 32), (700, 72, 16), (1100, 256, 12))
-    control_phases: tuple[tuple[int, int, int], ...] = ((800, 256, 12), (1400, 256, 12))
+    phases: tuple[tuple[int, int, int], ...] = ((1050, 24, 32), (550, 72, 16), (2200, 256, 12))
+    control_phases: tuple[tuple[int, int, int], ...] = ((900, 256, 8), (1300, 256, 10))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Recipe:
     """The whole recipe: pool sizes, both trained stages, seed and processes."""
 
     shard: int = 500
-    train_shards: int = 40
+    train_shards: int = 24
     val_shards: int = 1
     seed: int = 0
     workers: int = 2
