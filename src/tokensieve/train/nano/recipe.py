@@ -1,6 +1,6 @@
 """All numbers of the recipe of the embedded model, in one place.
 
-`experiments/nano.json` overrides any of them; `--steps-scale` shrinks every stage.
+`experiments/nano-recipe.json` lists them; a file like it overrides any; `--steps-scale` shrinks every stage.
 """
 
 from __future__ import annotations
