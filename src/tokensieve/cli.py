@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tokensieve import __version__
+from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, TokensieveError
 
 app = typer.Typer(
@@ -103,7 +104,7 @@ def ask(
     from tokensieve.data.pictures import open_picture
     from tokensieve.eval.ask import Settings, run, write_overlay
     from tokensieve.eval.console import answers_table, show
-    from tokensieve.eval.models import load_model
+    from tokensieve.eval.models import hush, load_model
     from tokensieve.methods.registry import method_class
 
     names = [name.strip() for name in compare.split(",") if name.strip()]
@@ -119,7 +120,7 @@ def ask(
     picture = open_picture(image)
     if overlay is not None:
         check_picture_path(overlay)
-    _hush()
+    hush()
     loaded = load_model(model)
     answers = run(loaded, picture, question, [method, *names], settings)
     if as_json:
@@ -171,38 +172,22 @@ def demo(
     """Run the embedded model on shipped pictures."""
     from tokensieve.eval.demo import main as run_demo
 
-    _hush()
     run_demo(out)
 
 
 def parse_keep(text: str) -> float | int:
     """`--keep` as `check_keep` wants it: "3" a count, "0.3" a fraction. Raises `BudgetError`."""
-    from tokensieve.budget import check_keep
-
-    try:
-        return check_keep(int(text))
-    except ValueError as error:
-        if isinstance(error, BudgetError):
-            raise
-    try:
-        return check_keep(float(text))
-    except ValueError as error:
-        if isinstance(error, BudgetError):
-            raise
-        raise BudgetError(
-            f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens. Got '{text}'."
-        ) from error
+    for number in (int, float):
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+        return check_keep(value)
+    raise BudgetError(
+        f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens. Got '{text}'."
+    )
 
 
 def _summary(docstring: str) -> str:
     """The first paragraph on one line, without its marks of reference."""
     return " ".join(docstring.strip().split("\n\n")[0].split()).replace(" [1]", "")
-
-
-def _hush() -> None:
-    """Keep Transformers' progress bars and advice out of the output of a command."""
-    from transformers.utils import logging
-
-    quiet: Any = logging  # untyped in Transformers
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()

@@ -13,7 +13,7 @@ from tokensieve.data.files import check_picture_path, written_whole
 from tokensieve.data.shipped import Shipped, shipped_pictures
 from tokensieve.eval.ask import Answer, Settings, ask, shown
 from tokensieve.eval.console import COST_HEADERS, COST_NOTE, cost_cells, show
-from tokensieve.eval.models import Loaded, load_model
+from tokensieve.eval.models import Loaded, hush, load_model
 from tokensieve.viz.compare import overlay_rows
 from tokensieve.viz.sheet import sheet
 
@@ -28,6 +28,7 @@ def main(out: Path = Path("out/demo.png")) -> None:
     """Ask every shipped question with every method; print the table, write the overlay to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     check_picture_path(out)
+    hush()
     loaded = load_model("nano")
     asked = ask_all(loaded, shipped_pictures())
     show(demo_table(asked), summary(asked))

@@ -43,6 +43,15 @@ def load_model(name: str) -> Loaded:
     return _from_pretrained(name, name)
 
 
+def hush() -> None:
+    """Keep Transformers' progress bars and advice out of what a command prints."""
+    from transformers.utils import logging
+
+    quiet: Any = logging  # untyped in Transformers
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+
+
 def _from_pretrained(source: str, name: str) -> Loaded:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
