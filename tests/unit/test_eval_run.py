@@ -53,6 +53,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_adding_pictures_gives_the_record_of_a_whole_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pictures first, the third added: equal to three at once but for times."""
+    monkeypatch.setattr(run, "load_subject", _subject)
+    run.run(replace(SUITE, pictures=2), tmp_path, only={"random"})
+    path = tmp_path / "main--mixed--random--0.json"
+    assert records.read(path)["rows"][0]["n"] == 2
+    asked: list[int] = []
+    score = run.score
+    monkeypatch.setattr(
+        run,
+        "score",
+        lambda m, batch, *a, **k: asked.append(len(batch.items)) or score(m, batch, *a, **k),
+    )
+    run.run(SUITE, tmp_path, only={"random"})
+    assert set(asked) == {1}
+    added, whole = records.read(path), records.read(folder / path.name)
+    assert added["config"] == whole["config"]
+    for a, b in zip(added["rows"], whole["rows"], strict=True):
+        for key in ("topic", "keep", "n", "right", "groups", "hits", "low", "high"):
+            assert a[key] == b[key]
+        for key in ("kept_tokens", "prompt_tokens", "llm_prefill_flops"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4)
+
+
 def _subject(name: str) -> Subject:
     return tiny_subject()
 

@@ -58,11 +58,11 @@ class Suite:
     positions: str = "keep"
 
     def jobs(self) -> Iterator[Job]:
-        """Every record of the suite, the first model and variants first: a run cut short has
-        the rows that matter most."""
-        for model in self.models:
-            for variant in self.variants:
-                if variant.models is not None and model not in variant.models:
+        """Every record of the suite, in the order of its variants: a run cut short has the rows
+        that matter most."""
+        for variant in self.variants:
+            for model in variant.models or self.models:
+                if model not in self.models:
                     continue
                 for seed, options in variant.seeds():
                     for kind in variant.kinds or self.kinds:

@@ -76,6 +76,17 @@ def is_done(path: Path, config: Mapping[str, Any]) -> bool:
     return path.exists() and read(path).get("identity") == identity(config)
 
 
+def shorter(path: Path, config: Mapping[str, Any]) -> Record | None:
+    """The record at `path` if it differs from `config` in having fewer pictures only, in whole
+    batches: it need not be made again, only added to."""
+    if not path.exists():
+        return None
+    record = read(path)
+    had = record["config"].get("pictures", 0)
+    whole = had % int(config["batch"]) == 0 and 0 < had < config["pictures"]
+    return record if whole and {**config, "pictures": had} == record["config"] else None
+
+
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(

@@ -1,7 +1,8 @@
 """Run a suite into records: `python -m tokensieve.eval.run experiments/nano.json`.
 
 Two shells with `--shard 0/2` and `--shard 1/2` share the work, each helping the other at the end;
-a record of the same config is never made twice.
+a record of the same config is never made twice, and one of fewer pictures is only added to: run
+with `--limit 250` first to see every row early.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from tokensieve.eval import records
 from tokensieve.eval.config import Job, Suite, load_suite
 from tokensieve.eval.oracle import TextOracle
 from tokensieve.eval.score import Batch, Outcome, is_identity, prepare, score
-from tokensieve.eval.stats import pack_hits, wilson
+from tokensieve.eval.stats import pack_hits, unpack_hits, wilson
 from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.tasks import Task, load_tasks
 from tokensieve.methods.base import Method
 
 ORACLE = "oracle-text"
+Encodings = dict[str, list[Batch]]  # one kind for one model: batches by topic
 UNLIKE_FULL = ("full", "none")  # scored at keep 1: the first is what others are held against
 
 
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="pictures per kind, instead of the suite's")
     parser.add_argument("--split", choices=("val", "test"), help="instead of the suite's")
     parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
-    parser.add_argument("--only", help="variants to run, separated by commas")
+    parser.add_argument("--only", help="variants or models to run, separated by commas")
     parser.add_argument("--kinds", help="kinds to run, separated by commas")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of suites")
     options = parser.parse_args(arguments)
@@ -65,12 +67,15 @@ def run(
     only: set[str] | None = None,
 ) -> list[Path]:
     """Run the jobs of this shard's queue whose records are missing; returns the files written."""
-    models = {name: load_subject(source) for name, source in suite.models.items()}
+    models: dict[str, Subject] = {}
     written: list[Path] = []
-    data: dict[tuple[str, str], Pictures] = {}
+    tasks: dict[str, tuple[Task, ...]] = {}
+    data: dict[tuple[str, str], Encodings] = {}
     for job in suite.queue(*shard):
-        if only is not None and job.variant.name not in only:
+        if only is not None and not {job.variant.name, job.model} & only:
             continue
+        if job.model not in models:
+            models[job.model] = load_subject(suite.models[job.model])
         loaded = models[job.model]
         config = job.config(suite, loaded.fingerprints(job.options))
         path = folder / job.file_name
@@ -78,12 +83,18 @@ def run(
             continue
         key = (job.kind, job.model)
         if key not in data:
-            data = {k: v for k, v in data.items() if k[1] == job.model}  # free the last model's
-            data[key] = Pictures(suite, job.kind, loaded)
+            if job.kind not in tasks:
+                tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures)
+            data[key] = encode_tasks(tasks[job.kind], suite.batch, loaded)
         started = time.perf_counter()
-        same = identity_at_1(job, loaded, data[key])
-        rows = list(run_job(suite, job, loaded, data[key], same))
-        seconds = round(time.perf_counter() - started, 2)
+        old = records.shorter(path, config)
+        fresh = {t: b[(old["config"]["pictures"] if old else 0) // suite.batch :]
+                 for t, b in data[key].items()}  # fmt: skip
+        same = identity_at_1(job, loaded, fresh) and (old is None or old["identity_at_1"])
+        rows = list(run_job(suite, job, loaded, fresh, same))
+        if old is not None:
+            rows = [merged(*pair) for pair in zip(old["rows"], rows, strict=True)]
+        seconds = round(time.perf_counter() - started + (old["seconds"] if old else 0), 2)
         records.write(path, {
             "form": "scores", "identity": records.identity(config), "config": config,
             **records.provenance(), "threads": torch.get_num_threads(), "shards": shard[1],
@@ -94,36 +105,31 @@ def run(
     return written
 
 
-class Pictures:
-    """One kind for one model: its tasks, encoded when first asked for."""
-
-    def __init__(self, suite: Suite, kind: str, loaded: Subject) -> None:
-        self.tasks: dict[str, list[Batch]] = {}
-        for task in load_tasks(kind, suite.split, suite.pictures):
-            self.tasks[task.topic] = self._encode(task, suite.batch, loaded)
-
-    @staticmethod
-    def _encode(task: Task, size: int, loaded: Subject) -> list[Batch]:
-        return [prepare(loaded.model, loaded.processor, items) for items in task.batches(size)]
+def encode_tasks(tasks: Sequence[Task], size: int, loaded: Subject) -> Encodings:
+    """The batches of every topic, each picture encoded once."""
+    return {
+        task.topic: [prepare(loaded.model, loaded.processor, items) for items in task.batches(size)]
+        for task in tasks
+    }
 
 
-def identity_at_1(job: Job, loaded: Subject, pictures: Pictures) -> bool:
+def identity_at_1(job: Job, loaded: Subject, pictures: Encodings) -> bool:
     """Whether keep 1 changes nothing for any picture, so that it need not be scored again."""
     if job.variant.method in UNLIKE_FULL:
         return False
     return all(
         is_identity(loaded.model, batch, method_of(job, loaded, batch))
-        for batches in pictures.tasks.values()
+        for batches in pictures.values()
         for batch in batches
     )
 
 
 def run_job(
-    suite: Suite, job: Job, loaded: Subject, pictures: Pictures, same: bool
+    suite: Suite, job: Job, loaded: Subject, pictures: Encodings, same: bool
 ) -> Iterator[dict[str, Any]]:
     """One row per topic and keep; keep 1 is left to "full" where it is the `same`."""
     positions = job.variant.positions or suite.positions
-    for topic, batches in pictures.tasks.items():
+    for topic, batches in pictures.items():
         for keep in job.variant.keeps or suite.keeps:
             if keep == 1 and same:
                 continue
@@ -166,6 +172,30 @@ def totals(batches: Sequence[Batch], outcomes: Sequence[Outcome]) -> dict[str, A
         "select_ms": round(sum(o.select_ms for o in outcomes) / n, 4),
         "groups": dict(sorted(groups.items())),
         "hits": pack_hits(hits),
+    }
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of a shorter record and the row of the pictures that it lacked."""
+    n = old["n"] + new["n"]
+    right = old["right"] + new["right"]
+    interval = wilson(right, n).rounded()
+    hits = [unpack_hits(row["hits"], row["n"]) for row in (old, new)]
+    groups = {name: [0, 0] for name in sorted({*old["groups"], *new["groups"]})}
+    for name, group in groups.items():
+        for row in (old, new):
+            for i in range(2):
+                group[i] += row["groups"].get(name, [0, 0])[i]
+    means = ("visual_tokens", "kept_tokens", "prompt_tokens", "llm_prefill_flops", "select_ms")
+    return {
+        **old,
+        "n": n,
+        "right": right,
+        "exact_match": interval.pop("mean"),
+        **interval,
+        **{key: round((old[key] * old["n"] + new[key] * new["n"]) / n, 4) for key in means},
+        "groups": groups,
+        "hits": pack_hits(np.concatenate(hits)),
     }
 
 

@@ -72,13 +72,14 @@ def _weights(n: int, seed: int) -> NDArray[np.float32]:
 
 
 def seed_mean(hits: Sequence[Scores]) -> NDArray[np.float64]:
-    """(N,) mean over S seeds of each picture's hits.
+    """(N,) mean over S seeds of each picture's hits; N is of the seed that saw fewest.
 
-    Raises `InputError` where seeds saw different numbers of pictures.
+    Raises `InputError` where there is no seed.
     """
-    if len({len(h) for h in hits}) != 1:
-        raise InputError("Expected the same pictures for every seed. Re-run the shorter records.")
-    return np.asarray(np.stack(hits).astype(np.float64).mean(0))
+    if not hits:
+        raise InputError("Expected hits of at least one seed. Got none.")
+    fewest = min(map(len, hits))
+    return np.asarray(np.stack([h[:fewest] for h in hits]).astype(np.float64).mean(0))
 
 
 def paired_difference(
@@ -86,12 +87,11 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ours minus theirs, seeds averaged per picture, pictures resampled in pairs.
 
-    Raises `InputError` where the two did not see the same pictures.
+    Pictures are in one order everywhere; where one side saw more, the first ones are compared.
     """
     a_N, b_N = seed_mean(ours), seed_mean(theirs)
-    if len(a_N) != len(b_N):
-        raise InputError(f"Expected the same pictures on both sides. Got {len(a_N)}, {len(b_N)}.")
-    return bootstrap_mean(a_N - b_N, seed=seed)
+    both = min(len(a_N), len(b_N))
+    return bootstrap_mean(a_N[:both] - b_N[:both], seed=seed)
 
 
 def pack_hits(hits: Hits) -> str:
