@@ -63,16 +63,19 @@ def test_explore_has_no_gradient_so_only_surprise_takes_it() -> None:
 
 
 def cover_slowly(
-    scores: list[float], points: list[list[float]], count: int, worth: float
+    scores: list[float], points: list[list[float]], count: int, worth: float, spread: float
 ) -> set[int]:
     """The definition, one number at a time."""
     L, C = len(scores), len(points[0])
     far = [
-        [sum((a - b) ** 2 for a, b in zip(points[i], points[j], strict=True)) / C for j in range(L)]
+        [
+            spread * sum((a - b) ** 2 for a, b in zip(points[i], points[j], strict=True)) / C
+            for j in range(L)
+        ]
         for i in range(L)
     ]
     cost = [math.exp(s) for s in scores]
-    bar, kept = worth * max(cost), set()
+    bar, kept = worth * sum(sorted(cost)[-count:]) / count, set()
     while len(kept) < count:
         saved = {
             j: sum(max(cost[i] - far[i][j], 0) for i in range(L)) for j in range(L) if j not in kept
@@ -104,8 +107,9 @@ def test_cover_follows_its_definition(worth: float) -> None:
             torch.tensor([count]),
             valid,
             worth,
+            spread=1.5,
         )
-        want = cover_slowly(scores.tolist(), points.tolist(), count, worth)
+        want = cover_slowly(scores.tolist(), points.tolist(), count, worth, spread=1.5)
         assert set(kept[0].nonzero()[:, 0].tolist()) == want
 
 
@@ -116,5 +120,5 @@ def test_cover_keeps_a_calm_region_that_ranking_loses() -> None:
     scores = torch.cat([torch.full((40,), -1.0), torch.full((10,), 0.5)])[None]
     arguments = (scores, torch.cat([calm, loud])[None], torch.tensor([5]))
     valid = torch.ones(1, 50, dtype=torch.bool)
-    assert int(cover_mask(*arguments, valid, worth=2.0)[0, :40].sum()) == 1
-    assert int(cover_mask(*arguments, valid, worth=1e9)[0, :40].sum()) == 0
+    assert int(cover_mask(*arguments, valid, worth=2.0, spread=1.0)[0, :40].sum()) == 1
+    assert int(cover_mask(*arguments, valid, worth=1e9, spread=1.0)[0, :40].sum()) == 0

@@ -19,19 +19,22 @@ def cover_mask(
     counts_B: Int[Tensor, "B"],
     valid_BL: Bool[Tensor, "B L"],
     worth: float,
+    spread: float,
 ) -> Bool[Tensor, "B L"]:
-    """First tokens that stand for many, while one saves `worth` times the top score; then the top.
+    """First tokens that stand for many, while one saves `worth` ranked tokens; then the top.
 
-    Dropping token i costs e_i = exp(score_i), or its squared distance to a kept token where that
-    is less. Keeping j saves the sum over i of what it lowers: of a token like no other only its
-    own e_j, of one in a calm region a little of all its neighbours. The greedy choice is that of
-    facility location, but in units of error, so that it knows when ranking is worth more.
+    Dropping token i costs e_i = exp(score_i), or `spread` times its squared distance to a kept
+    token where that is less. Keeping j saves the sum over i of what it lowers: of a token like no
+    other only its own e_j, of one in a calm region a little of all its neighbours. A ranked token
+    saves the mean of the `counts_B` highest e. The greedy choice is facility location's, but in
+    units of error, so that it knows when ranking is worth more.
     """
     C = tokens_BLC.shape[-1]
     x = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0)
-    distance_BLL = torch.cdist(x, x).square() / C
+    distance_BLL = torch.cdist(x, x).square() * (spread / C)
     cost_BL = scores_BL.float().exp().masked_fill(~valid_BL, 0)
-    threshold_B = worth * cost_BL.amax(-1)
+    ranked = topk_mask(scores_BL, counts_B, valid_BL)
+    threshold_B = worth * (cost_BL * ranked).sum(-1) / ranked.sum(-1).clamp_min(1)
     kept = torch.zeros_like(valid_BL)
     covering_B = counts_B > 0
     for step in range(int(counts_B.max()) if kept.numel() else 0):

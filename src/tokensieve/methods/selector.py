@@ -99,8 +99,10 @@ class LearnedSelection(ScoringMethod):
             return topk_mask(scores_BL, counts, vision.valid_BL)
         features_BLC = self.selector.standardise(vision.tokens)
         if rule == "cover":
-            worth = self.selector.config.worth
-            return cover_mask(scores_BL, features_BLC, counts, vision.valid_BL, worth)
+            config, valid_BL = self.selector.config, vision.valid_BL
+            return cover_mask(
+                scores_BL, features_BLC, counts, valid_BL, config.worth, config.spread
+            )
         return gated_mask(scores_BL, features_BLC, counts, vision.valid_BL)
 
 

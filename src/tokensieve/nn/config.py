@@ -118,7 +118,10 @@ class SelectorConfig(StackConfig):
         "(by expected error saved; for scores trained by surprise).",
     )
     worth: float = option(
-        3.0, "cover: a token that stands for others comes first if it saves this many top scores."
+        2.0, "cover: a token that stands for others comes first if it saves this many ranked ones."
+    )
+    spread: float = option(
+        1.7, "cover: how fast a kept token stops standing for others, times squared distance."
     )
 
 
