@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch.testing import assert_close
 from transformers import StaticCache
 
@@ -12,6 +14,8 @@ from families.tiny import NAMES, PAD, REQUIRED, build
 from tokensieve.hf.sieve import compress, encode, sieve
 
 MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+# 5.18 mixes up a prompt's pictures under beams without any sieve: no reference for more than one
+BEAMS_TAKE_SEVERAL_PICTURES = Version(transformers.__version__) >= Version("5.23")
 every_family = pytest.mark.parametrize("name", NAMES)
 # each stands for a way of handing over rows: tensor, deepstack, one item a prompt, bidirectional
 varied = pytest.mark.parametrize("name", [*REQUIRED, "internvl", "qwen3_vl", "idefics3", "gemma3"])
@@ -82,7 +86,7 @@ def test_sieve_and_compress_agree(name):
 def test_beams(name):
     tiny = build(name)
     options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": 3, "num_return_sequences": 2}
-    inputs = tiny.inputs([1, 2])
+    inputs = tiny.inputs([1, 2] if BEAMS_TAKE_SEVERAL_PICTURES else [1, 1])
     with sieve(tiny.model, Ragged(), 0.6):
         tokens = tiny.model.generate(**inputs, **options)
     blocked = checks.blocked(tiny.model, inputs, ragged(tiny.model, inputs))
