@@ -1,6 +1,7 @@
 """All numbers of the recipe of the embedded model, in one place.
 
-`experiments/nano-recipe.json` lists them; a file like it overrides any; `--steps-scale` shrinks every stage.
+`experiments/nano-recipe.json` lists them; a file like it, given by `--config`, overrides any;
+`--steps-scale` shrinks every stage.
 """
 
 from __future__ import annotations
