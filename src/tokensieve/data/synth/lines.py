@@ -65,11 +65,17 @@ def slots(rng: Generator, rows: int, cols: int) -> list[tuple[int, int]]:
 
 
 def place_lines(
-    rng: Generator, busy: Busy, count: int, unseen: bool, papers: NDArray[np.float32]
+    rng: Generator,
+    busy: Busy,
+    count: int,
+    unseen: bool,
+    papers: NDArray[np.float32],
+    patches: int = GRID * GRID,
 ) -> list[Line]:
     """Place up to `count` lines on free patches, marking them in `busy` (changed in place).
 
-    `papers` (S, S, 3) gives the paper below, so that the ink can be read.
+    No line is begun once `patches` are taken. `papers` (S, S, 3) gives the paper below, so that
+    the ink can be read.
     """
     usual = int(rng.choice([12, 12, 12, 12, 24]))
     face_pool, one_face = lining_faces(unseen), rng.random() < 0.6
@@ -79,6 +85,8 @@ def place_lines(
     even = mean_rgb.mean(2)
     tries = {cell: slots(rng, -(-cell // PATCH), -(-6 * cell // PATCH)) for cell in CELLS}
     for text in draw_texts(rng, count):
+        if sum((b - t) * (r - left) for t, left, b, r in (line.box for line in lines)) >= patches:
+            break
         cell = usual if rng.random() < 0.85 else int(rng.choice(list(CELLS)))
         rows, cols = -(-cell // PATCH), -(-6 * cell // PATCH)
         box = take_slot(tries[cell], busy, even, rows, cols)

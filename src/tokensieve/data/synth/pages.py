@@ -24,14 +24,17 @@ from tokensieve.data.synth.picture import GRID, PATCH, SIZE, Picture, Question
 from tokensieve.data.synth.scenes import panel
 
 WORD_CHARS = CHARSET[:62]
+# Patches under text, least and most: where text fills more than a budget allows, every selection
+# fails alike.
+TEXT_PATCHES = (20, 60)
 
 
 def plain(rng: Generator, unseen: bool, max_lines: int) -> Picture:
     """Lines on white, grey or tinted paper; on a third of the pages scanner noise."""
     rgb = blank_paper(rng, tint=0.35)
     busy = np.zeros((GRID, GRID), dtype=bool)
-    count = int(rng.integers(min(6, max_lines), min(20, max_lines) + 1))
-    lines = place_lines(rng, busy, count, unseen, rgb)
+    text = int(rng.integers(*TEXT_PATCHES))
+    lines = place_lines(rng, busy, min(20, max_lines), unseen, rgb, text)
     return finish(rng, Canvas(rgb), lines, "plain", unseen, scanned=0.33)
 
 
@@ -44,8 +47,8 @@ def cluttered(rng: Generator, unseen: bool, max_lines: int) -> Picture:
     shade_zones(rng, rgb)
     busy = np.zeros((GRID, GRID), dtype=bool)
     put_photos(rng, rgb, busy, int(rng.integers(2, 5)))
-    count = int(rng.integers(min(5, max_lines), min(13, max_lines) + 1))
-    lines = place_lines(rng, busy, count, unseen, rgb)
+    text = int(rng.integers(*TEXT_PATCHES))
+    lines = place_lines(rng, busy, min(13, max_lines), unseen, rgb, text)
     put_photos(rng, rgb, busy, int(rng.integers(4, 16)), largest=60)
     draw_rules(rng, rgb, lines)
     canvas = Canvas(rgb)
