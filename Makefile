@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test check lint types layers nano selector results receipts fonts clean
+.PHONY: help setup demo test check lint types layers nano selector results receipts clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,9 +51,15 @@ layers: .venv/.dev  ## import-linter: imports point one way
 nano: .venv/.setup  ## Train the embedded model from scratch (resumes; about an hour on 2 cores)
 	$(TRAIN) tokensieve.train.nano --stage all --out runs/nano
 
+selector: .venv/.setup  ## Train nano's selector, three seeds (about ten minutes on 2 cores)
+	$(TRAIN) tokensieve.train.nano.selector --out runs/nano
+
 results: .venv/.test  ## Rebuild records, tables and plots (resumes; about an hour on 2 cores)
 	$(BIN)/python -m tokensieve.eval.run experiments/nano.json
 	$(BIN)/python -m tokensieve.eval.tables
+
+receipts: .venv/.test  ## Text kept on real receipts: make receipts DATA=folder with img/ and box/
+	$(BIN)/python -m tokensieve.eval.receipts --data $(DATA)
 
 clean:  ## Remove the environment and everything built
 	rm -rf .venv runs out .mypy_cache .ruff_cache .import_linter_cache
