@@ -12,6 +12,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tokensieve.errors import ConfigError
 from tokensieve.eval import records
 from tokensieve.eval.config import Job, Suite, load_suite
 from tokensieve.eval.oracle import TextOracle
+from tokensieve.eval.remember import remembered_scores
 from tokensieve.eval.score import Batch, Outcome, is_identity, prepare, score
 from tokensieve.eval.stats import pack_hits, unpack_hits, wilson
 from tokensieve.eval.subject import Subject, load_subject
@@ -129,16 +131,18 @@ def run_job(
 ) -> Iterator[dict[str, Any]]:
     """One row per topic and keep; keep 1 is left to "full" where it is the `same`."""
     positions = job.variant.positions or suite.positions
+    keeps = [k for k in job.variant.keeps or suite.keeps if not (same and k == 1)]
     for topic, batches in pictures.items():
-        for keep in job.variant.keeps or suite.keeps:
-            if keep == 1 and same:
-                continue
-            outcomes = [
-                score(loaded.model, batch, method_of(job, loaded, batch), keep,
-                      positions=positions)
-                for batch in batches
-            ]  # fmt: skip
-            yield {"topic": topic, "keep": keep, **totals(batches, outcomes)}
+        outcomes: dict[float, list[Outcome]] = {keep: [] for keep in keeps}
+        for batch in batches:
+            method = method_of(job, loaded, batch)
+            with remembered_scores(method) as saved_ms:
+                for keep in keeps:
+                    found = score(loaded.model, batch, method, keep, positions=positions)
+                    extra = saved_ms.pop() if saved_ms else 0.0
+                    outcomes[keep].append(replace(found, select_ms=found.select_ms + extra))
+        for keep in keeps:
+            yield {"topic": topic, "keep": keep, **totals(batches, outcomes[keep])}
 
 
 def method_of(job: Job, loaded: Subject, batch: Batch) -> Method:
