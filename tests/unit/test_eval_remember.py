@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tokensieve.eval.remember import remembered_scores
+from tokensieve.methods.base import Method
+from tokensieve.types import Site
 
 
 class _Selector(nn.Module):
@@ -20,11 +23,20 @@ class _Selector(nn.Module):
         return tokens.sum(-1)
 
 
+@dataclass(frozen=True, eq=False)
+class _Method(Method):
+    site: ClassVar[Site] = Site.FEATURES
+    weights: nn.Module | None = None
+
+    def reduce(self, vision: Any, counts: Any, text: Any = None) -> Any:
+        raise NotImplementedError
+
+
 def test_same_tokens_are_scored_once_and_others_anew() -> None:
     selector = _Selector()
-    method = SimpleNamespace(weights=selector)
+    method = _Method(selector)
     a, b = torch.rand(2, 3, 4), torch.rand(2, 3, 4)
-    with remembered_scores(method) as saved_ms:  # type: ignore[arg-type]
+    with remembered_scores(method) as saved_ms:
         first = selector.scores(a, None)
         first.zero_()  # a caller that changes what it got must not change the memory
         torch.testing.assert_close(selector.scores(a.clone(), None), a.sum(-1))
@@ -35,5 +47,5 @@ def test_same_tokens_are_scored_once_and_others_anew() -> None:
 
 
 def test_methods_without_a_selector_are_left_alone() -> None:
-    with remembered_scores(SimpleNamespace(weights=None)) as saved_ms:  # type: ignore[arg-type]
+    with remembered_scores(_Method()) as saved_ms:
         assert saved_ms == []

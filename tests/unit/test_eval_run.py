@@ -125,13 +125,13 @@ def test_tables_from_records(folder: Path, tmp_path: Path) -> None:
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
     tables.main([str(file), "--results", str(folder.parent), "--root", str(tmp_path)])
     text = readme.read_text()
-    assert text.count("| random | 0.0 | 0.0 | 0.0 |") == 1  # at 1: full's, by identity
+    assert text.count("| random | 3 | 0.0 | 0.0 | 0.0 |") == 1  # at 1: full's, by identity
     assert text.startswith("before\n")
     assert text.endswith(f"{tables.END}\nafter\n")
     assert "old" not in text
     assert "| random |" in text
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert "| stride | not run |" in page
+    assert "| stride |  | not run |" in page
     assert "python -m tokensieve.eval.run" in page
     assert (tmp_path / "docs" / "figures" / "tiny.png").stat().st_size > 1000
     assert (folder / "scores.csv").read_text().count("\n") == 1 + 2 + 3 * 4

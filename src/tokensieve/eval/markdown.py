@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tokensieve.eval.board import MEAN, Board, Place
 from tokensieve.eval.config import Suite
-from tokensieve.eval.stats import paired_difference
+from tokensieve.eval.stats import Scores, paired_difference, seed_mean
 
 NOT_RUN = "not run"
 _TITLES = {
@@ -49,21 +49,24 @@ def scores(
     intervals: bool,
 ) -> str:
     """Exact match in per cent, variants down, keeps across; `intervals` adds the 95 % ends."""
-    rows = [["exact match, %", *[f"{keep:g}" for keep in suite.keeps]]]
+    rows = [["exact match, %", "pictures", *[f"{keep:g}" for keep in suite.keeps]]]
     for name in variants:
-        cells = []
+        cells, seen = [], set()
         for keep in suite.keeps:
-            found = board.estimate(Place(model, name, kind, topic, keep))
+            place = Place(model, name, kind, topic, keep)
+            found = board.estimate(place)
             if found is None:
                 cells.append("")
-            elif intervals:
+                continue
+            seen.add(min(map(len, board.hits(place))))
+            if intervals:
                 ends = f"{percent(found.low)}–{percent(found.high)}"
                 cells.append(f"{percent(found.mean)} ({ends})")
             else:
                 cells.append(percent(found.mean))
         if not any(cells):
             cells = [NOT_RUN] + [""] * (len(suite.keeps) - 1)
-        rows.append([name, *cells])
+        rows.append([name, " or ".join(map(str, sorted(seen))), *cells])
     return table(rows)
 
 
@@ -99,15 +102,23 @@ def of_full(board: Board, suite: Suite, model: str, *, variants: Sequence[str]) 
     """Exact match as a share of full's, in per cent: variants and panels down, keeps across."""
     rows = [["% of full", *[f"{keep:g}" for keep in suite.keeps]]]
     for kind, topic in board.panels(suite.kinds):
-        full = board.estimate(Place(model, "full", kind, topic, 1.0))
+        full = board.hits(Place(model, "full", kind, topic, 1.0))
         for name in variants:
             cells = []
             for keep in suite.keeps:
-                found = board.estimate(Place(model, name, kind, topic, keep))
-                known = found is not None and full is not None and full.mean > 0
-                cells.append(percent(found.mean / full.mean) if known and found and full else "")
+                found = board.hits(Place(model, name, kind, topic, keep))
+                share = share_of(found, full) if found and full else None
+                cells.append("" if share is None else percent(share))
             rows.append([f"{kind} ({topic}), {name}", *cells])
     return table(rows)
+
+
+def share_of(ours: Sequence[Scores], full: Sequence[Scores]) -> float | None:
+    """Our mean over full's, over the pictures both saw; None where full had nothing right."""
+    a_N, b_N = seed_mean(ours), seed_mean(full)
+    both = min(len(a_N), len(b_N))
+    base = float(b_N[:both].mean())
+    return float(a_N[:both].mean()) / base if base > 0 else None
 
 
 def as_csv(board: Board, suite: Suite) -> str:
