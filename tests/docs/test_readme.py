@@ -23,7 +23,7 @@ def first_block() -> str:
 
 def test_first_block_is_short_and_answers() -> None:
     block = first_block()
-    assert len(block.strip().splitlines()) <= 8
+    assert len([line for line in block.splitlines() if line]) <= 8
     done = subprocess.run(
         [sys.executable, "-c", block],
         capture_output=True,
@@ -32,7 +32,7 @@ def test_first_block_is_short_and_answers() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "538" in done.stdout
+    assert "620" in done.stdout
     assert "102" in done.stdout  # round-half-up of .4 * 256
 
 

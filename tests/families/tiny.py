@@ -266,6 +266,9 @@ _BUILDERS = {
         _internvl, _qwen2_vl, _qwen3_vl, _idefics3, _smolvlm, _gemma3, _paligemma,
     )
 }  # fmt: skip
+_SMOL = inspect.signature(tf.SmolVLMForConditionalGeneration.forward).parameters
+if "mm_encoder_outputs" not in _SMOL:
+    del _BUILDERS["idefics3"], _BUILDERS["smolvlm"]  # Transformers before 5.21
 NAMES = tuple(_BUILDERS)
 REQUIRED = ("llava", "llava_next", "qwen2_5_vl")
 

@@ -33,7 +33,7 @@ def load_model(name: str) -> Loaded:
         from tokensieve.hf.nano import load_nano
 
         model, processor = load_nano(NANO[name])
-        return Loaded(name, model.eval(), processor)
+        return Loaded(name, model, processor)
     if name.startswith((".", "/", "~")) or Path(name).exists():
         path = Path(name).expanduser()
         if not (path / "config.json").is_file():

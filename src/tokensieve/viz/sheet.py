@@ -36,8 +36,8 @@ def sheet(rows: Sequence[Sequence[Panel]], *, heading: str = "", width: int = 38
     draw = ImageDraw.Draw(page)
     for i, line in enumerate(head):
         draw.text((_MARGIN, _MARGIN + i * (_SIZE + 8)), line, INK, font=_font(_SIZE + 2))
-    for row, height in zip(drawn, heights, strict=True):
-        for column, picture in enumerate(row):
+    for pictures, height in zip(drawn, heights, strict=True):
+        for column, picture in enumerate(pictures):
             page.paste(picture, (_MARGIN + column * (width + _MARGIN), top))
         top += height + _MARGIN
     return page

@@ -80,7 +80,8 @@ def place_lines(
     usual = int(rng.choice([12, 12, 12, 12, 24]))
     face_pool, one_face = lining_faces(unseen), rng.random() < 0.6
     face = int(rng.choice(face_pool))
-    page_dy, lines = int(rng.integers(-2, 3)), []
+    page_dy = int(rng.integers(-2, 3))
+    lines: list[Line] = []
     mean_rgb = papers.reshape(GRID, PATCH, GRID, PATCH, 3).mean((1, 3))
     even = mean_rgb.mean(2)
     tries = {cell: slots(rng, -(-cell // PATCH), -(-6 * cell // PATCH)) for cell in CELLS}
