@@ -68,17 +68,19 @@ def receipt_names(folder: Path, half: str) -> list[str]:
 
 
 def read_boxes(path: Path) -> NDArray[np.float64]:
-    """(N, 4) left, top, right, bottom in pixels of the stored picture.
+    """(N, 4) left, top, right, bottom in pixels of the stored picture; boxes without area left out.
 
-    Raises `InputError` for a missing or malformed file.
+    Raises `InputError` for a missing or malformed file, or one without any box.
     """
     try:
         boxes = np.array([entry["box"] for entry in json.loads(path.read_text())], dtype=float)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise InputError(f"Expected boxes of text in {path}. Got: {problem!r}.") from None
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or (boxes[:, 2:] <= boxes[:, :2]).any():
-        raise InputError(f"Expected boxes of four numbers, right > left, bottom > top in {path}.")
-    return boxes
+    if boxes.ndim == 2 and boxes.shape[1] == 4:
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]  # some annotations are mere lines
+        if len(boxes):
+            return boxes
+    raise InputError(f"Expected boxes of four numbers, right > left, bottom > top in {path}.")
 
 
 def load_receipt(folder: Path, name: str, tiling: Tiling) -> Receipt:
