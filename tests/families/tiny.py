@@ -266,9 +266,6 @@ _BUILDERS = {
         _internvl, _qwen2_vl, _qwen3_vl, _idefics3, _smolvlm, _gemma3, _paligemma,
     )
 }  # fmt: skip
-_SMOL = inspect.signature(tf.SmolVLMForConditionalGeneration.forward).parameters
-if "mm_encoder_outputs" not in _SMOL:
-    del _BUILDERS["idefics3"], _BUILDERS["smolvlm"]  # Transformers before 5.21
 NAMES = tuple(_BUILDERS)
 REQUIRED = ("llava", "llava_next", "qwen2_5_vl")
 
@@ -289,7 +286,7 @@ class Tiny:
         with torch.no_grad():
             items = encoder(**arguments, return_dict=True).pooler_output
         counts = [item.reshape(-1, item.shape[-1]).shape[0] for item in items]
-        if self.name in ("idefics3", "smolvlm"):  # one item per prompt
+        if len(counts) < sum(pictures):  # Idefics3 and SmolVLM: one item per prompt
             return [count // n for count, n in zip(counts, pictures, strict=True) for _ in range(n)]
         return counts
 
