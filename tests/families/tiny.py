@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers as tf
+from packaging.version import Version
 
 VOCAB, IMAGE, VIDEO, PAD, BEGIN, END = 200, 150, 151, 0, 152, 153
 PINPOINTS = [[24, 48], [48, 24], [48, 48]]
@@ -266,6 +267,8 @@ _BUILDERS = {
         _internvl, _qwen2_vl, _qwen3_vl, _idefics3, _smolvlm, _gemma3, _paligemma,
     )
 }  # fmt: skip
+if Version(tf.__version__) < Version("5.21"):
+    del _BUILDERS["smolvlm"]  # not exact before that release
 NAMES = tuple(_BUILDERS)
 REQUIRED = ("llava", "llava_next", "qwen2_5_vl")
 
