@@ -42,7 +42,12 @@ def provenance() -> Record:
         "uncommitted": _git("status", "--porcelain", "--", "src").splitlines(),
         "versions": {name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),  # what else ran: read times with it
+            "system": platform.platform(),
+        },
     }
 
 

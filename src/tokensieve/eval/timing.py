@@ -7,6 +7,7 @@ them all; each time is the median of the rounds, each ratio is taken within its 
 from __future__ import annotations
 
 import argparse
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def measure(subject: Subject, name: str, method: str, pictures: int, rounds: int
         "title": f"Time and FLOPs: {name}, {method}",
         "note": f"Batch 1, one thread, {pictures} cluttered pages, median of {rounds} rounds, mean "
         "over pictures with 95 % bootstrap interval of the ratio. In a model this small fixed "
-        "costs of a call weigh more than in a large one.",
+        "costs of a call weigh more than in a large one. Load average of the machine at the time: "
+        f"{os.getloadavg()[0]:.1f}.",
         "rows": [{"keep": k, "stage": s, "values": np.round(v, 4).tolist()}
                  for (k, s), v in times.items()],
         "table": table,
