@@ -5,14 +5,14 @@ B crops (or pictures) of equal length, L tokens of a crop, C width, P pixel valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
+from tokensieve.errors import ConfigError, EncoderMismatchError, InputError, NonFiniteError
 
 
 class Site(StrEnum):
@@ -27,7 +27,13 @@ class Site(StrEnum):
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What identifies a vision encoder's output: the fingerprint selectors are trained for."""
+    """What identifies a vision encoder's output: the fingerprint selectors are trained for.
+
+    At the site "embeds" it is the projector's output: `width` is then the LLM's. `embed_width` says
+    that width at the site "features", where it is known.
+
+    Raises `ConfigError` for a site that is neither.
+    """
 
     model_type: str
     width: int
@@ -36,14 +42,33 @@ class EncoderInfo:
     heads: int
     ffn: int
     grid: tuple[int, int] | None = None  # tokens of one crop; None: varies with the picture
+    site: Site = Site.FEATURES
+    embed_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.site not in (Site.FEATURES, Site.EMBEDS):
+            raise ConfigError(f"Expected the site 'features' or 'embeds'. Got '{self.site}'.")
+
+    def at_embeds(self) -> EncoderInfo:
+        """The same encoder behind its projector. Raises `ConfigError` if its width is unknown."""
+        if self.site is Site.EMBEDS:
+            return self
+        if self.embed_width is None:
+            raise ConfigError(
+                f"Expected the width of the projector's output for '{self.model_type}'. Got none."
+            )
+        return replace(self, width=self.embed_width, site=Site.EMBEDS, embed_width=None)
 
     def require_same_output(self, other: EncoderInfo, *, owner: str) -> None:
         """Raise `EncoderMismatchError` unless `other` yields features of the same kind.
 
         Weights may differ (a fine-tuned copy of the encoder is welcome); type, width, depth and
-        layer may not, and neither may a fixed grid.
+        layer may not, and neither may a fixed grid. Weights for the site "embeds" are held against
+        `other` behind its projector.
         """
-        for field in ("model_type", "width", "depth", "layer", "grid"):
+        if self.site is Site.EMBEDS and other.embed_width is not None:
+            other = other.at_embeds()
+        for field in ("site", "model_type", "width", "depth", "layer", "grid"):
             want, got = getattr(self, field), getattr(other, field)
             if field == "layer":
                 want, got = self._absolute_layer(), other._absolute_layer()

@@ -135,7 +135,8 @@ def test_truncated_and_missing_weights(refused, picture, model_dir, tmp_path):
 
 def test_selector_weights_for_another_encoder(refused, picture, model_dir):
     """The shipped selector was trained for nano's encoder, which this model does not have."""
-    refused("ask", picture, "what", "--model", model_dir, "--method", "selector")
+    said = refused("ask", picture, "what", "--model", model_dir, "--method", "selector")
+    assert "Expected a selector for the encoder" in said
 
 
 def test_selector_weights_that_are_none(refused, picture, model_dir, tmp_path):

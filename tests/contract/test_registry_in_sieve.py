@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from families.checks import answer
 from families.tiny import REQUIRED, build
+from tokensieve.hf.encode import encode
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.sieve import compress
 from tokensieve.methods.registry import get_method, method_class, method_names
@@ -71,6 +72,25 @@ def test_keep_one_changes_nothing(family, method):
     same = compress(tiny.model, inputs, instance, 1.0)
     assert_close(rows_of(same), rows_of(whole), rtol=0, atol=0)
     assert torch.equal(same.inputs["input_ids"], inputs["input_ids"])
+
+
+@required
+def test_a_selector_of_embeddings_ranks_what_the_llm_reads(family):
+    tiny = build(family)
+    torch.manual_seed(0)
+    info = encoder_info(tiny.model)
+    selector = Selector(SelectorConfig(encoder=info.at_embeds(), heads=2)).eval()
+    assert info.embed_width == selector.config.stack_width
+    encoded = encode(tiny.model, tiny.inputs([1]))
+    method = get_method("selector", weights=selector)
+    (kept,) = kept_of(compress(tiny.model, encoded, method, 0.4))[:1]
+    packing = encoded.packings[0]
+    rows = packing.origin_N // packing.length == 0
+    places = packing.origin_N[rows & (packing.origin_N >= 0)]
+    tokens = encoded.images[0][rows & (packing.origin_N >= 0)]
+    scores = selector.scores(tokens[None])[0]
+    best = places[scores.topk(int(0.4 * len(places) + 0.5)).indices]
+    assert kept == sorted(best.tolist())
 
 
 def test_random_draws_by_key_and_alike_alone_and_in_a_batch():

@@ -159,6 +159,7 @@ def test_no_records_is_an_error(tmp_path: Path) -> None:
     ("raw", "error", "words"),
     [
         ({"suite": "s", "variants": [], "kind": []}, UnknownNameError, "suite field 'kind'"),
+        ({"suite": "s", "variants": [], "topics": ["x"]}, UnknownNameError, "topic 'x'"),
         ({"suite": "s", "variants": [{"nam": 1}]}, UnknownNameError, "variant field 'nam'"),
         ({"suite": "s", "variants": [], "keeps": [1.7]}, ConfigError, "Expected `keep`"),
     ],
@@ -198,6 +199,8 @@ def test_every_picture_asks_the_same_question_every_time() -> None:
         assert [i.question for i in a.items] == [i.question for i in b.items]
         assert [i.ordinal for i in a.items] == [0, 1, 2, 3]
     assert any(item.question.line > 0 for item in first[0].items)  # not always the first line
+    (places,) = load_tasks("mixed", "val", 4, topics=["place"])
+    assert {item.question.topic for item in places.items} == {"where"}
     with pytest.raises(ConfigError, match="at least one picture"):
         load_tasks("mixed", "val", 0)
 

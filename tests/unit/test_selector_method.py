@@ -18,7 +18,7 @@ from tokensieve.errors import (
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.registry import get_method
 from tokensieve.nn.selector import Selector, SelectorConfig
-from tokensieve.types import EncoderInfo, VisionTokens
+from tokensieve.types import EncoderInfo, Site, VisionTokens
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (4, 5))
 
@@ -54,6 +54,15 @@ def test_weights_for_another_encoder(selector: Selector) -> None:
 def test_a_fine_tuned_copy_of_the_encoder_is_welcome(selector: Selector) -> None:
     bound = get_method("selector", weights=selector).bind(replace(ENCODER, layer=2))
     assert bound.selector is selector  # type: ignore[attr-defined]
+
+
+def test_weights_say_at_which_site_they_read(selector: Selector) -> None:
+    model = replace(ENCODER, embed_width=24)
+    behind = Selector(SelectorConfig(encoder=model.at_embeds(), depth=1)).eval()
+    bound = get_method("selector", weights=behind, rule="top").bind(model)
+    assert (bound.site, bound.rule) == (Site.EMBEDS, "top")  # type: ignore[attr-defined]
+    again = replace(bound, weights=selector).bind(model)  # type: ignore[call-arg]
+    assert again.site is Site.FEATURES
 
 
 def test_no_shipped_selector_says_how_to_get_one() -> None:

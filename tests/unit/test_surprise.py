@@ -85,9 +85,10 @@ def cover_slowly(
             break
         kept.add(best)
         cost = [min(cost[i], far[i][best]) for i in range(L)]
-    for j in sorted(range(L), key=lambda j: -scores[j]):
-        if len(kept) < count:
-            kept.add(j)
+    while len(kept) < count:
+        best = max(set(range(L)) - kept, key=lambda j: cost[j])
+        kept.add(best)
+        cost = [min(cost[i], far[i][best]) for i in range(L)]
     return kept
 
 

@@ -76,6 +76,8 @@ def test_objects_are_labelled_where_they_stand() -> None:
         count = next(q.answer for q in picture.questions if q.topic == "count")
         seen = np.unique(picture.labels.ordinal[picture.labels.ordinal != IGNORE])
         assert seen.tolist() == list(range(int(count)))
+        places = [picture.labels.place[picture.labels.ordinal == i].max() for i in seen]
+        assert places == sorted(places)  # objects are counted by place
         objects = picture.labels.shape != IGNORE
         assert not (objects & (picture.labels.background != IGNORE)).any()
 
@@ -88,7 +90,23 @@ def test_no_label_of_a_coarse_answer_reaches_the_whole_picture() -> None:
 
 def test_mixed_asks_about_text_and_panel() -> None:
     abouts = {q.about for q in generate("mixed", 5).questions}
-    assert abouts == {"text", "panel"}
+    assert {"text", "panel"} <= abouts <= {"text", "panel", "place"}
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_places_asked_for_are_where_the_line_stands(kind: str) -> None:
+    seen = set()
+    for seed in range(12):
+        picture = generate(kind, seed)
+        for question in [q for q in picture.questions if q.about == "place"]:
+            down, across = np.argwhere(picture.value_mask[question.line]).mean(0) - (GRID - 1) / 2
+            vertical, horizontal = question.answer.split()
+            assert vertical == ("bottom" if down > 0 else "top")
+            # digits are the right half of a line: its middle lies further left
+            assert horizontal == "right" or across < 4
+            assert horizontal == "left" or across > 0
+            seen.add(question.answer)
+    assert len(seen) == 4
 
 
 def test_max_lines_caps_a_page() -> None:

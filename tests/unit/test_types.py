@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
-from tokensieve.types import EncoderInfo, Reduction, VisionTokens
+from tokensieve.errors import ConfigError, EncoderMismatchError, InputError, NonFiniteError
+from tokensieve.types import EncoderInfo, Reduction, Site, VisionTokens
 
 CLIP = EncoderInfo("clip_vision_model", 64, -2, 12, 4, 256, (16, 16))
 
@@ -59,3 +59,24 @@ def test_the_same_output_is_welcome(field: str, value: object) -> None:
     other = replace(CLIP, **{field: value})
     CLIP.require_same_output(other, owner="Weights")
     assert other != CLIP
+
+
+def test_behind_the_projector_only_the_width_differs() -> None:
+    model = replace(CLIP, embed_width=256)
+    behind = model.at_embeds()
+    assert (behind.site, behind.width, behind.grid) == (Site.EMBEDS, 256, (16, 16))
+    assert behind.at_embeds() is behind
+    behind.require_same_output(model, owner="Weights")
+    with pytest.raises(EncoderMismatchError, match=r"width=256\. Got width=512"):
+        behind.require_same_output(replace(CLIP, embed_width=512), owner="Weights")
+    with pytest.raises(EncoderMismatchError, match=r"site=embeds\. Got site=features"):
+        behind.require_same_output(CLIP, owner="Weights")
+    with pytest.raises(EncoderMismatchError, match=r"site=features\. Got site=embeds"):
+        CLIP.require_same_output(behind, owner="Weights")
+    with pytest.raises(ConfigError, match="width of the projector's output"):
+        CLIP.at_embeds()
+
+
+def test_the_site_of_an_encoder_is_features_or_embeds() -> None:
+    with pytest.raises(ConfigError, match=r"'features' or 'embeds'\. Got 'llm'"):
+        replace(CLIP, site=Site.LLM)

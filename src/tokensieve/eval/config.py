@@ -10,6 +10,7 @@ from typing import Any
 
 from tokensieve.budget import check_keep
 from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.eval.tasks import TOPICS, USUAL
 
 KEEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 KINDS = ("plain", "cluttered", "scene", "mixed")
@@ -51,6 +52,7 @@ class Suite:
     variants: tuple[Variant, ...]
     models: Mapping[str, str] = field(default_factory=lambda: {"main": "nano"})
     kinds: tuple[str, ...] = KINDS
+    topics: tuple[str, ...] = USUAL
     keeps: tuple[float, ...] = KEEPS
     pictures: int = 1000
     split: str = "test"
@@ -103,6 +105,7 @@ class Job:
             "options": dict(self.options),
             "seed": self.seed,
             "kind": self.kind,
+            "topics": list(suite.topics),
             "keeps": list(self.variant.keeps or suite.keeps),
             "pictures": suite.pictures,
             "split": suite.split,
@@ -126,10 +129,13 @@ def load_suite(path: Path, **overrides: Any) -> Suite:
         if name not in known:
             raise UnknownNameError.of("suite field", name, known)
     raw["variants"] = tuple(_variant(v) for v in raw.get("variants", []))
-    for name in ("kinds", "keeps"):
+    for name in ("kinds", "topics", "keeps"):
         if name in raw:
             raw[name] = tuple(raw[name])
     suite = Suite(**raw)
+    for topic in suite.topics:
+        if topic not in TOPICS:
+            raise UnknownNameError.of("topic", topic, TOPICS)
     for keep in suite.keeps:
         check_keep(keep)
     return suite

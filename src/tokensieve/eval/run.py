@@ -86,7 +86,7 @@ def run(
         key = (job.kind, job.model)
         if key not in data:
             if job.kind not in tasks:
-                tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures)
+                tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures, suite.topics)
             data[key] = encode_tasks(tasks[job.kind], suite.batch, loaded)
         started = time.perf_counter()
         old = records.shorter(path, config)

@@ -6,7 +6,7 @@ N pictures, L tokens of a picture.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,10 @@ from torch import Tensor
 from tokensieve.data.synth import generate
 from tokensieve.data.synth.picture import Picture, Question
 from tokensieve.errors import ConfigError
+
+# Value of a key, where a key is, coarse questions about the scene and about a page's photo.
+TOPICS = ("text", "place", "scene", "panel")
+USUAL = ("text", "scene", "panel")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Item:
 class Task:
     """The items of one kind and topic: what one score is about.
 
-    topic: "text" (the value of a key), "scene" or "panel" (coarse questions).
+    topic: one of TOPICS.
     """
 
     kind: str
@@ -51,8 +55,10 @@ class Task:
             yield self.items[start : start + size]
 
 
-def load_tasks(kind: str, split: str, pictures: int) -> tuple[Task, ...]:
-    """Tasks over pictures 0..pictures-1 of a kind and split: one per topic asked there.
+def load_tasks(
+    kind: str, split: str, pictures: int, topics: Sequence[str] = USUAL
+) -> tuple[Task, ...]:
+    """Tasks over pictures 0..pictures-1 of a kind and split: one per topic of `topics` asked there.
 
     Every picture gives one question per topic, drawn by a hash of its ordinal.
 
@@ -61,10 +67,11 @@ def load_tasks(kind: str, split: str, pictures: int) -> tuple[Task, ...]:
     if pictures < 1:
         raise ConfigError(f"Expected at least one picture to evaluate. Got {pictures}.")
     made = [generate(kind, seed, split) for seed in range(pictures)]
-    topics = sorted({question.about for picture in made for question in picture.questions})
+    asked = {question.about for picture in made for question in picture.questions}
     return tuple(
         Task(kind, topic, tuple(filter(None, map(partial(_item, topic), range(pictures), made))))
-        for topic in topics[::-1]  # text before panel
+        for topic in topics
+        if topic in asked
     )
 
 

@@ -1,7 +1,7 @@
 """Spend a budget where it lowers the expected reconstruction error most.
 
 B crops, L tokens, C width. `scores` are logarithms of the squared error expected of a token that
-is dropped, in the units of the standardised features.
+is dropped, in the units of the standardised tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tokensieve.functional.topk import topk_mask
 
+_TAKEN = -1.0  # below any error: padding, and tokens already kept
+
 
 def cover_mask(
     scores_BL: Float[Tensor, "B L"],
@@ -21,30 +23,37 @@ def cover_mask(
     worth: float,
     spread: float,
 ) -> Bool[Tensor, "B L"]:
-    """First tokens that stand for many, while one saves `worth` ranked tokens; then the top.
+    """`counts_B[b]` tokens, chosen one by one by the error that is left.
 
     Dropping token i costs e_i = exp(score_i), or `spread` times its squared distance to a kept
-    token where that is less. Keeping j saves the sum over i of what it lowers: of a token like no
-    other only its own e_j, of one in a calm region a little of all its neighbours. A ranked token
-    saves the mean of the `counts_B` highest e. The greedy choice is facility location's, but in
-    units of error, so that it knows when ranking is worth more.
+    token where that is less: what looks like a kept token is no surprise any more. As long as one
+    token saves `worth` ranked ones, the one that saves most over all tokens comes first: of a calm
+    region it saves a little of all its neighbours. (A ranked token saves the mean of the
+    `counts_B` highest e.) Then always the token with most left to lose: ranking that does not buy
+    the same twice, and max-min diversity that knows what can be rebuilt.
     """
-    C = tokens_BLC.shape[-1]
+    B, L, C = tokens_BLC.shape
+    steps = int(counts_B.max()) if B and L else 0
     x = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0)
     distance_BLL = torch.cdist(x, x).square() * (spread / C)
-    cost_BL = scores_BL.float().exp().masked_fill(~valid_BL, 0)
+    left_BL = scores_BL.float().exp()
     ranked = topk_mask(scores_BL, counts_B, valid_BL)
-    threshold_B = worth * (cost_BL * ranked).sum(-1) / ranked.sum(-1).clamp_min(1)
-    kept = torch.zeros_like(valid_BL)
+    bar_B = worth * (left_BL * ranked).sum(-1) / ranked.sum(-1).clamp_min(1)
+    left_BL = left_BL.masked_fill(~valid_BL, _TAKEN)
     covering_B = counts_B > 0
-    for step in range(int(counts_B.max()) if kept.numel() else 0):
-        saved_BL = (cost_BL[..., None] - distance_BLL).clamp_min(0).sum(1)
-        best_B, pick_B = saved_BL.masked_fill(kept | ~valid_BL, -torch.inf).max(-1)
-        covering_B = covering_B & (best_B > threshold_B) & (step < counts_B)
-        if not bool(covering_B.any()):
-            break
-        row = covering_B.nonzero()[:, 0]
-        pick = pick_B[row]
-        kept[row, pick] = True
-        cost_BL[row] = torch.minimum(cost_BL[row], distance_BLL[row, pick])
-    return topk_mask(scores_BL.float().masked_fill(kept, torch.inf), counts_B, valid_BL)
+    row = torch.arange(B, device=x.device)
+    order_BK = torch.full((B, steps), L, device=x.device)
+    for step in range(steps):
+        pick_B = left_BL.argmax(-1)
+        if bool(covering_B.any()):
+            some = covering_B.nonzero()[:, 0]
+            saved = (left_BL[some, :, None] - distance_BLL[some]).clamp_min(0).sum(1)
+            best, first = saved.masked_fill(left_BL[some] == _TAKEN, -1).max(-1)
+            covering_B[some] = best > bar_B[some]
+            pick_B[some] = torch.where(best > bar_B[some], first, pick_B[some])
+        order_BK[:, step] = pick_B
+        left_BL = torch.minimum(left_BL, distance_BLL[row, pick_B])
+        left_BL[row, pick_B] = _TAKEN
+    wanted_BK = torch.arange(steps, device=x.device) < counts_B[:, None]
+    kept = valid_BL.new_zeros(B, L + 1)  # the last column takes what is not wanted
+    return kept.scatter_(1, order_BK.where(wanted_BK, L), True)[:, :L] & valid_BL

@@ -11,7 +11,7 @@ _FIXED_GRID = ("clip_vision_model", "siglip_vision_model", "internvl_vision")
 
 
 def encoder_info(model: Any) -> EncoderInfo:
-    """What the site "features" of `model` looks like.
+    """What the site "features" of `model` looks like; `.at_embeds()` says it of the site "embeds".
 
     width is that of one row of features: where neighbouring patches are merged into one LLM token,
     the patches' widths together. Raises `UnsupportedError` for a model without visual tokens.
@@ -36,6 +36,7 @@ def encoder_info(model: Any) -> EncoderInfo:
         heads=int(_first(vision, "num_attention_heads", "num_heads", default=0)),
         ffn=int(_first(vision, "intermediate_size", default=0) or width * _ratio(vision)),
         grid=grid,
+        embed_width=int(config.get_text_config().hidden_size),
     )
 
 

@@ -6,7 +6,7 @@ B crops, L tokens, C width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -34,6 +34,8 @@ class LearnedSelection(ScoringMethod):
     rule: "top" ranks; "cover" first takes tokens that stand for many; "gated" covers the picture
         where the scores are flat, as on calm scenes; None: the rule stored with the weights.
 
+    Weights say whether they read the encoder's features or the embeddings behind the projector.
+
     Raises `WeightsError` or `EncoderMismatchError` from `bind` where weights do not fit.
 
     [1] When Less is Enough, arXiv 2503.16660.
@@ -57,7 +59,10 @@ class LearnedSelection(ScoringMethod):
         elif not isinstance(selector, Selector):
             selector = Selector.from_pretrained(selector)
         selector.config.encoder.require_same_output(encoder, owner="This selector")
-        return replace(self, weights=selector)
+        kind = (
+            SelectionOfEmbeds if selector.config.encoder.site is Site.EMBEDS else LearnedSelection
+        )
+        return kind(weights=selector, rule=self.rule)
 
     @property
     def selector(self) -> Selector:
@@ -104,6 +109,13 @@ class LearnedSelection(ScoringMethod):
                 scores_BL, features_BLC, counts, valid_BL, config.worth, config.spread
             )
         return gated_mask(scores_BL, features_BLC, counts, vision.valid_BL)
+
+
+@dataclass(frozen=True)
+class SelectionOfEmbeds(LearnedSelection):
+    """The same behind the projector: what the LLM reads decides what cannot be told."""
+
+    site: ClassVar[Site] = Site.EMBEDS
 
 
 def shipped_selector(encoder: EncoderInfo) -> Selector:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.types import EncoderInfo
+from tokensieve.types import EncoderInfo, Site
 
 CHOICES = {
     "positions": ("none", "learned", "sincos"),
@@ -63,8 +63,12 @@ def encoder_from_dict(values: Mapping[str, Any]) -> EncoderInfo:
     """An `EncoderInfo` read from JSON. Raises `ConfigError` where fields are missing or unknown."""
     grid = values.get("grid")
     try:
-        return EncoderInfo(**{**values, "grid": None if grid is None else (grid[0], grid[1])})
-    except (TypeError, IndexError) as error:
+        typed = {
+            "grid": None if grid is None else (grid[0], grid[1]),
+            "site": Site(values.get("site", Site.FEATURES)),
+        }
+        return EncoderInfo(**{**values, **typed})
+    except (TypeError, IndexError, ValueError) as error:
         wanted = ", ".join(f.name for f in dataclasses.fields(EncoderInfo))
         raise ConfigError(f"Expected an encoder with {wanted}. Got {dict(values)}.") from error
 
@@ -121,7 +125,7 @@ class SelectorConfig(StackConfig):
         2.0, "cover: a token that stands for others comes first if it saves this many ranked ones."
     )
     spread: float = option(
-        1.7, "cover: how fast a kept token stops standing for others, times squared distance."
+        3.5, "cover: how fast a kept token stops standing for others, times squared distance."
     )
 
 

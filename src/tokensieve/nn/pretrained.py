@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,16 +19,40 @@ from tokensieve.nn.config import StackConfig
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+CARD = """---
+{{ card_data }}
+---
+# {{ name }}
+{{ what }}
+
+Trained with tokensieve for an encoder `{{ encoder.model_type }}` of {{ encoder.depth }} layers:
+site `{{ encoder.site }}`, width {{ encoder.width }}, layer {{ encoder.layer }}.
+Another encoder is refused.
+Load it with `{{ name }}.from_pretrained(FOLDER_OR_NAME)`.
+"""
 
 ConfigT = TypeVar("ConfigT", bound=StackConfig)
 ModuleT = TypeVar("ModuleT", bound="Pretrained[Any]")
 
 
-class Pretrained(nn.Module, PyTorchModelHubMixin, Generic[ConfigT], library_name="tokensieve"):
+class Pretrained(
+    nn.Module,
+    PyTorchModelHubMixin,
+    Generic[ConfigT],
+    library_name="tokensieve",
+    model_card_template=CARD,
+):
     """A module made from its config; `save_pretrained`, `from_pretrained`, `push_to_hub`."""
 
     config_class: ClassVar[type[StackConfig]]
     config: ConfigT
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README beside the weights: what they are and which encoder they are for."""
+        what = (type(self).__doc__ or "").partition("\n")[0]
+        return super().generate_model_card(
+            *args, name=type(self).__name__, what=what, encoder=self.config.encoder, **kwargs
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / CONFIG, self.config.to_dict())

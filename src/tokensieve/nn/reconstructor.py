@@ -19,9 +19,10 @@ from tokensieve.nn.transformer import Layer, Stack
 
 
 class FeatureReconstructor(Pretrained[ReconstructorConfig]):
-    """All features of a crop from the kept ones [1].
+    """All features of a crop from the kept ones.
 
-    A dropped token is one shared learned vector, so it knows only the position added to it.
+    The decoder of [1]: a dropped token is one shared learned vector, so it knows only the position
+    added to it.
 
     [1] When Less is Enough, arXiv 2503.16660.
     """

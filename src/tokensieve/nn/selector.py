@@ -19,8 +19,9 @@ from tokensieve.nn.transformer import Stack
 
 
 class Selector(Pretrained[SelectorConfig]):
-    """Transformer layers over encoder features and a linear head to two logits per token [1, 2].
+    """Transformer layers over visual tokens, then a linear head to two logits per token.
 
+    The selector of [1] and its follow-up [2], for features or embeddings (`config.encoder.site`).
     Tokens marked invalid are neither read nor attended to.
 
     [1] When Less is Enough, arXiv 2503.16660.

@@ -13,11 +13,21 @@ from numpy.typing import NDArray
 
 from tokensieve.data.synth.canvas import Canvas, Colour, Tag
 from tokensieve.data.synth.glyphs import glyph, lining_faces
-from tokensieve.data.synth.picture import GRID, KEY_LETTERS, PATCH, SIZE, Question
+from tokensieve.data.synth.picture import (
+    GRID,
+    IGNORE,
+    KEY_LETTERS,
+    PATCH,
+    PLACES,
+    SIZE,
+    Question,
+)
 
 Busy = NDArray[np.bool_]
 CELLS = {12: (8, 10), 24: (15, 20)}  # cell width: least and greatest cap height
 SHIFT = (-2, 1)  # vertical shift in pixels; the middle of capitals lies half a pixel low
+PLACE_QUESTIONS = ("Where is {}?", "Where is {} located?")
+PLACED = 3  # places asked for on a page, at most
 TEXT_QUESTIONS = ("What is {}?", "What is the value of {}?", "Value of {}?", "Read {}.")
 
 
@@ -135,3 +145,24 @@ def text_question(rng: Generator, line: Line, number: int) -> Question:
     """A question for the value of `line`, in one of four wordings."""
     wording = TEXT_QUESTIONS[int(rng.integers(len(TEXT_QUESTIONS)))]
     return Question(wording.format(line.text[:2]), line.text[3:], "text", "text", number)
+
+
+def quarter(line: Line) -> int:
+    """The quarter of the page that holds `line`, a number in PLACES; IGNORE where its middle is
+    within a patch of two quarters' border."""
+    top, left, bottom, right = line.box
+    down, across = (top + bottom - GRID) / 2, (left + right - GRID) / 2
+    if min(abs(down), abs(across)) < 1:
+        return IGNORE
+    return 2 * (down > 0) + (across > 0)
+
+
+def place_questions(rng: Generator, lines: list[Line]) -> list[Question]:
+    """Where on the page up to PLACED of the keys are."""
+    out: list[Question] = []
+    for number in rng.permutation(len(lines)).tolist():
+        place, key = quarter(lines[number]), lines[number].text[:2]
+        if place != IGNORE and len(out) < PLACED:
+            wording = PLACE_QUESTIONS[int(rng.integers(len(PLACE_QUESTIONS)))]
+            out.append(Question(wording.format(key), PLACES[place], "where", "place", number))
+    return out

@@ -121,19 +121,19 @@ def label_objects(
     `masks` cover an area whose corner is at pixel (`top`, `left`); only patches that lie
     wholly in the area (bar two pixels) are labelled. Changes `labels` in place.
     """
-    order = np.argsort(np.argsort([thing.x for thing in things]))
+    by_place = sorted(things, key=lambda thing: (thing.place, thing.x))
     height, width = masks[0].shape
     inside = np.zeros((SIZE, SIZE), dtype=np.float32)
     inside[top : top + height, left : left + width] = 1
     free = patch_mean(inside) > 0.8
-    for thing, mask, ordinal in zip(things, masks, order, strict=True):
+    for thing, mask in zip(things, masks, strict=True):
         full = np.zeros_like(inside)
         full[top : top + height, left : left + width] = mask
         share = patch_mean(full)
         hit = share > 0.3
         labels.colour[hit] = thing.colour
         labels.shape[hit] = thing.shape
-        labels.ordinal[hit] = ordinal
+        labels.ordinal[hit] = by_place.index(thing)
         labels.place[hit] = thing.place
         free &= share < 0.08
     labels.background[free] = ground

@@ -16,6 +16,8 @@ from tokensieve.data.synth.lines import (
     draw_line,
     ink_colour,
     place_lines,
+    place_questions,
+    quarter,
     text_question,
 )
 from tokensieve.data.synth.objects import coarse_questions, label_objects
@@ -89,10 +91,13 @@ def finish(
     for number, line in enumerate(lines):
         draw_line(canvas, line, number)
     labels, text, values = canvas.label(len(lines))
+    for line in lines:
+        top, left, bottom, right = line.box
+        labels.place[top:bottom, left:right] = quarter(line)
     if rng.random() < scanned:
         canvas.rgb = scan(rng, canvas.rgb, 0.8)
     questions = [text_question(rng, line, number) for number, line in enumerate(lines)]
-    questions += asked or []
+    questions += [*place_questions(rng, lines), *(asked or [])]
     return Picture(canvas.image(), kind, tuple(questions), labels, text, values, unseen)
 
 

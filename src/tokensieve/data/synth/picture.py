@@ -33,8 +33,9 @@ Mask = NDArray[np.bool_]
 class Question:
     """A question and its one right answer.
 
-    `topic` is text, background, colour, shape, count or where; `about` is text, scene or
-    panel (a photo on a page); `line` numbers the key-value line asked for, -1 if none.
+    `topic` is text, background, colour, shape, count or where; `about` is text (the value of a
+    key), place (of a key), scene or panel (a photo on a page); `line` numbers the key-value
+    line asked for, -1 if none.
     """
 
     text: str
@@ -50,8 +51,9 @@ class Labels:
 
     `char` index into CHARS; `index` place of the character in its key-value line; `key1`,
     `key2` letters of that line's key (in KEY_LETTERS); `ink` share of the patch under text,
-    0..255; `colour`, `shape`, `ordinal` (from left to right), `place` of the object on the
-    patch; `background` colour on patches that show background only.
+    0..255; `colour`, `shape`, `ordinal` (by place, in a panel from left to right) of the object
+    on the patch; `place` of the object or line; `background` colour on patches that show
+    background only.
     """
 
     char: Map

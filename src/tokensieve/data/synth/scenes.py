@@ -67,7 +67,7 @@ def panel(rng: Generator, size: tuple[int, int]) -> tuple[Rgb, list[Thing], list
     things = []
     for number, (colour, shape) in enumerate(zip(colours, shapes, strict=True)):
         room = (width / 2 if half else width) / 2
-        radius = float(rng.uniform(13, max(13.5, min(room, height / 2, 34) - 4)))
+        radius = float(rng.uniform(15, max(15.5, min(room, height / 2, 34) - 4)))
         middle = width * (0.25 + 0.5 * number) if half else width / 2
         x = middle + float(rng.uniform(-1, 1)) * max(0.0, room - radius - 3)
         y = height / 2 + float(rng.uniform(-1, 1)) * max(0.0, height / 2 - radius - 3)

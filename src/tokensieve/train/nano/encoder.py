@@ -29,6 +29,7 @@ from tokensieve.data.synth import (
     SHAPES,
     SIZE,
 )
+from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.parallel import average_gradients, rank_and_world
 from tokensieve.train.nano.pool import Shard, open_shard
 from tokensieve.train.nano.recipe import EncoderRecipe, Recipe
@@ -198,18 +199,14 @@ def train_encoder(recipe: Recipe, out: Path, log: Log) -> None:
     """Train (or go on training) the encoder; its last checkpoint is `out/encoder`."""
     torch.manual_seed(recipe.seed)
     part, model = recipe.encoder, DenseEncoder(recipe.encoder)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=part.lr, betas=(0.9, 0.98))
+    optimiser = Muon(model, part.matrix_rate)
     step = load_state(out / "encoder-state", model, optimiser)
     val = open_shard(out / "pool", "val", 0, wait_s=600.0)
     stream = batches(recipe, out / "pool", step)
     while step < part.steps:
         images, labels_BFL = next(stream)
         rate = learning_rate(step, part.steps, part.warmup, part.lr)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        optimiser.set_rate(rate)
         pixels = normalise(images)
         features_BLC, outputs = model(pixels)
         terms = losses(features_BLC, outputs, labels_BFL, pixels, part)

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from tokensieve.train.nano.features import load_examples
+from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.packing import (
     PATCHES,
     Example,
@@ -159,9 +160,7 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
     torch.manual_seed(recipe.seed)
     vision = CLIPVisionConfig.from_pretrained(out / "encoder")
     reader = Reader(build_llava(part, vision))
-    optimiser = torch.optim.AdamW(
-        reader.parameters(), lr=part.lr, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    optimiser = Muon(reader, part.matrix_rate)
     step = load_state(out / f"{name}-state", reader, optimiser)
     train = [("train", number) for number in range(recipe.train_shards)]
     features, examples = load_examples(out, train)
@@ -176,8 +175,7 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
         chosen, tokens = draw(rng, pool, phases[number], control, number + 1 == len(phases))
         batch = pack(rng, chosen, tokens, part.questions, part.key_weight, part.renumber)
         rate = learning_rate(step, int(ends[-1]), part.warmup, part.lr)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        optimiser.set_rate(rate)
         logits = reader(shown_features(features, batch), batch)
         each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
         loss = (each * batch.weights).sum() / batch.weights.sum()

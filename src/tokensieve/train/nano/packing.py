@@ -68,8 +68,11 @@ class Packed:
 def needed(picture: dict[str, Any], labels: NDArray[np.uint8], asked: Asked) -> list[Ints]:
     """Groups of patches; from every group some must be shown for `asked` to be answerable.
 
-    A line's digits need each of their patches; of an object or the background four do.
+    A line's digits need each of their patches; of an object or the background four do, and of
+    a line whose place is asked for.
     """
+    if asked.line >= 0 and asked.topic == "where":
+        return [np.array(picture["values"][asked.line], dtype=np.int64)]
     if asked.line >= 0:
         return [np.array([patch], dtype=np.int64) for patch in picture["values"][asked.line]]
     if asked.topic == "background":

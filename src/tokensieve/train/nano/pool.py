@@ -43,6 +43,7 @@ ROTATION = [
     "plain",
     "mixed",
     "cluttered",
+    "dense",
 ]
 
 

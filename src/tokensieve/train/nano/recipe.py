@@ -15,16 +15,19 @@ from tokensieve.errors import ConfigError
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """The CLIP encoder and its dense supervision; rates are per step, sizes in channels."""
+    """The CLIP encoder and its dense supervision; sizes in channels.
+
+    `matrix_rate`: learning rate of the layers' matrices (Muon) as a multiple of `lr`."""
 
     width: int = 128
     layers: int = 4
     heads: int = 4
     hidden: int = 512
-    steps: int = 5000
+    steps: int = 3000
     batch: int = 24
     lr: float = 1e-3
-    warmup: int = 200
+    matrix_rate: float = 5.0
+    warmup: int = 100
     weights: dict[str, float] = field(
         default_factory=lambda: {
             "char": 1.0,
@@ -42,7 +45,7 @@ class EncoderRecipe:
         }
     )
     blank_weight: float = 0.3
-    document_weight: float = 0.1
+    document_weight: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,14 @@ class LmRecipe:
     heads: int = 4
     hidden: int = 352
     lr: float = 1.3e-3
-    warmup: int = 200
+    matrix_rate: float = 1.5
+    warmup: int = 100
     key_weight: float = 0.3
     questions: int = 12
     renumber: float = 0.5
     easy_lines: int = 6
-    phases: tuple[tuple[int, int, int], ...] = ((1050, 24, 32), (550, 72, 16), (2200, 256, 12))
-    control_phases: tuple[tuple[int, int, int], ...] = ((900, 256, 8), (1300, 256, 10))
+    phases: tuple[tuple[int, int, int], ...] = ((600, 24, 32), (400, 72, 16), (1400, 256, 12))
+    control_phases: tuple[tuple[int, int, int], ...] = ((500, 256, 8), (900, 256, 10))
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Recipe:
     """The whole recipe: pool sizes, both trained stages, seed and processes."""
 
     shard: int = 500
-    train_shards: int = 24
+    train_shards: int = 36
     val_shards: int = 1
     seed: int = 0
     workers: int = 2
