@@ -150,7 +150,7 @@ def methods(
         rows.append(
             {
                 "name": name,
-                "site": str(kind.site),
+                "site": kind.site_text(),
                 "trained": kind.trained,
                 "needs": sorted(kind.needs),
                 "paper": kind.paper,

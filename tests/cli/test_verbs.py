@@ -19,7 +19,7 @@ def test_methods_come_from_the_registry(run):
     assert [row["name"] for row in rows] == list(method_names())
     for row in rows:
         kind = method_class(row["name"])
-        assert row["site"] == kind.site
+        assert row["site"] == kind.site_text()
         assert row["trained"] is kind.trained
         assert set(row["needs"]) == kind.needs
         assert row["paper"] == kind.paper

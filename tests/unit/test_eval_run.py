@@ -98,6 +98,11 @@ def test_record_says_how_it_was_made(folder: Path) -> None:
     assert sum(total for _, total in row["groups"].values()) == 2 * 3
 
 
+def test_a_name_that_nothing_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="variant or model 'selectr'"):
+        run.run(SUITE, tmp_path, only={"selectr"})
+
+
 def test_shards_share_the_work_and_miss_none() -> None:
     """Each begins with its own kinds and ends with the other's jobs, last ones first."""
     suite = replace(SUITE, kinds=("plain", "cluttered", "mixed"))

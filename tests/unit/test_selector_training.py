@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tokensieve.errors import ConfigError, InputError, TrainingError, WeightsError
+from tokensieve.errors import (
+    ConfigError,
+    EncoderMismatchError,
+    InputError,
+    TrainingError,
+    WeightsError,
+)
 from tokensieve.nn.selector import Selector
 from tokensieve.train.features import FeatureSet, save_features
 from tokensieve.train.selector import (
@@ -18,7 +25,7 @@ from tokensieve.train.selector import (
     make_recipe,
     train_selector,
 )
-from tokensieve.types import EncoderInfo
+from tokensieve.types import EncoderInfo, Site
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (5, 5))
 SMALL = ("selector.depth=1", "reconstructor.depth=1", "train.batch=4", "train.normaliser_crops=16")
@@ -174,3 +181,7 @@ def test_feature_files_are_checked(stored: Path, tmp_path: Path) -> None:
     other = EncoderInfo("toy", 8, -1, 2, 2, 32)
     with pytest.raises(InputError, match=r"Expected features \(N, L, 8\)"):
         FeatureSet([stored], other)
+    behind = replace(ENCODER, site=Site.EMBEDS)
+    save_features(tmp_path / "embeds.safetensors", toy(3, seed=2)[0], behind)
+    with pytest.raises(EncoderMismatchError, match=r"site=features\. Got site=embeds"):
+        FeatureSet([stored, tmp_path / "embeds.safetensors"])

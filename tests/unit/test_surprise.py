@@ -63,7 +63,12 @@ def test_explore_has_no_gradient_so_only_surprise_takes_it() -> None:
 
 
 def cover_slowly(
-    scores: list[float], points: list[list[float]], count: int, worth: float, spread: float
+    scores: list[float],
+    points: list[list[float]],
+    count: int,
+    worth: float,
+    spread: float,
+    cover_spread: float,
 ) -> set[int]:
     """The definition, one number at a time."""
     L, C = len(scores), len(points[0])
@@ -74,21 +79,26 @@ def cover_slowly(
         ]
         for i in range(L)
     ]
-    cost = [math.exp(s) for s in scores]
+    cost, doubt = ([math.exp(s) for s in scores] for _ in range(2))
+    wary = cover_spread / spread
     bar, kept = worth * sum(sorted(cost)[-count:]) / count, set()
     while len(kept) < count:
         saved = {
-            j: sum(max(cost[i] - far[i][j], 0) for i in range(L)) for j in range(L) if j not in kept
+            j: sum(max(doubt[i] - wary * far[i][j], 0) for i in range(L))
+            for j in range(L)
+            if j not in kept
         }
         best = max(saved, key=lambda j: saved[j])
         if saved[best] <= bar:
             break
         kept.add(best)
         cost = [min(cost[i], far[i][best]) for i in range(L)]
+        doubt = [min(doubt[i], wary * far[i][best]) for i in range(L)]
     while len(kept) < count:
         best = max(set(range(L)) - kept, key=lambda j: cost[j])
         kept.add(best)
         cost = [min(cost[i], far[i][best]) for i in range(L)]
+        doubt = [min(doubt[i], wary * far[i][best]) for i in range(L)]
     return kept
 
 
@@ -109,8 +119,9 @@ def test_cover_follows_its_definition(worth: float) -> None:
             valid,
             worth,
             spread=1.5,
+            cover_spread=2.0,
         )
-        want = cover_slowly(scores.tolist(), points.tolist(), count, worth, spread=1.5)
+        want = cover_slowly(scores.tolist(), points.tolist(), count, worth, 1.5, 2.0)
         assert set(kept[0].nonzero()[:, 0].tolist()) == want
 
 
@@ -121,5 +132,11 @@ def test_cover_keeps_a_calm_region_that_ranking_loses() -> None:
     scores = torch.cat([torch.full((40,), -1.0), torch.full((10,), 0.5)])[None]
     arguments = (scores, torch.cat([calm, loud])[None], torch.tensor([5]))
     valid = torch.ones(1, 50, dtype=torch.bool)
-    assert int(cover_mask(*arguments, valid, worth=2.0, spread=1.0)[0, :40].sum()) == 1
-    assert int(cover_mask(*arguments, valid, worth=1e9, spread=1.0)[0, :40].sum()) == 0
+    assert (
+        int(cover_mask(*arguments, valid, worth=2.0, spread=1.0, cover_spread=1.0)[0, :40].sum())
+        == 1
+    )
+    assert (
+        int(cover_mask(*arguments, valid, worth=1e9, spread=1.0, cover_spread=1.0)[0, :40].sum())
+        == 0
+    )

@@ -109,6 +109,13 @@ def test_places_asked_for_are_where_the_line_stands(kind: str) -> None:
     assert len(seen) == 4
 
 
+def test_every_page_has_a_line_to_ask_for() -> None:
+    """Clutter left no room on the first attempt at this page."""
+    assert generate("cluttered", 118, "test").value_mask.any()
+    with pytest.raises(ConfigError, match="at least one line"):
+        generate("plain", 0, max_lines=0)
+
+
 def test_max_lines_caps_a_page() -> None:
     assert generate("plain", 0, max_lines=3).value_mask.shape[0] <= 3
 

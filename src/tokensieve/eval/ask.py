@@ -172,7 +172,10 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
         )
     else:
         text = f"{placeholder}\n{question}"
-    inputs = processor(images=[picture], text=[text], return_tensors="pt")
+    begun = (bos := getattr(processor.tokenizer, "bos_token", None)) and text.startswith(bos)
+    inputs = processor(
+        images=[picture], text=[text], return_tensors="pt", add_special_tokens=not begun
+    )
     return inputs.to(model.device, dtype=model.dtype)
 
 

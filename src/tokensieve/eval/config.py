@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,3 @@ def _variant(raw: Mapping[str, Any]) -> Variant:
             raise UnknownNameError.of("variant field", name, known)
     lists = {k: tuple(raw[k]) for k in ("keeps", "models", "kinds") if raw.get(k) is not None}
     return Variant(**{**raw, **lists})
-
-
-def as_json(suite: Suite) -> dict[str, Any]:
-    """The suite as plain JSON types."""
-    return asdict(suite)

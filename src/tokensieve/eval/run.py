@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensieve.errors import ConfigError
+from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.eval import records
 from tokensieve.eval.config import Job, Suite, load_suite
 from tokensieve.eval.oracle import TextOracle
@@ -68,7 +68,14 @@ def run(
     shard: tuple[int, int] = (0, 1),
     only: set[str] | None = None,
 ) -> list[Path]:
-    """Run the jobs of this shard's queue whose records are missing; returns the files written."""
+    """Run the jobs of this shard's queue whose records are missing; returns the files written.
+
+    Raises `UnknownNameError` for a name in `only` that is neither a variant nor a model.
+    """
+    known = {*suite.models, *(variant.name for variant in suite.variants)}
+    for name in only or ():
+        if name not in known:
+            raise UnknownNameError.of("variant or model", name, known)
     models: dict[str, Subject] = {}
     written: list[Path] = []
     tasks: dict[str, tuple[Task, ...]] = {}

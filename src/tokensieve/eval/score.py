@@ -62,7 +62,7 @@ def prepare(model: Any, processor: Any, items: Sequence[Item]) -> Batch:
     )
     answers = [answer_ids(processor, item.question.answer) for item in items]
     with torch.inference_mode():
-        encoded = encode(model, append(dict(inputs), answers))
+        encoded = encode(model, append(dict(inputs.to(model.device)), answers))
     for layers in ("hidden_states", "attentions", "last_hidden_state"):
         if getattr(encoded.output, layers, None) is not None:
             setattr(encoded.output, layers, None)  # 0.7 GB per 1,000 pictures that nothing reads

@@ -65,11 +65,16 @@ def family_of(model: Any) -> Family:
         getattr(config, "image_token_id", None) is None
         or not hasattr(base, "get_image_features")
         or getattr(config, "is_encoder_decoder", False)
-        or "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters
     ):
         raise UnsupportedError(
             "Expected a decoder-only vision-language model with image placeholders in its prompt "
             f"(LLaVA, Qwen-VL, ...). Got {type(model).__name__}, which has no visual tokens."
+        )
+    if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
+        raise UnsupportedError(
+            "Expected a model whose forward takes `mm_encoder_outputs`, as in Transformers. "
+            f"Got {type(model).__name__}. If it wraps another model (PEFT, torch.compile, DDP), "
+            "pass that one: model.get_base_model(), model._orig_mod or model.module."
         )
     return FAMILIES.get(config.model_type, Family())
 

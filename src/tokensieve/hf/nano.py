@@ -1,4 +1,4 @@
-"""The embedded model: a Llava model of 1.8 M parameters that really reads, in the package.
+"""The embedded model: a Llava model of 1.7 M parameters that really reads, in the package.
 
 Trained from scratch by `make nano` on generated pictures; see `tokensieve.train.nano`.
 """

@@ -55,6 +55,11 @@ class Method(ABC):
             values[name] = value
         return values
 
+    @classmethod
+    def site_text(cls) -> str:
+        """The site, or the sites of which weights choose one, for tables."""
+        return str(cls.site)
+
     def bind(self, encoder: EncoderInfo) -> Method:
         """This method made ready for `encoder` (load or check weights); itself by default."""
         return self

@@ -31,8 +31,9 @@ class LearnedSelection(ScoringMethod):
     """Rank tokens by the keep logit minus the drop logit of a trained selector [1].
 
     weights: a folder, a hub name or a loaded `Selector`; None: the one shipped for the encoder.
-    rule: "top" ranks; "cover" first takes tokens that stand for many; "gated" covers the picture
-        where the scores are flat, as on calm scenes; None: the rule stored with the weights.
+    rule: "top" ranks; "cover" ranks by what the kept tokens leave unsaid, after a few that stand
+        for many; "gated" covers the picture where the scores are flat, as on calm scenes; None:
+        the rule stored with the weights.
 
     Weights say whether they read the encoder's features or the embeddings behind the projector.
 
@@ -51,6 +52,10 @@ class LearnedSelection(ScoringMethod):
     def __post_init__(self) -> None:
         if self.rule is not None and self.rule not in CHOICES["rule"]:
             raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
+
+    @classmethod
+    def site_text(cls) -> str:
+        return f"{Site.FEATURES} or {Site.EMBEDS}"
 
     def bind(self, encoder: EncoderInfo) -> LearnedSelection:
         selector = self.weights
@@ -105,9 +110,8 @@ class LearnedSelection(ScoringMethod):
         features_BLC = self.selector.standardise(vision.tokens)
         if rule == "cover":
             config, valid_BL = self.selector.config, vision.valid_BL
-            return cover_mask(
-                scores_BL, features_BLC, counts, valid_BL, config.worth, config.spread
-            )
+            spreads = (config.spread, config.cover_spread)
+            return cover_mask(scores_BL, features_BLC, counts, valid_BL, config.worth, *spreads)
         return gated_mask(scores_BL, features_BLC, counts, vision.valid_BL)
 
 

@@ -68,6 +68,8 @@ def encoder_from_dict(values: Mapping[str, Any]) -> EncoderInfo:
             "site": Site(values.get("site", Site.FEATURES)),
         }
         return EncoderInfo(**{**values, **typed})
+    except ConfigError:
+        raise
     except (TypeError, IndexError, ValueError) as error:
         wanted = ", ".join(f.name for f in dataclasses.fields(EncoderInfo))
         raise ConfigError(f"Expected an encoder with {wanted}. Got {dict(values)}.") from error
@@ -125,7 +127,10 @@ class SelectorConfig(StackConfig):
         2.0, "cover: a token that stands for others comes first if it saves this many ranked ones."
     )
     spread: float = option(
-        3.5, "cover: how fast a kept token stops standing for others, times squared distance."
+        2.5, "cover: how fast a kept token stops standing for others, times squared distance."
+    )
+    cover_spread: float = option(
+        3.5, "cover: the same while tokens are chosen for all they stand for."
     )
 
 

@@ -74,7 +74,8 @@ class Pretrained(
 
         `options` override fields of its config, e.g. `rule="top"`.
 
-        Raises `WeightsError` where a file is missing, truncated or not what the config says.
+        Raises `WeightsError` where a file is missing, truncated or not what the config says,
+        `ConfigError` for an option that the config does not have.
         """
         source = str(pretrained_model_name_or_path)
         hub = {
@@ -85,13 +86,15 @@ class Pretrained(
             "revision": revision,
         }
         config_path, weights_path = (_locate(source, name, hub) for name in (CONFIG, WEIGHTS))
-        values = {**read_json(config_path), **options}
         try:
-            model = cls(cls.config_class.from_dict(values))
+            config = cls.config_class.from_dict(read_json(config_path))
+            model = cls(config)
         except (ConfigError, TypeError) as error:
             raise WeightsError(
                 f"Expected {config_path} to describe a {cls.__name__}. {error}"
             ) from error
+        if options:
+            model = cls(cls.config_class.from_dict({**config.to_dict(), **options}))
         load_weights(model, weights_path)
         return model.eval()
 

@@ -28,7 +28,8 @@ class FeatureSet:
     """Crops of several feature files as one list.
 
     Raises `WeightsError` for a missing or broken file, `InputError` where files do not fit
-    together or do not say which encoder made them.
+    together or do not say which encoder made them, `EncoderMismatchError` where two encoders or
+    two sites made them.
     """
 
     def __init__(self, paths: Sequence[str | Path], encoder: EncoderInfo | None = None) -> None:
@@ -44,7 +45,9 @@ class FeatureSet:
                 "Pass --encoder with a JSON file of its EncoderInfo."
             )
         self.encoder = found
-        for path, features in zip(paths, self.features, strict=True):
+        for path, (features, _, info) in zip(paths, opened, strict=True):
+            if info is not None and encoder is None:
+                found.require_same_output(info, owner=f"{paths[0]}, read together with {path},")
             if features.ndim != 3 or features.shape[2] != found.width or len(features) == 0:
                 raise InputError(
                     f"Expected features (N, L, {found.width}) in {path}, for {found.model_type}. "

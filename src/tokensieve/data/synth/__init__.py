@@ -64,7 +64,7 @@ def generate(kind: str, seed: int, split: str = "train", max_lines: int = MANY) 
 
     Raises:
         UnknownNameError: no such kind or split.
-        ConfigError: a negative seed.
+        ConfigError: a negative seed, or no line allowed.
     """
     if kind not in KINDS:
         raise UnknownNameError.of("kind of picture", kind, KINDS)
@@ -72,10 +72,16 @@ def generate(kind: str, seed: int, split: str = "train", max_lines: int = MANY) 
         raise UnknownNameError.of("split", split, SPLITS)
     if seed < 0:
         raise ConfigError(f"Expected a seed of 0 or more. Got {seed}.")
+    if max_lines < 1:
+        raise ConfigError(f"Expected room for at least one line. Got max_lines={max_lines}.")
     rng = np.random.default_rng((SPLITS.index(split), KINDS.index(kind), seed))
     unseen = split == "test" and kind != "scene" and bool(rng.random() < 1 / 3)
     if kind == "scene":
         return scene(rng)
     if kind == "dense":
         return dense(rng, unseen)
-    return {"plain": plain, "cluttered": cluttered, "mixed": mixed}[kind](rng, unseen, max_lines)
+    page = {"plain": plain, "cluttered": cluttered, "mixed": mixed}[kind]
+    picture = page(rng, unseen, max_lines)
+    while not len(picture.value_mask):  # clutter left no room for a line: another page
+        picture = page(rng, unseen, max_lines)
+    return picture

@@ -8,8 +8,6 @@ R, C: rows and columns of a matrix; M: matrices of one shape.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -48,25 +46,25 @@ class Muon(torch.optim.AdamW):
         hidden["lr"], rest["lr"] = rate * self.factor, rate
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One step; the gradients of the matrices are used up."""
         hidden = self.param_groups[0]
-        by_side: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        by_side: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
         for matrix in hidden["params"]:
             if matrix.grad is not None:
-                by_side.setdefault(tuple(sorted(matrix.shape)), []).append(matrix)
-        for (_, longest), matrices in by_side.items():
-            ahead = torch.stack([flat(self._momentum(matrix)) for matrix in matrices])
-            changes = orthogonalised(ahead) * (0.2 * longest**0.5)
-            for matrix, change in zip(matrices, changes, strict=True):
+                step = flat(self._ahead(matrix, matrix.grad))
+                by_side.setdefault(tuple(step.shape), []).append((matrix, step))
+        for (_, longest), found in by_side.items():
+            changes = orthogonalised(torch.stack([step for _, step in found]))
+            changes *= 0.2 * longest**0.5
+            for (matrix, _), change in zip(found, changes, strict=True):
                 matrix.mul_(1 - hidden["lr"] * hidden["weight_decay"])
                 flat(matrix).sub_(change, alpha=hidden["lr"])
                 matrix.grad = None
-        super().step(closure)  # passes over parameters without a gradient
+        super().step()  # passes over parameters without a gradient
 
-    def _momentum(self, matrix: nn.Parameter) -> Tensor:
+    def _ahead(self, matrix: nn.Parameter, grad: Tensor) -> Tensor:
         """Nesterov's momentum of `matrix`, (R, C)."""
-        grad = matrix.grad if matrix.grad is not None else torch.zeros_like(matrix)
         state = self.state[matrix]
         if not state:  # AdamW wants a count of steps in every state it loads
             state.update(step=torch.zeros(()), momentum=torch.zeros_like(matrix))
