@@ -269,10 +269,11 @@ def refuses(error, match, model=None, **changes):
     tiny = build("llava")
     inputs = {**tiny.inputs([1]), **changes}
     inputs = {key: value for key, value in inputs.items() if value is not None}
+    model = tiny.model if model is None else model
     with pytest.raises(error, match=match):
-        compress(model or tiny.model, inputs, ByNorm(), 0.4)
-    with pytest.raises(error, match=match), sieve(model or tiny.model, ByNorm(), 0.4):
-        (model or tiny.model).generate(**inputs, max_new_tokens=1)
+        compress(model, inputs, ByNorm(), 0.4)
+    with pytest.raises(error, match=match), sieve(model, ByNorm(), 0.4):
+        model.generate(**inputs, max_new_tokens=1)
 
 
 def test_picture_without_placeholder():
@@ -366,3 +367,7 @@ def test_keys_need_one_per_prompt():
     tiny = build("llava")
     with pytest.raises(ConfigError, match="2 keys"):
         compress(tiny.model, tiny.inputs([1, 2]), ByNorm(), 0.4, keys=[1])
+
+
+def test_a_wrapped_model_is_to_be_unwrapped():
+    refuses(UnsupportedError, "_orig_mod", model=torch.compile(build("llava").model))
