@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test check lint types layers nano selector results receipts clean
+.PHONY: help setup demo test check lint types layers nano control selector results receipts clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,10 +54,13 @@ nano: .venv/.setup  ## Train the embedded model from scratch (resumes; about an 
 selector: .venv/.setup  ## Train nano's selector, three seeds (about ten minutes on 2 cores)
 	$(TRAIN) tokensieve.train.nano.selector --out runs/nano
 
-# Until the control model's weights ship, its rows say "not run": hence --only main.
+control: .venv/.setup  ## Train the control: nano's language model, never shown a shortened sequence
+	$(TRAIN) tokensieve.train.nano --stage only-control --config experiments/nano-control.json \
+		--out runs/nano
+
 results: .venv/.test  ## Rebuild records, tables and plots (resumes; hours on 2 cores)
-	$(TRAIN) tokensieve.eval.run experiments/nano.json --only main --shard 0/2 & \
-		$(TRAIN) tokensieve.eval.run experiments/nano.json --only main --shard 1/2 && wait
+	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & \
+		$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 1/2 && wait
 	$(BIN)/python -m tokensieve.eval.tables
 
 receipts: .venv/.test  ## Text kept on real receipts: make receipts DATA=folder with img/ and box/

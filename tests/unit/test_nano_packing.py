@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig
 
 from tokensieve.data.synth import generate
 from tokensieve.train.nano import packing
-from tokensieve.train.nano.lm import Reader, build_llava, shown_features
+from tokensieve.train.nano.lm import Reader, build_llava, look_loss, shown_features
 from tokensieve.train.nano.packing import PATCHES, Asked, Example, needed, pack
 from tokensieve.train.nano.pool import describe
 from tokensieve.train.nano.recipe import LmRecipe
@@ -31,7 +31,7 @@ def example(kind: str, seed: int) -> Example:
 def reader() -> Reader:
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
-    return Reader(build_llava(LmRecipe(width=16, layers=2, heads=2, hidden=24), vision)).eval()
+    return Reader(build_llava(LmRecipe(width=16, layers=2, heads=2, hidden=24, guide_layer=1), vision)).eval()
 
 
 def worst_difference() -> float:
@@ -93,3 +93,26 @@ def test_targets_are_the_answers_and_keys_weigh_less() -> None:
     values = [asked for asked in one.asked if asked.about == "text"]
     assert sizes.count(4) == len(values)  # three digits and the end
     assert sizes.count(2) == len(one.asked) - len(values) > 0  # a place and the end
+
+
+def test_the_source_of_an_answer_is_what_its_question_needs() -> None:
+    one = example("mixed", 1)
+    batch = pack(np.random.default_rng(0), [one], 256, 99, 0.3)
+    order = batch.segment[0].unique().tolist()
+    assert len(order) > len({asked.about for asked in one.asked}) > 2
+    for number in (n for n in order if n >= 0):
+        mine = batch.segment[0] == number
+        ids = batch.ids[0][mine].tolist()
+        index = next(i for i, a in enumerate(one.asked) if a.ids[: len(ids)] == ids)
+        read = batch.source[0][mine]
+        answered = len(one.asked[index].ids) - one.asked[index].answer_at - 1
+        assert int(read.any(-1).sum()) == answered  # every token of the answer but its end
+        wanted = np.unique(np.concatenate(one.needs[index]))
+        assert read[-2].nonzero()[:, 0].tolist() == wanted.tolist()
+
+
+def test_looking_elsewhere_costs() -> None:
+    batch = pack(np.random.default_rng(0), [example("plain", 0)], 256, 99, 0.3)
+    there = batch.source[:, None].float().expand(-1, 2, -1, -1)
+    assert float(look_loss(there / there.sum(-1, keepdim=True).clamp_min(1), batch)) < 1e-3
+    assert float(look_loss(torch.full(there.shape, 1 / 256), batch)) > 2

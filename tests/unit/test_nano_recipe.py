@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tokensieve.errors import ConfigError
+from tokensieve.errors import ConfigError, TrainingError
 from tokensieve.hf.nano import load_nano
 from tokensieve.train.nano.__main__ import main
-from tokensieve.train.nano.recipe import Recipe
+from tokensieve.train.nano.export import export
+from tokensieve.train.nano.recipe import LmRecipe, Recipe
 
 TINY = {
     "shard": 24,
@@ -23,6 +25,7 @@ TINY = {
         "layers": 1,
         "width": 32,
         "hidden": 32,
+        "guide_layer": 0,
         "phases": [[1, 24, 2], [1, 256, 2]],
         "control_phases": [[1, 256, 2]],
     },
@@ -42,6 +45,26 @@ def test_all_stages_write_a_model_that_loads_and_resume_adds_nothing(tmp_path: P
     again, _ = load_nano(path=target)
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(weight, again.state_dict()[name], rtol=0, atol=0)
+
+
+def test_only_the_control_is_made_on_the_shipped_encoder(tmp_path: Path) -> None:
+    config, target = tmp_path / "tiny.json", tmp_path / "nano"
+    config.write_text(json.dumps({**TINY, "encoder": {}}))
+    arguments = ["--out", str(tmp_path / "run"), "--target", str(target), "--config", str(config)]
+    main(["--stage", "only-control", *arguments])
+    assert not target.exists()
+    weights = load_file(tmp_path / "nano-control" / "reader.safetensors")
+    assert weights["lm_head.weight"].shape[1] == TINY["lm"]["width"]
+
+
+def test_a_guided_layer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match="guide_layer"):
+        LmRecipe(layers=2, guide_layer=2)
+
+
+def test_export_without_a_trained_model_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="--stage lm"):
+        export(Recipe(), tmp_path, tmp_path / "nano")
 
 
 def test_unknown_field_of_the_recipe_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """`python -m tokensieve.train.nano --out runs/nano`: make the embedded model from nothing.
 
 Stages, in order: pool (generated pictures), encoder, features, lm, control, export. Every
-stage goes on from its last checkpoint; `all` runs what is missing.
+stage goes on from its last checkpoint; `all` runs what is missing. `only-control` makes the
+second language model alone, on the encoder inside the package.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from tokensieve.hf.nano import NANO
+from tokensieve.hf.nano import NANO, load_nano
 from tokensieve.train.nano.encoder import train_encoder
 from tokensieve.train.nano.export import export
 from tokensieve.train.nano.features import cache_features
@@ -21,6 +22,7 @@ from tokensieve.train.nano.recipe import Recipe
 from tokensieve.train.nano.state import Log
 
 STAGES = ("pool", "encoder", "features", "lm", "control", "export")
+CONTROL = ("pool", "shipped-encoder", "features", "control", "export")
 
 
 def shrink(recipe: Recipe, scale: float) -> Recipe:
@@ -50,6 +52,8 @@ def run_stage(stage: str, recipe: Recipe, out: Path, target: Path) -> None:
         run(recipe.workers, make_pool, out / "pool", shards, recipe.shard)
     elif stage == "encoder":
         run(recipe.workers, train_encoder, recipe, out, log)
+    elif stage == "shipped-encoder":
+        save_shipped_encoder(out / "encoder")
     elif stage == "features":
         run(recipe.workers, cache_features, out, shards)
     elif stage in ("lm", "control"):
@@ -58,10 +62,16 @@ def run_stage(stage: str, recipe: Recipe, out: Path, target: Path) -> None:
         export(recipe, out, target)
 
 
+def save_shipped_encoder(folder: Path) -> None:
+    """The encoder inside the package, where no encoder was trained into `folder` before."""
+    if not folder.exists():
+        load_nano()[0].model.vision_tower.save_pretrained(folder)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run the stages."""
     parser = argparse.ArgumentParser(prog="python -m tokensieve.train.nano", description=__doc__)
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
+    parser.add_argument("--stage", choices=("all", "only-control", *STAGES), default="all")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="checkpoints and logs")
     parser.add_argument("--target", type=Path, default=NANO, help="where the model is written")
     parser.add_argument("--config", type=Path, help="JSON that overrides the recipe")
@@ -69,7 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     recipe = shrink(Recipe.load(given.config), given.steps_scale)
     given.out.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES if given.stage == "all" else (given.stage,):
+    several = {"all": STAGES, "only-control": CONTROL}
+    for stage in several.get(given.stage, (given.stage,)):
         run_stage(stage, recipe, given.out, given.target)
 
 

@@ -12,6 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalG
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tokensieve.data.synth import PATCH, SIZE, generate
+from tokensieve.errors import TrainingError
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.train.nano.lm import Reader, build_llava
 from tokensieve.train.nano.recipe import Recipe
@@ -54,9 +55,26 @@ def newline(model: LlavaForConditionalGeneration) -> torch.Tensor:
 
 
 def export(recipe: Recipe, out: Path, target: Path) -> None:
-    """Write model (fp16), processor files and the newline token to `target`; the control's
-    projector and language model go to `target`-control."""
-    model = assemble(recipe, out)
+    """Write what `out` holds trained: nano to `target`, the control to `target`-control.
+
+    Raises `TrainingError` if it holds neither.
+    """
+    trained = [name for name in ("lm", "control") if (out / f"{name}-state" / "step.json").exists()]
+    if not trained:
+        raise TrainingError(f"Expected a trained language model in {out}. Run --stage lm first.")
+    if "lm" in trained:
+        export_nano(assemble(recipe, out), target)
+    if "control" in trained:
+        other = target.with_name(target.name + "-control")
+        other.mkdir(parents=True, exist_ok=True)
+        control = Reader(assemble(recipe, out, "control")).state_dict()
+        save_file(
+            {k: v.half().contiguous() for k, v in control.items()}, other / "reader.safetensors"
+        )
+
+
+def export_nano(model: LlavaForConditionalGeneration, target: Path) -> None:
+    """Model (fp16), processor files and the newline token."""
     target.mkdir(parents=True, exist_ok=True)
     save_file({"image_newline": newline(model).half()}, target / "newline.safetensors")
     torch.nn.Module.to(model, torch.float16)
@@ -67,10 +85,3 @@ def export(recipe: Recipe, out: Path, target: Path) -> None:
     (target / "layout.json").write_text(
         json.dumps({**layout, "num_additional_image_tokens": 1}, indent=2) + "\n"
     )
-    if (out / "control-state" / "step.json").exists():
-        other = target.with_name(target.name + "-control")
-        other.mkdir(parents=True, exist_ok=True)
-        control = Reader(assemble(recipe, out, "control")).state_dict()
-        save_file(
-            {k: v.half().contiguous() for k, v in control.items()}, other / "reader.safetensors"
-        )

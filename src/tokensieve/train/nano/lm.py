@@ -4,8 +4,8 @@ B batch, V visual tokens shown, T text tokens, S = V + T, L = 256 patches, C enc
 D width of the language model.
 
 Two of them: "lm" goes through a curriculum in visual tokens (few, more, all), so it has
-seen shortened sequences; "control" always sees all of them and is led from pages of few
-lines to all pages instead.
+seen shortened sequences; "control" always sees all of them. What leads it instead is a loss on
+where it looks: at first some heads of one layer are told which tokens hold what is asked for.
 """
 
 from __future__ import annotations
@@ -92,22 +92,42 @@ class Reader(nn.Module):
 
     def forward(self, features_BVC: Tensor, batch: Packed) -> Tensor:
         """Logits (B, T, vocabulary) of the text tokens of `batch`."""
+        return self.watched(features_BVC, batch)[0]
+
+    def watched(
+        self, features_BVC: Tensor, batch: Packed, layer: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits as above and what the text tokens look at in `layer`: (B, heads, T, V).
+
+        Attention is materialised only where a layer is named.
+        """
         text_BTD = self.language_model.get_input_embeddings()(batch.ids)
-        embeds_BSD = torch.cat([self.projector(features_BVC), text_BTD], dim=1)
-        hidden_BSD = self.language_model(
-            inputs_embeds=embeds_BSD,
-            attention_mask=attention_mask(batch),
+        watch = layer is not None
+        self.language_model.set_attn_implementation("eager" if watch else "sdpa")
+        seen = attention_mask(batch)
+        out = self.language_model(
+            inputs_embeds=torch.cat([self.projector(features_BVC), text_BTD], dim=1),
+            attention_mask=torch.zeros(seen.shape).masked_fill(~seen, -1e9) if watch else seen,
             position_ids=position_ids(batch),
             use_cache=False,
-        ).last_hidden_state
-        logits: Tensor = self.lm_head(hidden_BSD[:, features_BVC.shape[1] :])
-        return logits
+            output_attentions=watch,
+        )
+        V = features_BVC.shape[1]
+        looks = out.attentions[layer][:, :, V:, :V] if watch else None
+        return self.lm_head(out.last_hidden_state[:, V:]), looks
 
 
 def shown_features(features: NDArray[np.float16], batch: Packed) -> Tensor:
     """The features of the tokens that a batch shows, (B, V, C) float32."""
     rows = torch.from_numpy(features[batch.rows]).float()
     return rows.gather(1, batch.kept[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def look_loss(looks_BHTV: Tensor, batch: Packed) -> Tensor:
+    """Minus the log of the attention that half of the heads pay to what an answer is read from."""
+    half = looks_BHTV[:, : looks_BHTV.shape[1] // 2].mean(1)
+    paid = (half * batch.source).sum(-1)[batch.source.any(-1)]
+    return -(paid + 1e-6).log().mean()
 
 
 @torch.no_grad()
@@ -165,20 +185,22 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
     train = [("train", number) for number in range(recipe.train_shards)]
     features, examples = load_examples(out, train)
     val_features, val_examples = load_examples(out, [("val", n) for n in range(recipe.val_shards)])
-    easy = [e for e in examples if max(a.line for a in e.asked) < part.easy_lines]
     phases = part.control_phases if control else part.phases
     ends = np.cumsum([phase[0] for phase in phases])
     while step < ends[-1]:
         rng = np.random.default_rng((recipe.seed, step, rank))
         number = int(np.searchsorted(ends, step, side="right"))
-        pool = easy if control and number == 0 else examples
-        chosen, tokens = draw(rng, pool, phases[number], control, number + 1 == len(phases))
+        chosen, tokens = draw(rng, examples, phases[number], control, number + 1 == len(phases))
         batch = pack(rng, chosen, tokens, part.questions, part.key_weight, part.renumber)
         rate = learning_rate(step, int(ends[-1]), part.warmup, part.lr)
         optimiser.set_rate(rate)
-        logits = reader(shown_features(features, batch), batch)
+        guided = control and number == 0 and bool(batch.source.any())
+        layer = part.guide_layer if guided else None
+        logits, looks = reader.watched(shown_features(features, batch), batch, layer)
         each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
         loss = (each * batch.weights).sum() / batch.weights.sum()
+        if looks is not None:
+            loss = loss + part.guide * (1 - step / int(ends[0])) * look_loss(looks, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(reader)

@@ -52,7 +52,8 @@ class Example:
 class Packed:
     """A batch: rows of features, kept (B, V), and for the text ids, targets, weights,
     question number and position inside the question, all (B, T); `start` (B,) is the
-    position of a question's first token and `places` (B, V) those of the visual tokens."""
+    position of a question's first token and `places` (B, V) those of the visual tokens;
+    `source` (B, T, V) says which visual tokens a token of an answer is read from."""
 
     rows: Ints
     kept: Tensor
@@ -63,6 +64,7 @@ class Packed:
     weights: Tensor
     segment: Tensor
     offset: Tensor
+    source: Tensor
 
 
 def needed(picture: dict[str, Any], labels: NDArray[np.uint8], asked: Asked) -> list[Ints]:
@@ -119,27 +121,30 @@ def pack(
     texts, kept_rows, starts, places = [], [], [], []
     for example in examples:
         kept, chosen = show(rng, example, tokens, questions)
-        texts.append([example.asked[number] for number in chosen])
+        texts.append([(example.asked[number], example.needs[number]) for number in chosen])
         kept_rows.append(kept)
         anew = rng.random() < renumber
         places.append(np.arange(tokens) if anew else kept)
         starts.append(tokens if anew else PATCHES)
-    width = max(sum(len(asked.ids) - 1 for asked in text) for text in texts)
+    width = max(sum(len(asked.ids) - 1 for asked, _ in text) for text in texts)
     blank = np.zeros((len(examples), width), dtype=np.int64)
     ids, targets, offset, segment = blank.copy(), blank.copy(), blank.copy(), blank - 1
     weights = np.zeros((len(examples), width), dtype=np.float32)
+    source = np.zeros((*blank.shape, tokens), dtype=bool)
     for row, text in enumerate(texts):
         at = 0
-        for number, asked in enumerate(text):
+        for number, (asked, needs) in enumerate(text):
             size = len(asked.ids) - 1
             area = np.s_[row, at : at + size]
             ids[area], targets[area] = asked.ids[:-1], asked.ids[1:]
             offset[area], segment[area] = np.arange(size), number
             weights[row, at + asked.answer_at - 1 : at + size] = 1
             weights[row, [at + key - 1 for key in asked.keys if key > 0]] = key_weight
+            read = np.isin(kept_rows[row], np.concatenate(needs))
+            source[row, at + asked.answer_at - 1 : at + size - 1] = read
             at += size
     arrays = (np.stack(kept_rows), np.stack(places), np.array(starts))
-    texts_in = (ids, targets, weights, segment, offset)
+    texts_in = (ids, targets, weights, segment, offset, source)
     rows = np.array([example.row for example in examples])
     return Packed(rows, *(torch.from_numpy(a) for a in (*arrays, *texts_in)))
 

@@ -50,9 +50,9 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class LmRecipe:
-    """Projector and Llama. A phase is (steps, visual tokens shown, pictures a step); the
-    control's first phase has only pictures of fewer than `easy_lines` lines; `questions` at
-    most are asked of a picture in one step."""
+    """Projector and Llama. A phase is (steps, visual tokens shown, pictures a step);
+    `questions` at most are asked of a picture in one step. In the control's first phase the loss
+    on where `guide_layer` looks weighs `guide`, falling to 0."""
 
     width: int = 128
     layers: int = 4
@@ -64,9 +64,17 @@ class LmRecipe:
     key_weight: float = 0.3
     questions: int = 12
     renumber: float = 0.5
-    easy_lines: int = 6
+    guide: float = 0.5
+    guide_layer: int = 2
     phases: tuple[tuple[int, int, int], ...] = ((600, 24, 32), (400, 72, 16), (1400, 256, 12))
-    control_phases: tuple[tuple[int, int, int], ...] = ((500, 256, 8), (900, 256, 10))
+    control_phases: tuple[tuple[int, int, int], ...] = ((600, 256, 12), (1200, 256, 12))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guide_layer < self.layers:
+            raise ConfigError(
+                f"Expected `guide_layer` among the {self.layers} layers, from 0 on. Got "
+                f"{self.guide_layer}."
+            )
 
 
 @dataclass(frozen=True)
