@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from tokensieve.errors import UnsupportedError
+from tokensieve.eval.console import scaled
+
 ASK = ("what is it", "--max-new-tokens", 3, "--model")
 
 
@@ -111,3 +114,14 @@ def test_the_overlay_shows_the_picture_and_each_method(run, picture, model_dir, 
     with Image.open(target) as page:
         assert page.width == 4 * (384 + 14) + 14
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.png", "noise.png"]
+
+
+def test_costs_that_no_formula_knows_are_null(ask, monkeypatch):
+    def unknown(config):
+        raise UnsupportedError("Expected a dense LLM.")
+
+    monkeypatch.setattr("tokensieve.eval.ask.TransformerShape.of_llm", unknown)
+    got = ask("--method", "stride", "--keep", "0.5")
+    assert (got["kv_bytes"], got["llm_flops"], got["flops"]) == (None, None, {})
+    assert isinstance(got["answer"], str)
+    assert scaled(got["llm_flops"]) == "?"

@@ -371,3 +371,9 @@ def test_keys_need_one_per_prompt():
 
 def test_a_wrapped_model_is_to_be_unwrapped():
     refuses(UnsupportedError, "_orig_mod", model=torch.compile(build("llava").model))
+
+
+def test_shrinking_pictures_has_no_pool():
+    model = build("llava_next").model
+    with pytest.raises(UnsupportedError, match=r"Expected pool='crop' for 'downsample'.*'image'"):
+        sieve(model, "downsample", 0.5, pool="image").__enter__()

@@ -31,7 +31,9 @@ def example(kind: str, seed: int) -> Example:
 def reader() -> Reader:
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
-    return Reader(build_llava(LmRecipe(width=16, layers=2, heads=2, hidden=24, guide_layer=1), vision)).eval()
+    return Reader(
+        build_llava(LmRecipe(width=16, layers=2, heads=2, hidden=24, guide_layer=1), vision)
+    ).eval()
 
 
 def worst_difference() -> float:

@@ -23,9 +23,10 @@ def test_recipe_in_miniature(tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0
     model, _ = load_nano()
-    method = get_method("selector", weights=tmp_path / "selector-embeds-seed7" / "selector")
+    (made,) = tmp_path.glob("selector-embeds-*/seed7/selector")
+    method = get_method("selector", weights=made)
     bound = method.bind(encoder_info(model))
     tokens = torch.randn(1, 256, 128, generator=torch.Generator().manual_seed(0))
     kept = bound.reduce(VisionTokens(tokens, grid=(16, 16)), torch.tensor([10])).kept
     assert int(kept.sum()) == 10
-    assert bound.selector.config.rule == "cover"  # as the shipped config says
+    assert bound.selector.config.rule == "diverse"  # as the shipped config says

@@ -1,4 +1,4 @@
-"""The default objective: scores learn what dropping a token costs; `cover` spends by that cost."""
+"""The default objective: scores learn what dropping a token costs; `diverse` spends by it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from tokensieve.errors import ConfigError
-from tokensieve.functional.cover import cover_mask
+from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ObjectiveConfig, ReconstructorConfig, SelectorConfig
 from tokensieve.nn.estimators import explore_mask
 from tokensieve.nn.losses import SURPRISE_FLOOR, surprise_losses
+from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (3, 4))
@@ -27,6 +28,25 @@ def test_surprise_by_hand() -> None:
     error, guess = surprise_losses(output, torch.zeros(1, 3, 2), scores, dropped)
     assert_close(error, torch.tensor(2.0))
     assert_close(guess, torch.tensor(0.5))
+
+
+def test_cosine_surprise_by_hand() -> None:
+    # seen from (1, 0): outputs point right, right and up, targets up, right and right
+    output = torch.tensor([[[3.0, 0.0], [2.0, 0.0], [1.0, 5.0]]])
+    target = torch.tensor([[[1.0, 1.0], [2.0, 0.0], [2.0, 0.0]]])
+    scores = torch.tensor([[math.log(1 + SURPRISE_FLOOR) + 1.0, math.log(SURPRISE_FLOOR), 99.0]])
+    dropped = torch.tensor([[1.0, 1.0, 0.0]])
+    error, guess = surprise_losses(output, target, scores, dropped, torch.tensor([1.0, 0.0]))
+    assert_close(error, torch.tensor((2.5 + 1 + 0) / 2))  # mean square and cosine distance
+    assert_close(guess, torch.tensor(0.5))
+
+
+def test_cosines_are_seen_from_the_zero_of_raw_features() -> None:
+    selector = Selector(SelectorConfig(encoder=ENCODER, depth=1))
+    features = 3 + torch.randn(4, 12, 16, generator=torch.Generator().manual_seed(1))
+    selector.fit_normaliser(features)
+    seen = selector.standardise(features) - selector.origin_C
+    assert_close(seen, features / selector.std)
 
 
 def test_surprise_teaches_scores_only_through_the_guess() -> None:
@@ -62,81 +82,65 @@ def test_explore_has_no_gradient_so_only_surprise_takes_it() -> None:
         ObjectiveConfig(estimator="explore", objective="plain")
 
 
-def cover_slowly(
-    scores: list[float],
-    points: list[list[float]],
-    count: int,
-    worth: float,
-    spread: float,
-    cover_spread: float,
-) -> set[int]:
-    """The definition, one number at a time."""
-    L, C = len(scores), len(points[0])
-    far = [
-        [
-            spread * sum((a - b) ** 2 for a, b in zip(points[i], points[j], strict=True)) / C
-            for j in range(L)
-        ]
-        for i in range(L)
-    ]
-    cost, doubt = ([math.exp(s) for s in scores] for _ in range(2))
-    wary = cover_spread / spread
-    bar, kept = worth * sum(sorted(cost)[-count:]) / count, set()
-    while len(kept) < count:
-        saved = {
-            j: sum(max(doubt[i] - wary * far[i][j], 0) for i in range(L))
-            for j in range(L)
-            if j not in kept
-        }
-        best = max(saved, key=lambda j: saved[j])
-        if saved[best] <= bar:
-            break
-        kept.add(best)
-        cost = [min(cost[i], far[i][best]) for i in range(L)]
-        doubt = [min(doubt[i], wary * far[i][best]) for i in range(L)]
-    while len(kept) < count:
-        best = max(set(range(L)) - kept, key=lambda j: cost[j])
-        kept.add(best)
-        cost = [min(cost[i], far[i][best]) for i in range(L)]
-        doubt = [min(doubt[i], wary * far[i][best]) for i in range(L)]
-    return kept
+def diverse_slowly(weights: list[float], points: list[list[float]], count: int) -> list[int]:
+    """The definition, one number at a time; in order of choice."""
+
+    def apart(a: list[float], b: list[float]) -> float:
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
+        return 1 - dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+    chosen = [max(range(len(weights)), key=lambda i: weights[i])]
+    while len(chosen) < count:
+        left = [i for i in range(len(weights)) if i not in chosen]
+        cost = {i: weights[i] * min(apart(points[i], points[j]) for j in chosen) for i in left}
+        chosen.append(max(left, key=lambda i: cost[i]))
+    return chosen
 
 
-@pytest.mark.parametrize("worth", [0.5, 1.5, 4.0, 100.0])
-def test_cover_follows_its_definition(worth: float) -> None:
+@pytest.mark.parametrize("trust", [0.0, 0.5, 1.0, 3.0])
+def test_diverse_follows_its_definition(trust: float) -> None:
     generator = torch.Generator().manual_seed(3)
-    centres = torch.randn(4, 6, generator=generator)
-    points = centres[torch.randint(4, (24,), generator=generator)]
-    points = points + 0.3 * torch.randn(24, 6, generator=generator)
-    scores = torch.randn(24, generator=generator)
-    padded = torch.cat([points, torch.full((5, 6), 9.0)])[None]
-    valid = (torch.arange(29) < 24)[None]
-    for count in (1, 5, 12):
-        kept = cover_mask(
-            torch.cat([scores, torch.full((5,), 50.0)])[None],
-            padded,
-            torch.tensor([count]),
-            valid,
-            worth,
-            spread=1.5,
-            cover_spread=2.0,
-        )
-        want = cover_slowly(scores.tolist(), points.tolist(), count, worth, 1.5, 2.0)
-        assert set(kept[0].nonzero()[:, 0].tolist()) == want
+    points = torch.randn(2, 24, 6, generator=generator)
+    scores = trust * torch.randn(2, 24, generator=generator)
+    padded = torch.cat([points, torch.full((2, 5, 6), 9.0)], 1)
+    heavy = torch.cat([scores, torch.full((2, 5), 50.0)], 1)
+    valid = (torch.arange(29) < 24).expand(2, 29)
+    for counts in ([1, 5], [12, 0], [24, 24]):
+        kept = weighted_diversity(padded, heavy, torch.tensor(counts), valid)
+        for row, count in enumerate(counts):
+            weights = scores[row].exp().tolist()
+            want = diverse_slowly(weights, points[row].tolist(), count)[:count]
+            assert kept[row].nonzero()[:, 0].tolist() == sorted(want)
 
 
-def test_cover_keeps_a_calm_region_that_ranking_loses() -> None:
-    # 40 alike tokens of small error, 10 unlike ones of larger error, room for 5
-    calm = torch.ones(40, 8) + 0.01 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
-    loud = 3 * torch.randn(10, 8, generator=torch.Generator().manual_seed(1))
-    scores = torch.cat([torch.full((40,), -1.0), torch.full((10,), 0.5)])[None]
-    arguments = (scores, torch.cat([calm, loud])[None], torch.tensor([5]))
-    valid = torch.ones(1, 50, dtype=torch.bool)
-    assert (
-        int(cover_mask(*arguments, valid, worth=2.0, spread=1.0, cover_spread=1.0)[0, :40].sum())
-        == 1
-    )
-    assert (
-        int(cover_mask(*arguments, valid, worth=1e9, spread=1.0, cover_spread=1.0)[0, :40].sum())
-        == 0
-    )
+def test_diverse_keeps_a_calm_region_that_ranking_loses() -> None:
+    # 40 alike tokens of small error, 5 unlike pairs of larger error, room for 6
+    axes = torch.eye(8)
+    tokens = torch.cat([axes[5].expand(40, 8), axes[:5], axes[:5]])[None]
+    scores = torch.cat([torch.full((40,), -0.5), torch.zeros(10)])[None]
+    counts, valid = torch.tensor([6]), torch.ones(1, 50, dtype=torch.bool)
+    assert int(weighted_diversity(tokens, scores, counts, valid)[0, :40].sum()) == 1
+    assert int(weighted_diversity(tokens, 100 * scores, counts, valid)[0, :40].sum()) == 0
+
+
+def test_among_equal_tokens_the_heaviest_come_first() -> None:
+    scores = torch.tensor([[0.0, 3.0, 1.0, 2.0]])
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    kept = weighted_diversity(torch.ones(1, 4, 2), scores, torch.tensor([3]), valid)
+    assert kept[0].tolist() == [False, True, True, True]
+
+
+def test_crowds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # angles of 0, 0, 37 and 90 degrees; the last token is padding
+    tokens = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.8, 0.6], [0.0, 1.0], [1.0, 0.0]]])
+    valid = torch.tensor([[True, True, True, True, False]])
+    sizes = crowd_sizes(tokens, valid, radius=0.5)
+    want = torch.tensor([[2 + 0.6, 2 + 0.6, 1 + 2 * 0.6 + 0.2, 1 + 0.2]])
+    assert_close(sizes[:, :4], want)
+    monkeypatch.setattr("tokensieve.functional.diversity._PART", 2)
+    assert_close(crowd_sizes(tokens, valid, radius=0.5), sizes)
+
+
+def test_negative_powers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Expected `crowd` of 0 or more\. Got -1\.0"):
+        SelectorConfig(encoder=ENCODER, crowd=-1.0)

@@ -18,7 +18,7 @@ from tokensieve.cost.flops import decode_flops, prefill_flops
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.data.files import written_whole
-from tokensieve.errors import PromptError
+from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.eval.models import Loaded
 from tokensieve.hf.report import ImageReport
 from tokensieve.hf.sieve import sieve
@@ -50,7 +50,8 @@ class Answer:
     keep: as asked, 1.0 for "full" and 0.0 for "none".
     prompt_tokens: what the LLM read, text and visual; new_tokens: what it wrote.
     kv_bytes: of the cache when the last token was written.
-    llm_flops: prefill and decode, two per multiply-add; flops: the same by stage.
+    llm_flops: prefill and decode, two per multiply-add; flops: the same by stage. Where the formula
+        does not know the LLM (a mixture of experts, say), None and nothing, as are kv_bytes.
     ms: milliseconds by stage.
     """
 
@@ -62,8 +63,8 @@ class Answer:
     kept_tokens: int
     prompt_tokens: int
     new_tokens: int
-    kv_bytes: int
-    llm_flops: int
+    kv_bytes: int | None
+    llm_flops: int | None
     flops: dict[str, int]
     ms: dict[str, float]
     image: ImageReport | None = field(default=None, repr=False)
@@ -180,7 +181,10 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
 
 
 def _cost(model: Any, prompt: int, new: int) -> dict[str, Any]:
-    shape = TransformerShape.of_llm(model.config)
+    try:
+        shape = TransformerShape.of_llm(model.config)
+    except UnsupportedError:
+        return {"kv_bytes": None, "llm_flops": None, "flops": {}}
     flops = {
         "prefill": prefill_flops(shape, prompt),
         "decode": decode_flops(shape, prompt, new),

@@ -95,11 +95,12 @@ class Job:
         return f"{self.model}--{self.kind}--{self.variant.name}--{self.seed}.json"
 
     def config(self, suite: Suite, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-        """Everything that decides the record's numbers."""
+        """Everything that decides the record's numbers; `fingerprints`: hashes of model, weights
+        and pictures."""
         return {
             "suite": suite.suite,
             "model": self.model,
-            "weights": dict(fingerprints),
+            "hashes": dict(fingerprints),
             "variant": self.variant.name,
             "method": self.variant.method,
             "options": dict(self.options),

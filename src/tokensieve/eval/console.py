@@ -84,8 +84,10 @@ def methods_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
-def scaled(value: float | int, unit: str = "") -> str:
-    """`value` in thousands, millions, ... with three digits: 12300 -> "12.3 k"."""
+def scaled(value: float | int | None, unit: str = "") -> str:
+    """`value` in thousands, millions, ... with three digits: 12300 -> "12.3 k"; None -> "?"."""
+    if value is None:
+        return "?"
     for prefix in ("", "k", "M", "G", "T", "P"):
         if value < 999.5 or prefix == "P":
             break

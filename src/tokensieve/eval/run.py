@@ -27,7 +27,7 @@ from tokensieve.eval.remember import remembered_scores
 from tokensieve.eval.score import Batch, Outcome, is_identity, prepare, score
 from tokensieve.eval.stats import pack_hits, unpack_hits, wilson
 from tokensieve.eval.subject import Subject, load_subject
-from tokensieve.eval.tasks import Task, load_tasks
+from tokensieve.eval.tasks import Task, load_tasks, picture_hash
 from tokensieve.methods.base import Method
 
 ORACLE = "oracle-text"
@@ -86,7 +86,8 @@ def run(
         if job.model not in models:
             models[job.model] = load_subject(suite.models[job.model])
         loaded = models[job.model]
-        config = job.config(suite, loaded.fingerprints(job.options))
+        seen = {"pictures": picture_hash(job.kind, suite.split)}
+        config = job.config(suite, loaded.fingerprints(job.options) | seen)
         path = folder / job.file_name
         if records.is_done(path, config):
             continue

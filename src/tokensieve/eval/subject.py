@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokensieve.eval.models import Loaded, load_model
 from tokensieve.eval.records import file_hash
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.fingerprint import encoder_info, state_hash
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
 
@@ -58,12 +55,3 @@ class Subject:
 def load_subject(name: str) -> Subject:
     """The model called `name`, as `tokensieve ask` would load it, in float32."""
     return Subject.of(load_model(name))
-
-
-def state_hash(model: torch.nn.Module) -> str:
-    """Short hash of a module's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -5,10 +5,11 @@ N pictures, L tokens of a picture.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from jaxtyping import Bool
@@ -53,6 +54,20 @@ class Task:
         """The items, `size` at a time."""
         for start in range(0, len(self.items), size):
             yield self.items[start : start + size]
+
+
+@lru_cache
+def picture_hash(kind: str, split: str, pictures: int = 3) -> str:
+    """Short hash of the first pictures of a kind and split and what is asked about them.
+
+    It changes when the generator does: records made before must not be taken for records after.
+    """
+    digest = hashlib.sha256()
+    for seed in range(pictures):
+        picture = generate(kind, seed, split)
+        digest.update(picture.image.tobytes())
+        digest.update(repr(picture.questions).encode())
+    return digest.hexdigest()[:16]
 
 
 def load_tasks(

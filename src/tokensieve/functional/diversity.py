@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+_PART = 1024  # tokens compared with all others at a time
+_ALIKE = 1e-6  # distance of equal tokens: above 0, so that among them the heaviest comes first
+
 
 def max_min_diversity(
     tokens_BLC: Float[Tensor, "B L C"],
@@ -36,6 +39,46 @@ def max_min_diversity(
         to_pick = distance_BLL[row, pick]
         nearest = to_pick if step == 0 else torch.minimum(nearest, to_pick)
     return kept & valid_BL
+
+
+def weighted_diversity(
+    tokens_BLC: Float[Tensor, "B L C"],
+    log_weight_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """`counts_B[b]` tokens, each the one whose loss would cost most given those before it.
+
+    First the heaviest token, then always the one with the largest product of its weight and its
+    cosine distance to the nearest chosen token. Equal weights give max-min diversity, very unequal
+    ones the ranking by weight. O(n L C); no L x L matrix.
+    """
+    unit_BLC = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
+    free_BL = log_weight_BL.float().masked_fill(~valid_BL, -torch.inf)
+    nearest_BL = torch.ones_like(free_BL)
+    kept = torch.zeros_like(valid_BL)
+    row = torch.arange(len(kept), device=kept.device)
+    for step in range(int(counts_B.max()) if kept.numel() else 0):
+        pick = (free_BL + nearest_BL.log()).argmax(-1)
+        kept[row, pick] |= step < counts_B
+        free_BL[row, pick] = -torch.inf
+        to_pick = 1 - (unit_BLC @ unit_BLC[row, pick][..., None])[..., 0]
+        nearest_BL = torch.minimum(to_pick, nearest_BL) if step else to_pick
+        nearest_BL = nearest_BL.clamp_min(_ALIKE)
+    return kept & valid_BL
+
+
+def crowd_sizes(
+    tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"], radius: float = 0.3
+) -> Float[Tensor, "B L"]:
+    """How many tokens each one stands for: 1 for itself, less for others up to a cosine distance
+    of `radius`, where it is 0. Compared in parts: memory grows with L, not with its square."""
+    unit_BLC = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
+    sizes = []
+    for part_BPC in torch.split(unit_BLC, _PART, dim=1):
+        near_BPL = 1 - (1 - part_BPC @ unit_BLC.mT) / radius
+        sizes.append((near_BPL.clamp_(0, 1) * valid_BL[:, None]).sum(-1))
+    return torch.cat(sizes, dim=1).clamp_min(1)
 
 
 def facility_location(

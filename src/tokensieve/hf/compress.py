@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.budget import Pool, check_keep
-from tokensieve.errors import ConfigError, PromptError, UnknownNameError
+from tokensieve.errors import ConfigError, PromptError, UnknownNameError, UnsupportedError
 from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
 from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
 from tokensieve.hf.families import family_of
@@ -61,6 +61,10 @@ class Plan:
         _one_of("positions", positions, ("keep", "renumber"))
         _one_of("newlines", newlines, ("keep", "drop"))
         _one_of("pool", pool, tuple(Pool))
+        if chosen.site is Site.PIXELS and pool != Pool.CROP:
+            raise UnsupportedError(
+                f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
+            )
         bound = chosen.bind(encoder_info(model))
         return cls(
             name, bound, check_keep(keep), positions == "renumber", Pool(pool), newlines == "drop"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+
+import torch
 
 from tokensieve.hf.families import family_of
 from tokensieve.types import EncoderInfo
@@ -52,3 +55,12 @@ def _first(config: Any, *names: str, default: Any) -> Any:
     """The first of the named fields `config` has a value for."""
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if value is not None), default)
+
+
+def state_hash(model: torch.nn.Module) -> str:
+    """Short hash of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError
-from tokensieve.functional.cover import cover_mask
+from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
 from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import ScoringMethod
+from tokensieve.methods.base import ScoringMethod, as_one, split_groups
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
@@ -31,9 +31,10 @@ class LearnedSelection(ScoringMethod):
     """Rank tokens by the keep logit minus the drop logit of a trained selector [1].
 
     weights: a folder, a hub name or a loaded `Selector`; None: the one shipped for the encoder.
-    rule: "top" ranks; "cover" ranks by what the kept tokens leave unsaid, after a few that stand
-        for many; "gated" covers the picture where the scores are flat, as on calm scenes; None:
-        the rule stored with the weights.
+    rule: "top" ranks; "diverse" takes each time the token of the largest expected error times
+        distance to what is kept times number of tokens alike (powers of them, in the weights'
+        config); "gated" covers the picture where the scores are flat, as on calm scenes; None: the
+        rule stored with the weights.
 
     Weights say whether they read the encoder's features or the embeddings behind the projector.
 
@@ -90,29 +91,36 @@ class LearnedSelection(ScoringMethod):
     def reduce_pool(
         self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
     ) -> list[Reduction]:
-        """Scores of all crops share out the budget; inside a crop the rule chooses."""
+        """All crops compete; "gated" shares out the budget by score and covers crop by crop."""
         scores = [self.scores(group, text) for group in groups]
-        flat = torch.cat([s.flatten() for s in scores])[None]
-        valid = torch.cat([group.valid_BL.flatten() for group in groups])[None]
-        best = topk_mask(flat, torch.tensor([count], device=flat.device), valid)[0]
+        flat_1L = torch.cat([s.flatten() for s in scores])[None]
+        whole, counts_1 = as_one(groups), torch.tensor([count], device=flat_1L.device)
+        if self.chosen_rule != "gated":
+            return split_groups(Reduction(self._choose(whole, flat_1L, counts_1)), groups)
+        best = topk_mask(flat_1L, counts_1, whole.valid_BL)[0]
         parts = torch.split(best, [s.numel() for s in scores])
         return [
             Reduction(self._choose(group, s, part.view_as(s).sum(-1)))
             for group, s, part in zip(groups, scores, parts, strict=True)
         ]
 
+    @property
+    def chosen_rule(self) -> str:
+        """The rule asked for, or that of the weights."""
+        return self.rule or self.selector.config.rule
+
     def _choose(
         self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
     ) -> Bool[Tensor, "B L"]:
-        rule = self.rule or self.selector.config.rule
-        if rule == "top":
+        if self.chosen_rule == "top":
             return topk_mask(scores_BL, counts, vision.valid_BL)
-        features_BLC = self.selector.standardise(vision.tokens)
-        if rule == "cover":
-            config, valid_BL = self.selector.config, vision.valid_BL
-            spreads = (config.spread, config.cover_spread)
-            return cover_mask(scores_BL, features_BLC, counts, valid_BL, config.worth, *spreads)
-        return gated_mask(scores_BL, features_BLC, counts, vision.valid_BL)
+        standard_BLC = self.selector.standardise(vision.tokens)
+        if self.chosen_rule == "gated":
+            return gated_mask(scores_BL, standard_BLC, counts, vision.valid_BL)
+        config, seen_BLC = self.selector.config, standard_BLC - self.selector.origin_C
+        alike_BL = crowd_sizes(seen_BLC, vision.valid_BL)
+        weight_BL = config.trust * scores_BL + config.crowd * alike_BL.log()
+        return weighted_diversity(seen_BLC, weight_BL, counts, vision.valid_BL)
 
 
 @dataclass(frozen=True)

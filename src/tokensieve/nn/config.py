@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,10 +14,11 @@ from tokensieve.types import EncoderInfo, Site
 CHOICES = {
     "positions": ("none", "learned", "sincos"),
     "normalise": ("standardise", "none"),
-    "rule": ("top", "gated", "cover"),
+    "rule": ("top", "gated", "diverse"),
     "estimator": ("explore", "gumbel", "straight-through", "soft-topk"),
     "objective": ("surprise", "when-less-is-enough", "adaptive", "plain"),
     "reduction": ("rms", "l2", "mse", "sample-l2"),
+    "error": ("cosine", "square"),
     "budget": ("batch", "picture"),
 }
 
@@ -120,18 +122,23 @@ class SelectorConfig(StackConfig):
     )
     rule: str = option(
         "top",
-        "Inference: top (highest scores), gated (cover the picture where scores are flat) or cover "
-        "(by expected error saved; for scores trained by surprise).",
+        "Inference: top (highest scores), gated (cover the picture where scores are flat) or "
+        "diverse (expected error times distance to what is kept times tokens alike; for scores "
+        "trained by surprise).",
     )
-    worth: float = option(
-        2.0, "cover: a token that stands for others comes first if it saves this many ranked ones."
+    trust: float = option(
+        1.5, "diverse: exponent of the expected error; 0: max-min diversity, large: top."
     )
-    spread: float = option(
-        2.5, "cover: how fast a kept token stops standing for others, times squared distance."
+    crowd: float = option(
+        0.5, "diverse: exponent of the number of tokens that look alike; 0: each counts as one."
     )
-    cover_spread: float = option(
-        3.5, "cover: the same while tokens are chosen for all they stand for."
-    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("trust", "crowd"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"Expected `{name}` of 0 or more. Got {value}.")
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,10 @@ class ObjectiveConfig(Config):
         "surprise",
         "Mask term: when-less-is-enough: a1 max(L,p); adaptive: a1 max(L,p) - a2 min(L,q); "
         "plain: a1 L; L is the mean of the mask. surprise: no mask term; the score learns the log "
-        "of a dropped token's mean squared error, weighted by a1.",
+        "of a dropped token's error, weighted by a1.",
+    )
+    error: str = option(
+        "cosine", "surprise: a token's error is its cosine distance or its mean square."
     )
     reduction: str = option(
         "rms", "Norm of the reconstruction error: rms, l2 (per token), mse, sample-l2 (literal)."

@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from tokensieve.nn.config import ObjectiveConfig
 
 _EPS = 1e-12  # the square root has no gradient at zero
-SURPRISE_FLOOR = 1e-3  # of a standardised feature's variance: below it, tokens are alike
+SURPRISE_FLOOR = 1e-3  # of a cosine distance or a standardised square: below it, tokens are alike
 
 
 def reconstruction_loss(
@@ -72,14 +73,20 @@ def surprise_losses(
     target_BLC: Float[Tensor, "B L C"],
     scores_BL: Float[Tensor, "B L"],
     dropped_BL: Float[Tensor, "B L"],
+    origin_C: Float[Tensor, "C"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(mean squared error of dropped tokens, squared error of the score as its logarithm).
+    """(error of dropped tokens, squared error of the score as the logarithm of a token's error).
 
-    Every dropped token teaches the score directly what dropping it cost, where a sampled mask
-    has to find out by trial. The target carries no gradient.
+    A token's error is its mean square or, seen from `origin_C`, the cosine distance of output and
+    target; the reconstruction then minimises both. Every dropped token teaches the score directly
+    what dropping it cost, where a sampled mask has to find out by trial. That target carries no
+    gradient.
     """
-    error_BL = (output_BLC - target_BLC).square().mean(-1)
+    error_BL = lost_BL = (output_BLC - target_BLC).square().mean(-1)
+    if origin_C is not None:
+        error_BL = 1 - cosine_similarity(output_BLC - origin_C, target_BLC - origin_C, dim=-1)
+        lost_BL = lost_BL + error_BL
     total = dropped_BL.sum().clamp_min(1)
-    wanted_BL = (error_BL.detach() + SURPRISE_FLOOR).log()
+    wanted_BL = (error_BL.detach().clamp_min(0) + SURPRISE_FLOOR).log()
     guess = ((scores_BL - wanted_BL).square() * dropped_BL).sum() / total
-    return (error_BL * dropped_BL).sum() / total, guess
+    return (lost_BL * dropped_BL).sum() / total, guess

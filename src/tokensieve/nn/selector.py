@@ -55,6 +55,11 @@ class Selector(Pretrained[SelectorConfig]):
         features = features_BLC.to(self.mean.dtype)
         return (features - self.mean) / self.std
 
+    @property
+    def origin_C(self) -> Float[Tensor, "C"]:
+        """Where the zero of raw features lies after `standardise`: what cosines are seen from."""
+        return -self.mean / self.std
+
     @torch.no_grad()
     def fit_normaliser(self, features_NLC: Float[Tensor, "N L C"]) -> None:
         """Store mean and std per dimension of a sample of features; nothing for "none".

@@ -10,40 +10,44 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import LlavaModel
 
+from tokensieve.hf.fingerprint import encoder_info, state_hash
 from tokensieve.hf.nano import load_nano
-from tokensieve.hf.sieve import encoder_info
 from tokensieve.train import selector as trainer
 from tokensieve.train.features import save_features
 from tokensieve.train.nano.features import encode
 from tokensieve.train.nano.pool import make_shard, open_shard
 from tokensieve.types import EncoderInfo, Site
 
-SHARDS, SHARD = 6, 500  # 3,000 pictures of all kinds, documents too
+SHARDS, SHARD = 8, 500  # 4,000 pictures of all kinds, documents too
 
 
 def store_features(out: Path, shards: int, size: int, site: Site) -> list[Path]:
     """Tokens (N, L, C) of the first `shards` pool shards of `size` pictures, made where missing.
 
-    They come from the embedded model's own encoder, so that the weights fit what ships.
+    They come from the embedded model's own encoder, so that the weights fit what ships; the folder
+    is named by a hash of it, so that those of another nano are never taken for them.
     """
     model, _ = load_nano()
     info, model = encoder_info(model), model.model
     if site is Site.EMBEDS:
         info = info.at_embeds()
     (out / "pool").mkdir(parents=True, exist_ok=True)
-    return [_store(out, model, info, number, size) for number in range(shards)]
+    folder = out / f"selector-{site}-{state_hash(model)[:8]}"
+    return [_store(folder, model, info, number, size) for number in range(shards)]
 
 
 @torch.no_grad()
-def _store(out: Path, model: LlavaModel, info: EncoderInfo, number: int, size: int) -> Path:
-    path = out / f"selector-{info.site}" / f"train-{number:04d}.safetensors"
+def _store(folder: Path, model: LlavaModel, info: EncoderInfo, number: int, size: int) -> Path:
+    path = folder / f"train-{number:04d}.safetensors"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make_shard(out / "pool", "train", number, size)
-        images = open_shard(out / "pool", "train", number).images
+        folder.mkdir(parents=True, exist_ok=True)
+        pool = folder.parent / "pool"
+        make_shard(pool, "train", number, size)
+        images = np.array(open_shard(pool, "train", number).images)
         tokens = torch.from_numpy(encode(model.vision_tower, images))
         if info.site is Site.EMBEDS:
             tokens = model.multi_modal_projector(tokens.to(model.dtype))
@@ -68,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in options.seeds:
         code = code or trainer.main(
             ["--features", *map(str, stored),
-             "--out", str(options.out / f"selector-{site}-seed{seed}"),
+             "--out", str(stored[0].parent / f"seed{seed}"),
              "--config", options.config, "--seed", str(seed), "--set", *options.set]
         )  # fmt: skip
     return code
