@@ -106,6 +106,42 @@ def test_rule_of_the_weights_is_the_default(selector: Selector, vision: VisionTo
     assert not torch.equal(masks["stored"], masks["top"])
 
 
+def test_diverse_weighs_error_distance_and_crowd(selector: Selector, vision: VisionTokens) -> None:
+    """The definition with exponents of the config; the spread of a dimension does not count."""
+    torch.nn.init.uniform_(selector.std, 0.5, 2.0)
+    crowded = replace(vision, tokens=vision.tokens + 2.0)
+    made = Selector(replace(selector.config, rule="diverse", trust=2.0, crowd=0.7)).eval()
+    made.load_state_dict(selector.state_dict())
+    kept = get_method("selector", weights=made).bind(ENCODER).reduce(
+        crowded, torch.tensor([4, 4, 4])
+    ).kept  # fmt: skip
+    scores = made.scores(crowded.tokens, None, (4, 5)).detach().exp().double()
+    for row, mask in enumerate(kept):
+        x = (crowded.tokens[row] / selector.std).double()
+        apart = 1 - torch.cosine_similarity(x[:, None], x[None], dim=-1)
+        alike = (1 - apart / 0.3).clamp(0, 1).sum(1)
+        cost = scores[row] ** 2 * alike**0.7
+        chosen = [int(cost.argmax())]
+        while len(chosen) < 4:
+            left = cost * apart[:, chosen].amin(1)
+            left[chosen] = -1
+            chosen.append(int(left.argmax()))
+        assert mask.nonzero()[:, 0].tolist() == sorted(chosen)
+
+
+def test_crops_that_share_a_budget_are_one_choice(selector: Selector, vision: VisionTokens) -> None:
+    """A crop that repeats another gets nothing of a shared budget while there is anything new."""
+    made = Selector(replace(selector.config, rule="diverse")).eval()
+    made.load_state_dict(selector.state_dict())
+    bound = get_method("selector", weights=made).bind(ENCODER)
+    twice = replace(vision, tokens=vision.tokens[[0, 0, 1]])
+    kept = bound.reduce_pool([twice], 20)[0].kept
+    assert int(kept.sum()) == 20
+    assert not bool((kept[0] & kept[1]).any())
+    alone = bound.reduce(twice, torch.tensor([10, 10, 10])).kept
+    assert torch.equal(alone[0], alone[1])
+
+
 def test_half_precision_features(selector: Selector, vision: VisionTokens) -> None:
     method = get_method("selector", weights=selector).bind(ENCODER)
     half = replace(vision, tokens=vision.tokens.half())

@@ -31,22 +31,21 @@ def test_surprise_by_hand() -> None:
 
 
 def test_cosine_surprise_by_hand() -> None:
-    # seen from (1, 0): outputs point right, right and up, targets up, right and right
-    output = torch.tensor([[[3.0, 0.0], [2.0, 0.0], [1.0, 5.0]]])
-    target = torch.tensor([[[1.0, 1.0], [2.0, 0.0], [2.0, 0.0]]])
+    # raw outputs point right, right and up, raw targets up, right and right
+    output = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.0, 5.0]]])
+    target = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]])
     scores = torch.tensor([[math.log(1 + SURPRISE_FLOOR) + 1.0, math.log(SURPRISE_FLOOR), 99.0]])
     dropped = torch.tensor([[1.0, 1.0, 0.0]])
-    error, guess = surprise_losses(output, target, scores, dropped, torch.tensor([1.0, 0.0]))
+    error, guess = surprise_losses(output, target, scores, dropped, (output, target))
     assert_close(error, torch.tensor((2.5 + 1 + 0) / 2))  # mean square and cosine distance
     assert_close(guess, torch.tensor(0.5))
 
 
-def test_cosines_are_seen_from_the_zero_of_raw_features() -> None:
+def test_cosines_are_of_raw_features() -> None:
     selector = Selector(SelectorConfig(encoder=ENCODER, depth=1))
     features = 3 + torch.randn(4, 12, 16, generator=torch.Generator().manual_seed(1))
     selector.fit_normaliser(features)
-    seen = selector.standardise(features) - selector.origin_C
-    assert_close(seen, features / selector.std)
+    assert_close(selector.restore(selector.standardise(features)), features)
 
 
 def test_surprise_teaches_scores_only_through_the_guess() -> None:

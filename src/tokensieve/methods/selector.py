@@ -114,13 +114,13 @@ class LearnedSelection(ScoringMethod):
     ) -> Bool[Tensor, "B L"]:
         if self.chosen_rule == "top":
             return topk_mask(scores_BL, counts, vision.valid_BL)
-        standard_BLC = self.selector.standardise(vision.tokens)
         if self.chosen_rule == "gated":
+            standard_BLC = self.selector.standardise(vision.tokens)
             return gated_mask(scores_BL, standard_BLC, counts, vision.valid_BL)
-        config, seen_BLC = self.selector.config, standard_BLC - self.selector.origin_C
-        alike_BL = crowd_sizes(seen_BLC, vision.valid_BL)
+        config, even_BLC = self.selector.config, vision.tokens / self.selector.std
+        alike_BL = crowd_sizes(even_BLC, vision.valid_BL)
         weight_BL = config.trust * scores_BL + config.crowd * alike_BL.log()
-        return weighted_diversity(seen_BLC, weight_BL, counts, vision.valid_BL)
+        return weighted_diversity(even_BLC, weight_BL, counts, vision.valid_BL)
 
 
 @dataclass(frozen=True)

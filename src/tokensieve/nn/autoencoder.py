@@ -76,9 +76,10 @@ class SelectorAutoencoder(nn.Module):
         o = self.objective
         if o.objective == "surprise":
             dropped_BL = (1 - mask_BL.detach()) * real_BL
-            origin_C = self.selector.origin_C if o.error == "cosine" else None
-            tokens = (rebuilt_BLC, target_BLC)
-            error, guess = surprise_losses(*tokens, scores_BL, dropped_BL, origin_C)
+            raw = (self.selector.restore(rebuilt_BLC), features_BLC.to(rebuilt_BLC.dtype))
+            error, guess = surprise_losses(
+                rebuilt_BLC, target_BLC, scores_BL, dropped_BL, raw if o.error == "cosine" else None
+            )
             losses = {"reconstruction": error, "surprise": o.a1 * guess}
         else:
             losses = {

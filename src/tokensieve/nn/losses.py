@@ -73,18 +73,18 @@ def surprise_losses(
     target_BLC: Float[Tensor, "B L C"],
     scores_BL: Float[Tensor, "B L"],
     dropped_BL: Float[Tensor, "B L"],
-    origin_C: Float[Tensor, "C"] | None = None,
+    raw: tuple[Float[Tensor, "B L C"], Float[Tensor, "B L C"]] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """(error of dropped tokens, squared error of the score as the logarithm of a token's error).
 
-    A token's error is its mean square or, seen from `origin_C`, the cosine distance of output and
-    target; the reconstruction then minimises both. Every dropped token teaches the score directly
-    what dropping it cost, where a sampled mask has to find out by trial. That target carries no
-    gradient.
+    A token's error is its mean square or, where they are given, the cosine distance of `raw` output
+    and target, not standardised; the reconstruction then minimises both. Every dropped token
+    teaches the score directly what dropping it cost, where a sampled mask has to find out by trial.
+    That target carries no gradient.
     """
     error_BL = lost_BL = (output_BLC - target_BLC).square().mean(-1)
-    if origin_C is not None:
-        error_BL = 1 - cosine_similarity(output_BLC - origin_C, target_BLC - origin_C, dim=-1)
+    if raw is not None:
+        error_BL = 1 - cosine_similarity(*raw, dim=-1)
         lost_BL = lost_BL + error_BL
     total = dropped_BL.sum().clamp_min(1)
     wanted_BL = (error_BL.detach().clamp_min(0) + SURPRISE_FLOOR).log()

@@ -55,10 +55,9 @@ class Selector(Pretrained[SelectorConfig]):
         features = features_BLC.to(self.mean.dtype)
         return (features - self.mean) / self.std
 
-    @property
-    def origin_C(self) -> Float[Tensor, "C"]:
-        """Where the zero of raw features lies after `standardise`: what cosines are seen from."""
-        return -self.mean / self.std
+    def restore(self, standard_BLC: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        """Features from standardised ones."""
+        return standard_BLC * self.std + self.mean
 
     @torch.no_grad()
     def fit_normaliser(self, features_NLC: Float[Tensor, "N L C"]) -> None:
