@@ -18,6 +18,7 @@ from tokensieve.eval.records import read_all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NEW_RULE, RANKING = "selector", "selector-ranking"
 PEERS = ("feature-norm", "pixel-variance", "stride", "avgpool", "random", "downsample", "divprune")
+SHARED = (NEW_RULE, RANKING, "selector-features", "divprune", "random")
 README_ROWS = ("full", NEW_RULE, RANKING, "feature-norm", "pixel-variance", "stride", "avgpool",
                "downsample", "random", "divprune", "no-image")  # fmt: skip
 
@@ -104,10 +105,11 @@ def page(board: Board, suite: Suite, suite_file: Path, extra: list[dict[str, obj
             names = [v.name for v in suite.variants if v.models is None or model in v.models]
             parts.append(markdown.scores(board, suite, model, kind, topic, variants=names,
                                          intervals=True))  # fmt: skip
-    parts.append("## Share of full")
-    parts.append(
-        markdown.of_full(board, suite, "main", variants=present(suite, (NEW_RULE, RANKING)))
-    )
+    for model in suite.models:
+        parts.append(f"## Share of full: {model}")
+        ran = [v.name for v in suite.variants if v.models is None or model in v.models]
+        names = [name for name in SHARED if name in ran]
+        parts.append(markdown.of_full(board, suite, model, variants=names))
     parts.append("## Paired differences")
     parts.append("Same pictures, seeds averaged per picture; an interval that spans 0 is no win.")
     for ours in present(suite, (NEW_RULE, RANKING)):

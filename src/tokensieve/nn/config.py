@@ -127,7 +127,7 @@ class SelectorConfig(StackConfig):
         "trained by surprise).",
     )
     trust: float = option(
-        1.5, "diverse: exponent of the expected error; 0: max-min diversity, large: top."
+        1.75, "diverse: exponent of the expected error; 0: max-min diversity, large: top."
     )
     crowd: float = option(
         0.5, "diverse: exponent of the number of tokens that look alike; 0: each counts as one."
