@@ -19,7 +19,7 @@ from tokensieve.eval.board import Board, Place
 from tokensieve.eval.config import Suite, Variant, load_suite
 from tokensieve.eval.oracle import TextOracle
 from tokensieve.eval.subject import Subject
-from tokensieve.eval.tasks import load_tasks
+from tokensieve.eval.tasks import load_tasks, picture_hash
 from tokensieve.types import VisionTokens
 
 SUITE = Suite(
@@ -50,7 +50,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         changed = replace(SUITE, pictures=2)
         assert len(run.run(changed, out, only={"full"})) == 1  # another config: made again
         assert len(run.run(SUITE, out, only={"full"})) == 1
+        patch.setattr(run, "picture_hash", lambda kind, split: "another generator")
+        assert len(run.run(SUITE, out, only={"full"})) == 1  # records of other pictures
+        patch.undo()
+        patch.setattr(run, "load_subject", _subject)
+        assert len(run.run(SUITE, out, only={"full"})) == 1
     return out
+
+
+def test_pictures_have_a_hash_of_their_own() -> None:
+    hashes = {picture_hash(kind, split) for kind in ("plain", "mixed") for split in ("val", "test")}
+    assert len(hashes) == 4
+    assert picture_hash("plain", "val") in hashes
 
 
 def test_adding_pictures_gives_the_record_of_a_whole_run(
