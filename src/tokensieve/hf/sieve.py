@@ -37,7 +37,7 @@ def sieve(
     method: a name of `method_names()` with its `options`, or an instance.
     keep: fraction in (0, 1], or whole number of tokens of a picture.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
-    pool: "crop", "image" or "prompt": over what the budget is spent.
+    pool: "crop", "image" or "prompt": over what the budget is spent (site "pixels": per crop only).
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of

@@ -39,7 +39,7 @@ class ReceiptSuite:
     model: str
     variants: tuple[Variant, ...]
     keeps: tuple[float, ...] = (0.1, 0.2, 0.4)
-    text_height: float = 14.0
+    text_height: float = 17.0
 
 
 def main(arguments: list[str] | None = None) -> None:
