@@ -10,6 +10,7 @@ from tokensieve.eval.config import Suite
 from tokensieve.eval.markdown import title
 
 _STRONG = {"selector": "#c1121f", "selector-ranking": "#f4a261", "full": "#000000"}
+_OTHERS = ("#1f77b4", "#17becf", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f", "#bcbd22", "#e377c2")
 
 
 def quality(board: Board, suite: Suite, model: str, variants: Sequence[str], path: Path) -> None:
@@ -24,6 +25,10 @@ def quality(board: Board, suite: Suite, model: str, variants: Sequence[str], pat
     rows = -(-len(panels) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(9, 3.1 * rows), squeeze=False)
     for ax, (kind, topic) in zip(axes.flat, panels, strict=False):
+        ax.set_prop_cycle(color=_OTHERS)
+        ax.set_xscale("log")  # methods differ where little is kept
+        ax.set_xticks(suite.keeps, [f"{keep:g}" for keep in suite.keeps])
+        ax.minorticks_off()
         for name in variants:
             points = [
                 (keep, found)
