@@ -51,14 +51,14 @@ layers: .venv/.dev  ## import-linter: imports point one way
 nano: .venv/.setup  ## Train the embedded model from scratch (resumes; about an hour on 2 cores)
 	$(TRAIN) tokensieve.train.nano --stage all --out runs/nano
 
-selector: .venv/.setup  ## Train nano's selector, three seeds (about ten minutes on 2 cores)
+selector: .venv/.setup  ## Train nano's selector, three seeds (about 20 minutes on one core)
 	$(TRAIN) tokensieve.train.nano.selector --out runs/nano
 
 control: .venv/.setup  ## Train the control: nano's language model, never shown a shortened sequence
 	$(TRAIN) tokensieve.train.nano --stage only-control --config experiments/nano-control.json \
 		--out runs/nano
 
-results: .venv/.test  ## Rebuild records, tables and plots (resumes; hours on 2 cores)
+results: .venv/.test  ## Rebuild records, tables and plots (resumes; under an hour on 2 cores)
 	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & \
 		$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 1/2 && wait
 	$(BIN)/python -m tokensieve.eval.tables
