@@ -74,13 +74,13 @@ def answers_table(question: str, answers: Sequence[Answer]) -> RenderableType:
 
 
 def methods_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The registry, one row a method."""
-    made = table("name", "site", "kind", "needs", "about", fold="about")
+    """The registry, one row a method: what it does, where, and what it takes."""
+    made = table("name", "what it does", "site", "takes", fold="what it does")
     for row in rows:
-        kind = "trained" if row["trained"] else "training-free"
-        about = row["about"] + (f" [{row['paper']}]" if row["paper"] else "")
-        needs = ", ".join(row["needs"]) or "-"
-        made.add_row(row["name"], row["site"], kind, needs, escape(about))
+        about = row["about"] + (f"\n[{row['paper']}]" if row["paper"] else "")
+        takes = [*(["weights"] if row["trained"] else []), *row["needs"]]
+        site = row["site"].replace(" or ", "\n")
+        made.add_row(row["name"], escape(about), site, "\n".join(takes) or "-")
     return made
 
 

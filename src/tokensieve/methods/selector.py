@@ -28,7 +28,9 @@ from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTo
 
 @dataclass(frozen=True)
 class LearnedSelection(ScoringMethod):
-    """Rank tokens by the keep logit minus the drop logit of a trained selector [1].
+    """Keep what a trained selector says cannot be told from the other tokens [1].
+
+    A token's score is the keep logit minus the drop logit.
 
     weights: a folder, a hub name or a loaded `Selector`; None: the one shipped for the encoder.
     rule: "top" ranks; "diverse" takes each time the token of the largest expected error times
