@@ -56,7 +56,7 @@ selector: .venv/.setup  ## Train nano's selector, three seeds (about 20 minutes 
 
 control: .venv/.setup  ## Train the control: nano's language model, never shown a shortened sequence
 	$(TRAIN) tokensieve.train.nano --stage only-control --config experiments/nano-control.json \
-		--out runs/nano
+		--out runs/nano-control
 
 results: .venv/.test  ## Rebuild records, tables and plots (resumes; under an hour on 2 cores)
 	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & \

@@ -156,6 +156,9 @@ def test_overlays_that_cannot_be_written(refused, picture, tmp_path, model_dir):
     where = tmp_path / "gone" / "a.png"
     assert "Expected a directory at" in refused("ask", picture, "what", "--overlay", where)
     assert "Got the directory" in refused("ask", picture, "what", "--overlay", tmp_path)
+    before = picture.read_bytes()
+    assert "another file than the picture" in refused("ask", picture, "what", "--overlay", picture)
+    assert picture.read_bytes() == before
     said = refused("ask", picture, "what", "--overlay", tmp_path / "a.xyz")
     assert "Expected a picture format" in said
 

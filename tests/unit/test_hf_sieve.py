@@ -274,6 +274,8 @@ def refuses(error, match, model=None, **changes):
         compress(model, inputs, ByNorm(), 0.4)
     with pytest.raises(error, match=match), sieve(model, ByNorm(), 0.4):
         model.generate(**inputs, max_new_tokens=1)
+    with pytest.raises(error, match=match), sieve(model, ByNorm(), 0.4):
+        model(**inputs)  # a plain forward is no way round
 
 
 def test_picture_without_placeholder():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from tokensieve.data.synth import Picture, generate
 from tokensieve.errors import UnknownNameError, WeightsError
-from tokensieve.hf import nano
-from tokensieve.hf.nano import CONTROL, NANO, load_nano
+from tokensieve.hf.nano import NANO, load_nano
 
 needs_weights = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="run `make nano`")
 
@@ -74,7 +74,6 @@ def test_weights_are_small_and_loadable_in_other_precisions() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.skipif(not CONTROL.exists(), reason="run `make nano`")
 def test_control_differs_in_the_reader_only() -> None:
     usual, control = load_nano()[0].state_dict(), load_nano("control")[0].state_dict()
     for name, weight in usual.items():
@@ -82,13 +81,25 @@ def test_control_differs_in_the_reader_only() -> None:
         assert same == ("vision_tower" in name), name
 
 
-def test_unknown_variant_and_missing_weights_are_clear(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_variant_and_missing_weights_are_clear(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'llava-next'"):
         load_nano("llava-nxt")
     with pytest.raises(WeightsError, match="make nano"):
         load_nano(path=tmp_path)
-    monkeypatch.setattr(nano, "CONTROL", tmp_path)
-    with pytest.raises(WeightsError, match="make nano"):
-        load_nano("control")
+
+
+@pytest.mark.parametrize("broken", ["model.safetensors", "layout.json", "newline.safetensors"])
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, broken: str) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(NANO, mine)
+    (mine / broken).write_bytes((mine / broken).read_bytes()[:20])
+    if broken == "layout.json":
+        (mine / broken).unlink()
+    with pytest.raises(WeightsError, match="Expected whole files of nano"):
+        load_nano("llava-next", path=mine)
+
+
+def test_the_control_lies_beside_its_nano(tmp_path: Path) -> None:
+    shutil.copytree(NANO, tmp_path / "mine")
+    with pytest.raises(WeightsError, match=r"mine-control.*make control"):
+        load_nano("control", path=tmp_path / "mine")

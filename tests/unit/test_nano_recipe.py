@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from safetensors.torch import load_file
 from tokensieve.errors import ConfigError, TrainingError
 from tokensieve.hf.nano import load_nano
 from tokensieve.train.nano.__main__ import main
-from tokensieve.train.nano.export import export
+from tokensieve.train.nano.export import export_control, export_nano
 from tokensieve.train.nano.recipe import LmRecipe, Recipe
 
+Export = Callable[[Recipe, Path, Path], None]
 TINY = {
     "shard": 24,
     "train_shards": 1,
@@ -62,9 +64,21 @@ def test_a_guided_layer_that_does_not_exist_is_named() -> None:
         LmRecipe(layers=2, guide_layer=2)
 
 
-def test_export_without_a_trained_model_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="--stage lm"):
+@pytest.mark.parametrize(("name", "export"), [("lm", export_nano), ("control", export_control)])
+def test_half_a_training_is_not_exported(tmp_path: Path, name: str, export: Export) -> None:
+    with pytest.raises(TrainingError, match=f"after .* steps. Got 0. Run --stage {name}"):
         export(Recipe(), tmp_path, tmp_path / "nano")
+    (tmp_path / f"{name}-state").mkdir()
+    (tmp_path / f"{name}-state" / "step.json").write_text('{"step": 250}')
+    with pytest.raises(TrainingError, match="Got 250"):
+        export(Recipe(), tmp_path, tmp_path / "nano")
+    assert not (tmp_path / "nano").exists()
+
+
+def test_the_control_keeps_away_from_an_encoder_in_training(tmp_path: Path) -> None:
+    (tmp_path / "encoder-state").mkdir()
+    with pytest.raises(TrainingError, match=r"encoder-state\. Choose another --out"):
+        main(["--stage", "shipped-encoder", "--out", str(tmp_path)])
 
 
 def test_unknown_field_of_the_recipe_is_named(tmp_path: Path) -> None:

@@ -58,13 +58,14 @@ def test_loss_is_the_sum_of_its_parts_with_the_picture() -> None:
     torch.testing.assert_close(losses["loss"], parts)
 
 
-def test_padding_takes_no_part() -> None:
+@pytest.mark.parametrize("junk", [9.0, float("nan")])
+def test_padding_takes_no_part(junk: float) -> None:
     torch.manual_seed(0)
     config = ReconstructorConfig(encoder=ENCODER, depth=1, positions="none")
     options = ObjectiveConfig(estimator="straight-through", objective="when-less-is-enough")
     model = SelectorAutoencoder(SELECTOR, config, options).eval()
     alone = model(features())
-    tokens = torch.cat([features(), torch.full((2, 5, 16), 9.0)], 1)
+    tokens = torch.cat([features(), torch.full((2, 5, 16), junk)], 1)
     padded = model(tokens, valid_BL=torch.arange(17).expand(2, 17) < 12)
     for name, value in alone.items():
         torch.testing.assert_close(padded[name], value)

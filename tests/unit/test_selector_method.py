@@ -142,6 +142,16 @@ def test_crops_that_share_a_budget_are_one_choice(selector: Selector, vision: Vi
     assert torch.equal(alone[0], alone[1])
 
 
+def test_keeping_all_asks_nothing(
+    selector: Selector, vision: VisionTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = get_method("selector", weights=selector).bind(ENCODER)
+    monkeypatch.setattr(Selector, "scores", None)  # calling it would fail
+    assert bool(bound.reduce(vision, torch.tensor([20, 20, 20])).kept.all())
+    with pytest.raises(TypeError):
+        bound.reduce(vision, torch.tensor([20, 20, 19]))
+
+
 def test_half_precision_features(selector: Selector, vision: VisionTokens) -> None:
     method = get_method("selector", weights=selector).bind(ENCODER)
     half = replace(vision, tokens=vision.tokens.half())

@@ -143,3 +143,5 @@ def test_crowds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_negative_powers_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"Expected `crowd` of 0 or more\. Got -1\.0"):
         SelectorConfig(encoder=ENCODER, crowd=-1.0)
+    with pytest.raises(ConfigError, match=r"Expected `radius` in \(0, 2\]\. Got 0\.0"):
+        SelectorConfig(encoder=ENCODER, radius=0.0)

@@ -54,7 +54,7 @@ def provenance() -> Record:
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
+    draft = path.with_suffix(f".{os.getpid()}.part")  # two shards may meet on one job
     draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     draft.replace(path)
 

@@ -50,8 +50,9 @@ def weighted_diversity(
     """`counts_B[b]` tokens, each the one whose loss would cost most given those before it.
 
     First the heaviest token, then always the one with the largest product of its weight and its
-    cosine distance to the nearest chosen token. Equal weights give max-min diversity, very unequal
-    ones the ranking by weight. O(n L C); no L x L matrix.
+    cosine distance to the nearest chosen token. Equal weights leave max-min distances (begun with
+    the first token, not the most isolated one), very unequal ones the ranking by weight.
+    O(n L C); no L x L matrix.
     """
     unit_BLC = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
     free_BL = log_weight_BL.float().masked_fill(~valid_BL, -torch.inf)
@@ -69,7 +70,7 @@ def weighted_diversity(
 
 
 def crowd_sizes(
-    tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"], radius: float = 0.3
+    tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"], radius: float
 ) -> Float[Tensor, "B L"]:
     """How many tokens each one stands for: 1 for itself, less for others up to a cosine distance
     of `radius`, where it is 0. Compared in parts: memory grows with L, not with its square."""

@@ -78,14 +78,14 @@ def encode(model: Any, inputs: Mapping[str, Any], *, run: bool = True) -> Encode
     without visual tokens, for videos and for prompts given as embeddings.
     """
     family, inputs = family_of(model), dict(inputs)
-    _refuse(inputs)
+    refuse_unsupported(inputs)
     placeholder = int(model.config.image_token_id)
     place_BS = inputs["input_ids"] == placeholder
     given = (inputs.get("mm_encoder_outputs") or {}).get("image")
     pixels = any(inputs.get(key) is not None for key in PIXELS)
     if not pixels and given is None and not bool(place_BS.any()):
         return Encoded(inputs, family, placeholder)
-    _require_both(place_BS, pixels or given is not None)
+    require_both(place_BS, pixels or given is not None)
 
     ms: dict[str, float] = {}
     output = given
@@ -111,7 +111,8 @@ def encode(model: Any, inputs: Mapping[str, Any], *, run: bool = True) -> Encode
     )  # fmt: skip
 
 
-def _refuse(inputs: Mapping[str, Any]) -> None:
+def refuse_unsupported(inputs: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` for prompts given as embeddings and for videos."""
     if inputs.get("input_ids") is None:
         raise UnsupportedError(
             "Expected `input_ids` with image placeholders. Got none (prompts given as "
@@ -126,7 +127,8 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _require_both(place_BS: Bool[Tensor, "B S"], pictures: bool) -> None:
+def require_both(place_BS: Bool[Tensor, "B S"], pictures: bool) -> None:
+    """Raise `PromptError` for placeholders without pictures, or the other way round."""
     if not pictures:
         raise PromptError(
             f"Expected a picture for the {int(place_BS.sum())} image placeholders in the prompt. "

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     LlavaForConditionalGeneration,
@@ -28,7 +29,6 @@ from transformers.processing_utils import ProcessorMixin
 from tokensieve.errors import UnknownNameError, WeightsError
 
 NANO = Path(__file__).resolve().parent.parent / "assets" / "nano"
-CONTROL = NANO.with_name("nano-control")
 VARIANTS = ("llava", "llava-next", "control")
 PINPOINTS = [[192, 192], [192, 384], [384, 192], [384, 384], [192, 576], [576, 192]]
 
@@ -45,20 +45,28 @@ def load_nano(
 
     Raises:
         UnknownNameError: no such variant.
-        WeightsError: the weight files are not there.
+        WeightsError: a weight file is not there or damaged.
     """
     if variant not in VARIANTS:
         raise UnknownNameError.of("variant of nano", variant, VARIANTS)
-    needed = CONTROL / "reader.safetensors" if variant == "control" else path / "config.json"
+    reader = path.with_name(path.name + "-control") / "reader.safetensors"
+    needed = reader if variant == "control" else path / "config.json"
     if not needed.exists():
-        raise WeightsError(f"Expected the weights of nano at {needed}. Run `make nano` first.")
-    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
-    if variant == "llava-next":
-        return as_next(model, path), processor(path, crops=True)
-    if variant == "control":
-        load_reader(model, needed)
-    model.train(False)
-    return model, processor(path)
+        made = "make control" if variant == "control" else "make nano"
+        raise WeightsError(f"Expected the weights of nano at {needed}. Run `{made}` first.")
+    try:
+        model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
+        if variant == "llava-next":
+            return as_next(model, path), processor(path, crops=True)
+        if variant == "control":
+            load_reader(model, reader)
+        model.train(False)
+        return model, processor(path)
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"Expected whole files of nano in {path}. Got: {str(error).splitlines()[0]}. Install "
+            f"the package again, or run `make nano`."
+        ) from error
 
 
 def load_reader(model: LlavaForConditionalGeneration, weights: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.compress import Compressed, Plan, apply_plan
-from tokensieve.hf.encode import PIXELS
+from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.report import Report
 from tokensieve.hf.timing import now_ms
 
@@ -70,10 +70,14 @@ class Session:
         if hasattr(self.model.base_model, "rope_deltas"):
             self.model.base_model.rope_deltas = self.deltas
 
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any
+    ) -> Any:
         """`generate` over shortened prompts, giving back the prompts as they were."""
         if inputs is not None:
             kwargs["input_ids"] = inputs
+        if generation_config is not None:
+            kwargs["generation_config"] = generation_config
         _refuse(kwargs)
         with torch.no_grad():  # as in `generate` itself
             done = apply_plan(self.model, self.plan, kwargs)
@@ -139,11 +143,19 @@ class Session:
         return changed
 
     def _shorten_forward(self, bound: dict[str, Any]) -> Compressed | None:
+        cache = bound.get("past_key_values")
         pictures = any(bound.get(key) is not None for key in PIXELS)
         if not pictures and not bound.get("mm_encoder_outputs"):
-            _refuse_continuation(bound)
+            if cache is not None and cache.get_seq_length() > 0:
+                _refuse_continuation(bound)
+                return None
+            refuse_unsupported(bound)
+            place_BS = bound["input_ids"] == self.model.config.image_token_id
+            if bool(place_BS.any()):
+                require_both(place_BS, pictures=False)
             return None
         _refuse(bound)
+        refuse_unsupported(bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
         done = apply_plan(self.model, self.plan, bound)

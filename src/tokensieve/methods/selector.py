@@ -20,7 +20,7 @@ from tokensieve.errors import EncoderMismatchError, UnknownNameError, Unsupporte
 from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
 from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import ScoringMethod, as_one, split_groups
+from tokensieve.methods.base import ScoringMethod, as_one, keep_all, split_groups
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
@@ -88,6 +88,9 @@ class LearnedSelection(ScoringMethod):
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
+        if bool((counts >= vision.valid_BL.sum(-1)).all()):
+            vision.require_finite(f"the site '{self.site}'")
+            return Reduction(keep_all(vision))
         return Reduction(self._choose(vision, self.scores(vision, text), counts))
 
     def reduce_pool(
@@ -120,7 +123,7 @@ class LearnedSelection(ScoringMethod):
             standard_BLC = self.selector.standardise(vision.tokens)
             return gated_mask(scores_BL, standard_BLC, counts, vision.valid_BL)
         config, even_BLC = self.selector.config, vision.tokens / self.selector.std
-        alike_BL = crowd_sizes(even_BLC, vision.valid_BL)
+        alike_BL = crowd_sizes(even_BLC, vision.valid_BL, config.radius)
         weight_BL = config.trust * scores_BL + config.crowd * alike_BL.log()
         return weighted_diversity(even_BLC, weight_BL, counts, vision.valid_BL)
 

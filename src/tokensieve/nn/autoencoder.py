@@ -69,6 +69,8 @@ class SelectorAutoencoder(nn.Module):
             if valid_BL is None
             else valid_BL
         )
+        # zero weight times NaN padding would still be NaN
+        features_BLC = features_BLC.masked_fill(~real_BL[..., None], 0.0)
         target_BLC = self.selector.standardise(features_BLC)
         scores_BL = self.selector.scores(features_BLC, valid_BL, grid)
         mask_BL = self.sample_mask(scores_BL, real_BL, generator)

@@ -127,14 +127,17 @@ class SelectorConfig(StackConfig):
         "trained by surprise).",
     )
     trust: float = option(
-        1.75, "diverse: exponent of the expected error; 0: max-min diversity, large: top."
+        1.75, "diverse: exponent of the expected error; 0: distances alone, large: top."
     )
     crowd: float = option(
         0.5, "diverse: exponent of the number of tokens that look alike; 0: each counts as one."
     )
+    radius: float = option(0.3, "diverse: cosine distance below which tokens look alike.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.radius <= 2:
+            raise ConfigError(f"Expected `radius` in (0, 2]. Got {self.radius}.")
         for name in ("trust", "crowd"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -157,8 +160,8 @@ class ObjectiveConfig(Config):
 
     estimator: str = option(
         "explore",
-        "Mask: gumbel (hard, noisy), straight-through (no noise), soft-topk (noisy), or explore (a "
-        "third of the pictures at random, the rest near the ranking; no gradient, for surprise).",
+        "Mask: gumbel (hard, noisy), straight-through (no noise), soft-topk (noisy), or explore "
+        "(three in ten pictures at random, the rest near the ranking; no gradient, for surprise).",
     )
     tau: float = option(1.0, "Temperature of the estimator; higher is softer.")
     topk_low: float = option(0.05, "soft-topk, explore: smallest share kept, drawn per picture.")

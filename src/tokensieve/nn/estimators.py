@@ -95,7 +95,7 @@ def explore_mask(
     generator: torch.Generator | None = None,
     sharpness: float = 8.0,
 ) -> Float[Tensor, "B L"]:
-    """Exactly `counts_B` tokens, without a gradient: by chance in a third of the rows, else by
+    """Exactly `counts_B` tokens, without a gradient: by chance in three of ten rows, else by
     Gumbel-perturbed scores of a sharpness drawn from 0 to `sharpness`.
 
     Random rows show every token's error in every company, ranked rows the company it will have.

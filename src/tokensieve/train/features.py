@@ -103,8 +103,10 @@ def save_features(
     encoder: EncoderInfo,
     pixels: Float[Tensor, "N 3 H V"] | None = None,
 ) -> None:
-    """Write a feature file as float16."""
+    """Write a feature file as float16, whole or not at all."""
     tensors = {"features": features_NLC.half().contiguous()}
     if pixels is not None:
         tensors["pixels"] = pixels.half().contiguous()
-    save_file(tensors, path, metadata={"encoder": json.dumps(dataclasses.asdict(encoder))})
+    part = Path(f"{path}.part")
+    save_file(tensors, part, metadata={"encoder": json.dumps(dataclasses.asdict(encoder))})
+    part.replace(path)

@@ -1,8 +1,8 @@
 """`python -m tokensieve.train.nano --out runs/nano`: make the embedded model from nothing.
 
-Stages, in order: pool (generated pictures), encoder, features, lm, control, export. Every
-stage goes on from its last checkpoint; `all` runs what is missing. `only-control` makes the
-second language model alone, on the encoder inside the package.
+Stages, in order: pool (generated pictures), encoder, features, lm, export. Every stage goes on
+from its last checkpoint; `all` runs what is missing. `only-control` makes the second language
+model, on the encoder inside the package.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from tokensieve.errors import TrainingError
 from tokensieve.hf.nano import NANO, load_nano
 from tokensieve.train.nano.encoder import train_encoder
-from tokensieve.train.nano.export import export
+from tokensieve.train.nano.export import export_control, export_nano
 from tokensieve.train.nano.features import cache_features
 from tokensieve.train.nano.lm import train_reader
 from tokensieve.train.nano.parallel import run
@@ -21,8 +22,8 @@ from tokensieve.train.nano.pool import make_pool
 from tokensieve.train.nano.recipe import Recipe
 from tokensieve.train.nano.state import Log
 
-STAGES = ("pool", "encoder", "features", "lm", "control", "export")
-CONTROL = ("pool", "shipped-encoder", "features", "control", "export")
+STAGES = ("pool", "encoder", "features", "lm", "export")
+CONTROL = ("pool", "shipped-encoder", "features", "control", "export-control")
 
 
 def shrink(recipe: Recipe, scale: float) -> Recipe:
@@ -44,7 +45,7 @@ def shrink(recipe: Recipe, scale: float) -> Recipe:
 
 
 def run_stage(stage: str, recipe: Recipe, out: Path, target: Path) -> None:
-    """Run one stage of STAGES."""
+    """Run one stage of STAGES or CONTROL."""
     shards = [("train", n) for n in range(recipe.train_shards)]
     shards += [("val", n) for n in range(recipe.val_shards)]
     log = Log(out / f"{stage}.jsonl")
@@ -58,12 +59,21 @@ def run_stage(stage: str, recipe: Recipe, out: Path, target: Path) -> None:
         run(recipe.workers, cache_features, out, shards)
     elif stage in ("lm", "control"):
         run(recipe.workers, train_reader, recipe, out, log, stage == "control")
+    elif stage == "export":
+        export_nano(recipe, out, target)
     else:
-        export(recipe, out, target)
+        export_control(recipe, out, target)
 
 
 def save_shipped_encoder(folder: Path) -> None:
-    """The encoder inside the package, where no encoder was trained into `folder` before."""
+    """The encoder inside the package.
+
+    Raises `TrainingError` beside an encoder in training: the control wants a folder of its own.
+    """
+    if (state := folder.with_name("encoder-state")).exists():
+        raise TrainingError(
+            f"Expected a folder without an encoder in training. Got {state}. Choose another --out."
+        )
     if not folder.exists():
         load_nano()[0].model.vision_tower.save_pretrained(folder)
 
@@ -71,7 +81,8 @@ def save_shipped_encoder(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run the stages."""
     parser = argparse.ArgumentParser(prog="python -m tokensieve.train.nano", description=__doc__)
-    parser.add_argument("--stage", choices=("all", "only-control", *STAGES), default="all")
+    single = dict.fromkeys((*STAGES, *CONTROL))
+    parser.add_argument("--stage", choices=("all", "only-control", *single), default="all")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="checkpoints and logs")
     parser.add_argument("--target", type=Path, default=NANO, help="where the model is written")
     parser.add_argument("--config", type=Path, help="JSON that overrides the recipe")

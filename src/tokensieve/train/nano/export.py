@@ -54,27 +54,36 @@ def newline(model: LlavaForConditionalGeneration) -> torch.Tensor:
     return torch.cat(list(projected)).mean(0)
 
 
-def export(recipe: Recipe, out: Path, target: Path) -> None:
-    """Write what `out` holds trained: nano to `target`, the control to `target`-control.
-
-    Raises `TrainingError` if it holds neither.
-    """
-    trained = [name for name in ("lm", "control") if (out / f"{name}-state" / "step.json").exists()]
-    if not trained:
-        raise TrainingError(f"Expected a trained language model in {out}. Run --stage lm first.")
-    if "lm" in trained:
-        export_nano(assemble(recipe, out), target)
-    if "control" in trained:
-        other = target.with_name(target.name + "-control")
-        other.mkdir(parents=True, exist_ok=True)
-        control = Reader(assemble(recipe, out, "control")).state_dict()
-        save_file(
-            {k: v.half().contiguous() for k, v in control.items()}, other / "reader.safetensors"
+def require_trained(recipe: Recipe, out: Path, name: str) -> None:
+    """Raise `TrainingError` unless all steps of "lm" or "control" were made in `out`."""
+    phases = recipe.lm.phases if name == "lm" else recipe.lm.control_phases
+    wanted, file = sum(phase[0] for phase in phases), out / f"{name}-state" / "step.json"
+    got = json.loads(file.read_text())["step"] if file.exists() else 0
+    if got < wanted:
+        raise TrainingError(
+            f"Expected '{name}' in {out} after {wanted} steps. Got {got}. Run --stage {name}."
         )
 
 
-def export_nano(model: LlavaForConditionalGeneration, target: Path) -> None:
-    """Model (fp16), processor files and the newline token."""
+def export_control(recipe: Recipe, out: Path, target: Path) -> None:
+    """Projector and language model of the control (fp16), to `target`-control.
+
+    Raises `TrainingError` if its training has not ended.
+    """
+    require_trained(recipe, out, "control")
+    other = target.with_name(target.name + "-control")
+    other.mkdir(parents=True, exist_ok=True)
+    control = Reader(assemble(recipe, out, "control")).state_dict()
+    save_file({k: v.half().contiguous() for k, v in control.items()}, other / "reader.safetensors")
+
+
+def export_nano(recipe: Recipe, out: Path, target: Path) -> None:
+    """Model (fp16), processor files and the newline token, to `target`.
+
+    Raises `TrainingError` if the training of "lm" has not ended.
+    """
+    require_trained(recipe, out, "lm")
+    model = assemble(recipe, out)
     target.mkdir(parents=True, exist_ok=True)
     save_file({"image_newline": newline(model).half()}, target / "newline.safetensors")
     torch.nn.Module.to(model, torch.float16)
