@@ -57,16 +57,19 @@ def measure(subject: Subject, name: str, method: str, pictures: int, rounds: int
         for keep in KEEPS:
             for stage in ("encode", "select", "prefill"):
                 times[keep, stage].append(found[keep, stage])
-            times[keep, "ratio"].append(found[keep, "prefill"] / found[1.0, "prefill"])
+            full = found[1.0, "prefill"]
+            times[keep, "ratio"].append(found[keep, "prefill"] / full)
+            times[keep, "whole"].append((found[keep, "select"] + found[keep, "prefill"]) / full)
     shape = TransformerShape.of_llm(subject.model.config)
     flops = {keep: prefill_flops(shape, n) for keep, n in tokens.items()}
     table = [["keep", "prompt tokens", "LLM prefill FLOPs, of full", "prefill time, of full",
-              "prefill ms", "select ms", "encode ms"]]  # fmt: skip
+              "selecting and prefill, of full's prefill", "prefill ms", "select ms", "encode ms"]]  # fmt: skip
     for keep in KEEPS:
-        ratio = bootstrap_mean(np.array(times[keep, "ratio"]))
+        ratio, whole = (bootstrap_mean(np.array(times[keep, s])) for s in ("ratio", "whole"))
         table.append([
             f"{keep:g}", str(tokens[keep]), f"{flops[keep] / flops[1.0]:.2f}",
             f"{ratio.mean:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
+            f"{whole.mean:.2f} ({whole.low:.2f}–{whole.high:.2f})",
             *[f"{np.mean(times[keep, s]):.2f}" for s in ("prefill", "select", "encode")],
         ])  # fmt: skip
     return {
