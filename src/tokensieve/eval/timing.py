@@ -63,7 +63,8 @@ def measure(subject: Subject, name: str, method: str, pictures: int, rounds: int
     shape = TransformerShape.of_llm(subject.model.config)
     flops = {keep: prefill_flops(shape, n) for keep, n in tokens.items()}
     table = [["keep", "prompt tokens", "LLM prefill FLOPs, of full", "prefill time, of full",
-              "selecting and prefill, of full's prefill", "prefill ms", "select ms", "encode ms"]]  # fmt: skip
+              "selecting and prefill, of full's prefill", "prefill ms", "select ms",
+              "encode ms"]]  # fmt: skip
     for keep in KEEPS:
         ratio, whole = (bootstrap_mean(np.array(times[keep, s])) for s in ("ratio", "whole"))
         table.append([
