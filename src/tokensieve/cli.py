@@ -102,7 +102,6 @@ def ask(
     """Ask a model about a picture, with fewer visual tokens."""
     from tokensieve.data.files import check_picture_path
     from tokensieve.data.pictures import open_picture
-    from tokensieve.errors import ConfigError
     from tokensieve.eval.ask import Settings, run, write_overlay
     from tokensieve.eval.console import answers_table, show
     from tokensieve.eval.models import hush, load_model
@@ -120,12 +119,7 @@ def ask(
     )
     picture = open_picture(image)
     if overlay is not None:
-        check_picture_path(overlay)
-        if overlay.resolve() == image.resolve():
-            raise ConfigError(
-                f"Expected another file than the picture itself for --overlay. Got {overlay}. "
-                "Name a new file."
-            )
+        check_picture_path(overlay, source=image)
     hush()
     loaded = load_model(model)
     answers = run(loaded, picture, question, [method, *names], settings)

@@ -185,3 +185,17 @@ def test_feature_files_are_checked(stored: Path, tmp_path: Path) -> None:
     save_features(tmp_path / "embeds.safetensors", toy(3, seed=2)[0], behind)
     with pytest.raises(EncoderMismatchError, match=r"site=features\. Got site=embeds"):
         FeatureSet([stored, tmp_path / "embeds.safetensors"])
+
+
+def test_features_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tokensieve.train.features.save_file", cut_off)
+    encoder = EncoderInfo("toy", 8, -1, 2, 2, 16, (2, 2))
+    with pytest.raises(KeyboardInterrupt):
+        save_features(tmp_path / "a.safetensors", torch.zeros(1, 4, 8), encoder)
+    assert list(tmp_path.iterdir()) == []

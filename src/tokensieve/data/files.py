@@ -22,9 +22,16 @@ def check_writable(path: str | Path) -> Path:
     return path
 
 
-def check_picture_path(path: str | Path) -> Path:
-    """`path`, if a picture may be written there. Raises `ConfigError` if not; creates nothing."""
+def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
+    """`path`, if a picture may be written there and it is not the `source` itself.
+
+    Raises `ConfigError` if not; creates nothing.
+    """
     path = check_writable(path)
+    if source is not None and path.resolve() == source.resolve():
+        raise ConfigError(
+            f"Expected another file than the picture itself. Got {path}. Name a new file."
+        )
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise ConfigError(
             f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg or .webp."

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tokensieve.data.files import written_whole
 from tokensieve.errors import InputError, WeightsError
 from tokensieve.nn.config import encoder_from_dict
 from tokensieve.types import EncoderInfo
@@ -107,6 +108,5 @@ def save_features(
     tensors = {"features": features_NLC.half().contiguous()}
     if pixels is not None:
         tensors["pixels"] = pixels.half().contiguous()
-    part = Path(f"{path}.part")
-    save_file(tensors, part, metadata={"encoder": json.dumps(dataclasses.asdict(encoder))})
-    part.replace(path)
+    with written_whole(path) as part:
+        save_file(tensors, part, metadata={"encoder": json.dumps(dataclasses.asdict(encoder))})
