@@ -1,71 +1,17 @@
-"""The command line: verbs only. Anything heavy is imported by the verb that needs it."""
+"""`tokensieve ask`."""
 
 from __future__ import annotations
 
 import json
-import sys
-import warnings
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tokensieve import __version__
 from tokensieve.budget import check_keep
-from tokensieve.errors import BudgetError, TokensieveError
-
-app = typer.Typer(
-    name="tokensieve",
-    help="Make any vision-language model read fewer visual tokens.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich would take half of the time `--help` may take
-)
+from tokensieve.errors import BudgetError
 
 
-def main() -> None:
-    """Run the command line; a `TokensieveError` becomes one line on stderr and exit code 2."""
-    with warnings.catch_warnings():
-        warnings.showwarning = partial(_note, warnings.showwarning)
-        try:
-            app()
-        except TokensieveError as error:
-            _say(str(error))
-            sys.exit(2)
-
-
-def _note(other: Callable[..., None], message: Any, category: type[Warning], *where: Any) -> None:
-    """Say a note about a picture in one line; leave any other warning to `other`."""
-    if category.__name__ == "PictureNote":
-        _say(f"note: {message}")
-    else:
-        other(message, category, *where)
-
-
-def _say(text: str) -> None:
-    print(f"tokensieve: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
-
-
-def _version(asked: bool | None) -> None:
-    if asked:
-        typer.echo(f"tokensieve {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool | None,
-        typer.Option("--version", callback=_version, is_eager=True, help="Say the version."),
-    ] = None,
-) -> None:
-    """Make any vision-language model read fewer visual tokens."""
-
-
-@app.command()
 def ask(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
@@ -137,44 +83,6 @@ def ask(
             typer.echo(f"Overlay: {overlay}")
 
 
-@app.command()
-def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-) -> None:
-    """List the methods and what each needs."""
-    from tokensieve.methods.registry import method_class, method_names
-
-    rows = []
-    for name in method_names():
-        kind = method_class(name)
-        rows.append(
-            {
-                "name": name,
-                "site": kind.site_text(),
-                "trained": kind.trained,
-                "needs": sorted(kind.needs),
-                "paper": kind.paper,
-                "about": _summary(kind.__doc__ or ""),
-            }
-        )
-    if as_json:
-        typer.echo(json.dumps(rows))
-    else:
-        from tokensieve.eval.console import methods_table, show
-
-        show(methods_table(rows))
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Where to write the overlay.")] = Path("out/demo.png"),
-) -> None:
-    """Run the embedded model on shipped pictures."""
-    from tokensieve.eval.demo import main as run_demo
-
-    run_demo(out)
-
-
 def parse_keep(text: str) -> float | int:
     """`--keep` as `check_keep` wants it: "3" a count, "0.3" a fraction. Raises `BudgetError`."""
     for number in (int, float):
@@ -186,8 +94,3 @@ def parse_keep(text: str) -> float | int:
     raise BudgetError(
         f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens. Got '{text}'."
     )
-
-
-def _summary(docstring: str) -> str:
-    """The first paragraph on one line, without its marks of reference."""
-    return " ".join(docstring.strip().split("\n\n")[0].split()).replace(" [1]", "")

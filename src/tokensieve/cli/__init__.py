@@ -1,0 +1,69 @@
+"""The command line: verbs only. Anything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from tokensieve import __version__
+from tokensieve.cli.ask import ask
+from tokensieve.cli.demo import demo
+from tokensieve.cli.methods import methods
+from tokensieve.errors import TokensieveError
+
+app = typer.Typer(
+    name="tokensieve",
+    help="Make any vision-language model read fewer visual tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take half of the time `--help` may take
+)
+
+
+def main() -> None:
+    """Run the command line; a `TokensieveError` becomes one line on stderr and exit code 2."""
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_note, warnings.showwarning)
+        try:
+            app()
+        except TokensieveError as error:
+            _say(str(error))
+            sys.exit(2)
+
+
+def _note(other: Callable[..., None], message: Any, category: type[Warning], *where: Any) -> None:
+    """Say a note about a picture in one line; leave any other warning to `other`."""
+    if category.__name__ == "PictureNote":
+        _say(f"note: {message}")
+    else:
+        other(message, category, *where)
+
+
+def _say(text: str) -> None:
+    print(f"tokensieve: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        typer.echo(f"tokensieve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say the version."),
+    ] = None,
+) -> None:
+    """Make any vision-language model read fewer visual tokens."""
+
+
+for verb in (ask, methods, demo):
+    app.command()(verb)
