@@ -25,6 +25,10 @@ class Site(StrEnum):
     LLM = "llm"  # inside the LLM
 
 
+Grid = tuple[int, int]  # rows, columns
+Grids = Grid | tuple[Grid, ...]  # of all crops alike, or of each
+
+
 @dataclass(frozen=True)
 class EncoderInfo:
     """What identifies a vision encoder's output: the fingerprint selectors are trained for.

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from train_toys import ENCODER, small, toy, toy_store
 
-from tokensieve.errors import (
-    ConfigError,
-    EncoderMismatchError,
-    InputError,
-    TrainingError,
-    WeightsError,
-)
+from tokensieve.data.features import FeatureStore, write_store
+from tokensieve.errors import ConfigError, NonFiniteError, TrainingError
+from tokensieve.nn.reconstructor import ImageReconstructor
 from tokensieve.nn.selector import Selector
-from tokensieve.train.features import FeatureSet, save_features
-from tokensieve.train.selector import (
-    CollapseWatch,
-    TrainConfig,
-    main,
-    make_recipe,
-    train_selector,
-)
-from tokensieve.types import EncoderInfo, Site
-
-ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (5, 5))
-SMALL = ("selector.depth=1", "reconstructor.depth=1", "train.batch=4", "train.normaliser_crops=16")
-
-
-def toy(crops: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half the tokens are near copies of one of two prototypes, half are news."""
-    g = torch.Generator().manual_seed(seed)
-    prototypes = torch.randn(2, 16, generator=torch.Generator().manual_seed(99))
-    base = prototypes[torch.randint(2, (crops, 1), generator=g)]
-    copies = base + 0.05 * torch.randn(crops, 25, 16, generator=g)
-    novel = torch.rand(crops, 25, generator=g) < 0.5
-    return torch.where(novel[..., None], torch.randn(crops, 25, 16, generator=g), copies), novel
+from tokensieve.train import loop
+from tokensieve.train.selector import held_out, train_selector
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    save_features(tmp_path / "toy.safetensors", toy(64)[0], ENCODER)
-    return tmp_path / "toy.safetensors"
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore([toy_store(tmp_path / "store")])
 
 
-def recipe(features: FeatureSet, *settings: str):
-    return make_recipe(features, [*SMALL, *settings])
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(path: Path) -> list[tuple]:
+    """What must not depend on when a run was cut off."""
+    return [(v["step"], v["loss"], v["kept"]) for v in lines(path / "log.jsonl")]
 
 
 FIRST_PAPER = [
@@ -59,11 +43,10 @@ FIRST_PAPER = [
 
 @pytest.mark.parametrize("objective", [[], FIRST_PAPER], ids=["default", "first-paper"])
 def test_learns_to_keep_what_cannot_be_told(
-    objective: list[str], stored: Path, tmp_path: Path
+    objective: list[str], store: FeatureStore, tmp_path: Path
 ) -> None:
-    features = FeatureSet([stored])
     settings = ["train.steps=80", "train.lr=0.01", "train.batch=8", *objective]
-    model = train_selector(features, recipe(features, *settings), tmp_path / "run")
+    model = train_selector(store, small(store, *settings), tmp_path / "run", holdout=0.1)
     fresh, novel = toy(32, seed=1)
     with torch.no_grad():
         scores = model.selector.scores(fresh)
@@ -71,131 +54,189 @@ def test_learns_to_keep_what_cannot_be_told(
     assert float(auc) > 0.9
     saved = Selector.from_pretrained(tmp_path / "run" / "selector")
     assert torch.equal(saved.scores(fresh), model.selector.scores(fresh))
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    log = lines(tmp_path / "run" / "log.jsonl")
     assert log[-1]["reconstruction"] < log[0]["reconstruction"]
+    measured = lines(tmp_path / "run" / "validation.jsonl")[-1]
+    lost = measured["lost"]["0.4"]
+    assert lost["selector"] < lost["random"]
+    assert lost["selector"] < lost["stride"]
+    assert sum(measured["histogram"]) == measured["crops"] == 6  # every tenth of 64 pictures
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["", "noise-from-elsewhere"])
 def test_resumed_run_equals_the_uninterrupted_one(
-    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
 ) -> None:
-    features = FeatureSet([stored])
-    plan = recipe(features, "train.steps=6", "train.save_every=3")
-    whole = train_selector(features, plan, tmp_path / "whole", seed=5)
+    plan = small(store, "train.steps=6", "run.save_every=3", "run.log_every=1")
+    whole = train_selector(store, plan, tmp_path / "whole", seed=5)
+    step = loop.Run.step
 
-    import tokensieve.train.selector as module
-
-    step = module.train_step
-
-    def interrupted(*args):
-        if args[-1] == 4:
+    def interrupted(self, number, parts):
+        if number == 4:
             raise KeyboardInterrupt
-        return step(*args)
+        return step(self, number, parts)
 
-    monkeypatch.setattr(module, "train_step", interrupted)
+    monkeypatch.setattr(loop.Run, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_selector(features, plan, tmp_path / "parts", seed=5)
-    monkeypatch.setattr(module, "train_step", step)
-    resumed = train_selector(features, plan, tmp_path / "parts", seed=5)
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
-    with pytest.raises(ConfigError, match="to be of this recipe, seed and data"):
-        train_selector(features, plan, tmp_path / "parts", seed=6)
-
-
-def test_global_generator_is_left_alone(stored: Path, tmp_path: Path) -> None:
-    features = FeatureSet([stored])
-    before = torch.get_rng_state()
-    train_selector(features, recipe(features, "train.steps=1"), tmp_path / "run")
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize(("kept", "state"), [(1.0, "ones"), (0.0, "zeros")])
-def test_collapse_is_noticed(kept: float, state: str) -> None:
-    watch = CollapseWatch(3)
-    watch.see(0.5)
-    watch.see(kept)
-    watch.see(kept)
-    with pytest.raises(TrainingError, match=f"all {state} for 3 steps"):
-        watch.see(kept)
-
-
-def test_the_literal_loss_collapses_to_all_ones(stored: Path, tmp_path: Path) -> None:
-    features = FeatureSet([stored])
-    settings = [
-        "train.steps=150", "train.lr=0.01", "train.patience=5", "objective.reduction=sample-l2",
-        "objective.a1=0", "objective.estimator=straight-through", "objective.objective=plain",
-    ]  # fmt: skip
-    with pytest.raises(TrainingError, match="all ones"):
-        train_selector(features, recipe(features, *settings), tmp_path / "run")
-
-
-def test_nan_features(tmp_path: Path) -> None:
-    broken = toy(8)[0]
-    broken[3, 4, 5] = float("nan")
-    save_features(tmp_path / "f.safetensors", broken, ENCODER)
-    assert main(["--features", str(tmp_path / "f.safetensors"), "--out", str(tmp_path / "o")]) == 2
-
-
-def test_rate_warms_up_and_falls_to_zero() -> None:
-    config = TrainConfig(steps=100, lr=1.0)
-    rates = [config.rate(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.2)
-    assert max(rates) == rates[4] == 1.0
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[-1] < 0.001
+        train_selector(store, plan, tmp_path / "parts", seed=5)
+    monkeypatch.setattr(loop.Run, "step", step)
+    if broken:  # a training whose chance does not come from (seed, step): the check must see it
+        monkeypatch.setattr(
+            "tokensieve.train.batches.generator_of", lambda *_: torch.Generator().manual_seed(1)
+        )
+    resumed = train_selector(store, plan, tmp_path / "parts", seed=5)
+    same = all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True)
+    )
+    assert same is not broken
+    assert (losses(tmp_path / "whole") == losses(tmp_path / "parts")) is not broken
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("train.stepz=3", "Unknown setting 'train.stepz'. Did you mean 'train.steps'?"),
-        ("train.steps", "Expected section.field=value"),
-        ("train.steps=many", "Expected train.steps as int. Got 'many'"),
-        ("train.steps=0", "Expected `steps` of at least 1"),
-        ("objective.estimator=gumble", "Did you mean 'gumbel'"),
-        ("objective.p=2", "Expected `p` in [0, 1]"),
-    ],
+    ("settings", "seed", "named"),
+    [([], 6, "seed"), (["train.lr=0.5"], 5, "train.lr"), (["selector.trust=9"], 5, "trust")],
 )
-def test_bad_settings_exit_with_2(
-    setting: str, message: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_of_another_training_is_refused(
+    settings: list[str], seed: int, named: str, store: FeatureStore, tmp_path: Path
 ) -> None:
-    code = main(["--features", str(stored), "--out", str(tmp_path / "o"), "--set", setting])
-    said = capsys.readouterr().err
-    assert code == 2
-    assert message in said
-    assert said.count("\n") == 1
-    assert not (tmp_path / "o").exists()
+    train_selector(store, small(store, "train.steps=2"), tmp_path / "run", seed=5)
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    with pytest.raises(ConfigError, match=rf"recipe, seed and data\. It differs in .*{named}"):
+        train_selector(
+            store, small(store, "train.steps=2", *settings), tmp_path / "run", seed=seed
+        )
+    other = FeatureStore([write_store(tmp_path / "other", toy(64, seed=3)[0], ENCODER)])
+    with pytest.raises(ConfigError, match="It differs in features"):
+        train_selector(other, small(other, "train.steps=2"), tmp_path / "run", seed=5)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before
 
 
-def test_feature_files_are_checked(stored: Path, tmp_path: Path) -> None:
-    save_features(tmp_path / "more.safetensors", toy(3, seed=2)[0], ENCODER)
-    both = FeatureSet([stored, tmp_path / "more.safetensors"])
-    assert len(both) == 67
-    rows = both.batch(torch.tensor([0, 64, 66]))
-    torch.testing.assert_close(rows[1:], toy(3, seed=2)[0][[0, 2]], atol=2e-3, rtol=2e-3)
-    with pytest.raises(InputError, match="Expected 'pixels'"):
-        both.pixel_batch(torch.tensor([0]))
-    (tmp_path / "cut.safetensors").write_bytes(stored.read_bytes()[:200])
-    with pytest.raises(WeightsError, match="complete safetensors file"):
-        FeatureSet([tmp_path / "cut.safetensors"])
-    other = EncoderInfo("toy", 8, -1, 2, 2, 32)
-    with pytest.raises(InputError, match=r"Expected features \(N, L, 8\)"):
-        FeatureSet([stored], other)
-    behind = replace(ENCODER, site=Site.EMBEDS)
-    save_features(tmp_path / "embeds.safetensors", toy(3, seed=2)[0], behind)
-    with pytest.raises(EncoderMismatchError, match=r"site=features\. Got site=embeds"):
-        FeatureSet([stored, tmp_path / "embeds.safetensors"])
+def test_killed_twenty_times_nothing_is_lost(store: FeatureStore, tmp_path: Path) -> None:
+    plan = small(store, "train.steps=100", "run.save_every=2", "run.log_every=1")
+    train_selector(store, plan, tmp_path / "whole", seed=1)
+    chance, log = random.Random(0), tmp_path / "parts" / "log.jsonl"
+    for _ in range(20):
+        goal = chance.randrange(8)
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            try:
+                torch.set_num_threads(1)
+                train_selector(store, plan, tmp_path / "parts", seed=1)
+            finally:
+                os._exit(0)
+        seen = log.read_text() if log.exists() else ""
+        while goal > 0:  # so many more lines than before, however slow the machine
+            time.sleep(0.002)
+            now = log.read_text() if log.exists() else ""
+            goal -= now != seen
+            seen = now
+        time.sleep(chance.uniform(0.0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])  # it had not ended by itself
+    train_selector(store, plan, tmp_path / "parts", seed=1)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    for name in ("selector", "reconstructor"):
+        whole, parts = (tmp_path / run / name / "model.safetensors" for run in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+    left = {p.name for p in (tmp_path / "parts").iterdir() if not p.name.startswith(".")}
+    assert left == {p.name for p in (tmp_path / "whole").iterdir()}
 
 
-def test_features_are_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_half_written_line_and_lines_to_be_done_again_are_dropped(
+    store: FeatureStore, tmp_path: Path
 ) -> None:
-    def cut_off(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
+    from tokensieve.train.journal import Journal
 
-    monkeypatch.setattr("tokensieve.train.features.save_file", cut_off)
-    encoder = EncoderInfo("toy", 8, -1, 2, 2, 16, (2, 2))
-    with pytest.raises(KeyboardInterrupt):
-        save_features(tmp_path / "a.safetensors", torch.zeros(1, 4, 8), encoder)
-    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    Journal(path, first=3).close()
+    assert lines(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_parts_of_a_batch_add_up(store: FeatureStore, tmp_path: Path) -> None:
+    """Without noise and with a mean over equal parts, accumulating changes nothing but rounding."""
+    settings = [
+        "train.steps=3", "objective.objective=when-less-is-enough",
+        "objective.estimator=straight-through", "objective.budget=picture", "run.log_every=1",
+    ]  # fmt: skip
+    whole = train_selector(store, small(store, *settings), tmp_path / "a")
+    parts = train_selector(store, small(store, *settings, "train.accumulate=4"), tmp_path / "b")
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ConfigError, match=r"a batch that 1 process\(es\) x 3 part\(s\) divide"):
+        train_selector(store, small(store, "train.accumulate=3"), tmp_path / "c")
+
+
+def test_bf16_learns_in_mixed_precision(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    linear = torch.nn.Linear.forward
+
+    def spy(self, x):
+        out = linear(self, x)
+        seen.append(out.dtype)
+        return out
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", spy)
+    plan = small(store, "train.steps=30", "train.lr=0.01", "train.precision=bf16")
+    model = train_selector(store, plan, tmp_path / "run")
+    assert torch.bfloat16 in seen
+    assert all(p.dtype is torch.float32 for p in model.parameters())
+    log = lines(tmp_path / "run" / "log.jsonl")
+    assert log[-1]["reconstruction"] < log[0]["reconstruction"]
+
+
+def test_image_reconstructor_draws_samples_and_is_saved(tmp_path: Path) -> None:
+    store = FeatureStore([toy_store(tmp_path / "store", crops=24, pixels=True)])
+    plan = small(
+        store, "train.steps=4", "run.validate_every=2", "reconstructor.depth=1",
+        "selector.depth=1", "train.epochs=1", preset="adaptive",
+    )  # fmt: skip
+    train_selector(store, plan, tmp_path / "run", holdout=0.2)
+    from PIL import Image
+
+    sheets = sorted(p.name for p in (tmp_path / "run" / "samples").iterdir())
+    assert sheets == ["step-000002.png", "step-000004.png"]
+    with Image.open(tmp_path / "run" / "samples" / sheets[0]) as sheet:
+        assert sheet.width > 4 * 224  # picture, all, selector's, random
+    image = ImageReconstructor.from_pretrained(tmp_path / "run" / "image")
+    assert image.config.patch == 4
+    assert "image" in lines(tmp_path / "run" / "validation.jsonl")[-1]
+
+
+def test_image_term_without_pixels_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Got no pixels. Extract with --pixels"):
+        train_selector(store, small(store, preset="adaptive"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_global_generator_is_left_alone(store: FeatureStore, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train_selector(store, small(store, "train.steps=1"), tmp_path / "run", holdout=0.1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_literal_loss_collapses_to_all_ones(store: FeatureStore, tmp_path: Path) -> None:
+    settings = [
+        "train.steps=150", "train.lr=0.01", "run.patience=5", "objective.reduction=sample-l2",
+        "objective.a1=0", "objective.estimator=straight-through", "objective.objective=plain",
+    ]  # fmt: skip
+    with pytest.raises(TrainingError, match="all ones"):
+        train_selector(store, small(store, *settings), tmp_path / "run")
+
+
+def test_nan_features_are_refused(tmp_path: Path) -> None:
+    broken = toy(8)[0]
+    broken[3, 4, 5] = float("nan")
+    store = FeatureStore([write_store(tmp_path / "f", broken, ENCODER)])
+    with pytest.raises(NonFiniteError, match="finite features to train on"):
+        train_selector(store, small(store), tmp_path / "o")
+
+
+def test_held_out_pictures_are_not_trained_on(store: FeatureStore) -> None:
+    held = held_out(store, 0.25)
+    assert held.nonzero()[:, 0].tolist() == list(range(3, 64, 4))
+    assert not bool(held_out(store, 0.0).any())
+    with pytest.raises(ConfigError, match=r"`holdout` in \[0, 1\)\. Got 1"):
+        held_out(store, 1.0)

@@ -14,6 +14,7 @@ from tokensieve import __version__
 from tokensieve.cli.ask import ask
 from tokensieve.cli.demo import demo
 from tokensieve.cli.methods import methods
+from tokensieve.cli.train import train
 from tokensieve.errors import TokensieveError
 
 app = typer.Typer(
@@ -67,3 +68,4 @@ def _root(
 
 for verb in (ask, methods, demo):
     app.command()(verb)
+app.add_typer(train, name="train")

@@ -19,6 +19,7 @@ from tokensieve.nn.estimators import (
 from tokensieve.nn.losses import mask_loss, reconstruction_loss, surprise_losses
 from tokensieve.nn.reconstructor import FeatureReconstructor, ImageReconstructor
 from tokensieve.nn.selector import Selector
+from tokensieve.types import Grids
 
 
 class SelectorAutoencoder(nn.Module):
@@ -59,7 +60,7 @@ class SelectorAutoencoder(nn.Module):
         self,
         features_BLC: Float[Tensor, "B L C"],
         valid_BL: Bool[Tensor, "B L"] | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: Grids | None = None,
         pixels: Float[Tensor, "B 3 H V"] | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
@@ -92,6 +93,7 @@ class SelectorAutoencoder(nn.Module):
             }
         if self.image is not None and pixels is not None:
             drawn = self.image(rebuilt_BLC, valid_BL, grid)
+            pixels = pixels[..., : drawn.shape[-2], : drawn.shape[-1]]  # no patch is cut off
             patch = self.reconstructor.config.patch
             error = reconstruction_loss(
                 _patches(drawn, patch), _patches(pixels, patch), o.reduction, valid_BL

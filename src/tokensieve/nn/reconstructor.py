@@ -16,6 +16,7 @@ from tokensieve.errors import ConfigError
 from tokensieve.nn.config import ReconstructorConfig, StackConfig
 from tokensieve.nn.pretrained import Pretrained
 from tokensieve.nn.transformer import Layer, Stack
+from tokensieve.types import Grids
 
 
 class FeatureReconstructor(Pretrained[ReconstructorConfig]):
@@ -44,7 +45,7 @@ class FeatureReconstructor(Pretrained[ReconstructorConfig]):
         features_BLC: Float[Tensor, "B L C"],
         mask_BL: Float[Tensor, "B L"],
         valid_BL: Bool[Tensor, "B L"] | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: Grids | None = None,
     ) -> Float[Tensor, "B L C"]:
         """Reconstruction of standardised features; `mask_BL` is 1 where a token was kept."""
         mask_BL1 = mask_BL[..., None]
@@ -54,8 +55,10 @@ class FeatureReconstructor(Pretrained[ReconstructorConfig]):
         return rebuilt
 
 
-class ImageReconstructor(nn.Module):
+class ImageReconstructor(Pretrained[ReconstructorConfig]):
     """Pixels from reconstructed features: layers, then upsampling and residual blocks."""
+
+    config_class: ClassVar[type[StackConfig]] = ReconstructorConfig
 
     def __init__(self, config: ReconstructorConfig) -> None:
         super().__init__()
@@ -81,12 +84,15 @@ class ImageReconstructor(nn.Module):
         self,
         features_BLC: Float[Tensor, "B L C"],
         valid_BL: Bool[Tensor, "B L"] | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: Grids | None = None,
     ) -> Float[Tensor, "B 3 H V"]:
-        """Pictures of `grid` times `patch` pixels. Raises `ConfigError` where no grid is known."""
+        """Pictures of `grid` times `patch` pixels. Raises `ConfigError` unless crops share one."""
         grid = grid or self.config.encoder.grid
-        if grid is None:
-            raise ConfigError("Expected a grid, to lay tokens out as a picture. Pass `grid`.")
+        if grid is None or isinstance(grid[0], tuple):
+            raise ConfigError(
+                "Expected one grid for all crops, to lay tokens out as pictures. Got "
+                f"{grid or 'none'}. Leave it out with reconstructor.image_depth=0."
+            )
         for layer in self.layers:
             features_BLC = layer(features_BLC, valid_BL)
         x = self.inlet(features_BLC.transpose(1, 2).reshape(*features_BLC.shape[::2], *grid))

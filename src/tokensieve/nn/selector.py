@@ -16,6 +16,7 @@ from tokensieve.nn.config import SelectorConfig as SelectorConfig
 from tokensieve.nn.config import StackConfig
 from tokensieve.nn.pretrained import Pretrained
 from tokensieve.nn.transformer import Stack
+from tokensieve.types import Grids
 
 
 class Selector(Pretrained[SelectorConfig]):
@@ -77,7 +78,7 @@ class Selector(Pretrained[SelectorConfig]):
         self,
         features_BLC: Float[Tensor, "B L C"],
         valid_BL: Bool[Tensor, "B L"] | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: Grids | None = None,
     ) -> Float[Tensor, "B L 2"]:
         """Logits (drop, keep) of each token, from raw encoder features."""
         hidden = self.stack(self.standardise(features_BLC), valid_BL, grid)
@@ -88,7 +89,7 @@ class Selector(Pretrained[SelectorConfig]):
         self,
         features_BLC: Float[Tensor, "B L C"],
         valid_BL: Bool[Tensor, "B L"] | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: Grids | None = None,
     ) -> Float[Tensor, "B L"]:
         """Keep logit minus drop logit: the keep logit alone ranks worse."""
         logits: Tensor = self(features_BLC, valid_BL, grid)

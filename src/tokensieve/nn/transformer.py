@@ -12,6 +12,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from tokensieve.errors import ConfigError, EncoderMismatchError
 from tokensieve.nn.config import StackConfig
+from tokensieve.types import Grid, Grids
 
 
 class Layer(nn.Module):
@@ -43,7 +44,7 @@ class Layer(nn.Module):
 class Positions(nn.Module):
     """Adds a position to each token: none, learned for one fixed grid, or 2-D sin-cos."""
 
-    def __init__(self, kind: str, grid: tuple[int, int] | None, width: int) -> None:
+    def __init__(self, kind: str, grid: Grid | None, width: int) -> None:
         super().__init__()
         self.kind, self.grid, self.width = kind, grid, width
         if kind == "learned":
@@ -55,7 +56,7 @@ class Positions(nn.Module):
             self.table = nn.Parameter(torch.randn(grid[0] * grid[1], width) * 0.02)
 
     def forward(
-        self, x_BLW: Float[Tensor, "B L W"], grid: tuple[int, int] | None = None
+        self, x_BLW: Float[Tensor, "B L W"], grid: Grids | None = None
     ) -> Float[Tensor, "B L W"]:
         L = x_BLW.shape[1]
         if self.kind == "none":
@@ -67,6 +68,10 @@ class Positions(nn.Module):
                     f"{grid or L}. Use weights with positions='sincos' or 'none'."
                 )
             return x_BLW + self.table
+        if grid is not None and isinstance(grid[0], tuple):
+            tables = [sincos_2d(one, self.width) for one in grid]
+            padded = [nn.functional.pad(table, (0, 0, 0, L - len(table))) for table in tables]
+            return x_BLW + torch.stack(padded).to(x_BLW)
         return x_BLW + sincos_2d(grid or self.grid or (1, L), self.width).to(x_BLW)
 
 
@@ -86,7 +91,7 @@ class Stack(nn.Module):
         self,
         x_BLC: Float[Tensor, "B L C"],
         valid_BL: Bool[Tensor, "B L"] | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: Grids | None = None,
     ) -> Float[Tensor, "B L W"]:
         if valid_BL is not None:  # zero weight times NaN padding would still be NaN
             x_BLC = x_BLC.masked_fill(~valid_BL[..., None], 0.0)
@@ -96,7 +101,7 @@ class Stack(nn.Module):
         return x_BLW
 
 
-def sincos_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "L W"]:
+def sincos_2d(grid: Grid, width: int) -> Float[Tensor, "L W"]:
     """Sines and cosines of row and column at geometric frequencies, a quarter of `width` each.
 
     Raises `ConfigError` unless 4 divides `width`.

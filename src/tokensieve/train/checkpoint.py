@@ -1,8 +1,11 @@
-"""Checkpoints without pickle: tensors in safetensors, the rest in JSON."""
+"""Checkpoints without pickle: tensors in safetensors, the rest in JSON.
+
+Each is a folder of its own, complete or not there under its name: a process killed at any moment
+leaves at least the one before.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,15 @@ from tokensieve.nn.pretrained import (
     write_weights,
 )
 
+PREFIX = "checkpoint-"
+
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]
+    out: Path, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]
 ) -> None:
-    """Write model, optimiser and `record` (with its "step"); the old one is replaced at once."""
-    part = folder.with_name(folder.name + ".part")
+    """Write `out`/checkpoint-STEP with model, optimiser and `record`; older ones go after it."""
+    folder = _folder(out, step)
+    part = out / f".{folder.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write_weights(part / "model.safetensors", dict(model.state_dict()))
@@ -35,26 +41,33 @@ def save_checkpoint(
         if isinstance(value, Tensor)
     }
     write_weights(part / "optimiser.safetensors", moments)
-    write_json(part / "state.json", record)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    write_json(part / "state.json", {**record, "step": step})
+    if folder.exists():  # of the same step, so of the same content
+        shutil.rmtree(part)
+    else:
+        part.rename(folder)
+    for old in _found(out):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]
+    out: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]
 ) -> int:
     """Steps already done: 0 without a checkpoint, else `model` and `optimiser` are restored.
 
     Raises `ConfigError` if the checkpoint belongs to another recipe, seed or data.
     """
-    if not (folder / "state.json").is_file():
+    found = _found(out)
+    if not found:
         return 0
+    folder = found[-1]
     stored = read_json(folder / "state.json")
     step = int(stored.pop("step"))
-    if stored != _plain(record):
+    if (different := _difference(stored, _plain(record))) is not None:
         raise ConfigError(
-            f"Expected the checkpoint in {folder} to be of this recipe, seed and data. It is of "
-            "another. Choose another --out or delete it."
+            f"Expected the checkpoint in {folder} to be of this recipe, seed and data. It differs "
+            f"in {different}. Choose another --out, or delete it."
         )
     load_weights(model, folder / "model.safetensors")
     state: dict[int, dict[str, Tensor]] = {}
@@ -63,6 +76,27 @@ def load_checkpoint(
         state.setdefault(int(index), {})[field] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     return step
+
+
+def _folder(out: Path, step: int) -> Path:
+    return out / f"{PREFIX}{step:09d}"
+
+
+def _found(out: Path) -> list[Path]:
+    """Checkpoints, oldest first. A folder whose removal was cut short has lost its state."""
+    return sorted(f for f in out.glob(f"{PREFIX}*") if (f / "state.json").is_file())
+
+
+def _difference(stored: Any, wanted: Any, name: str = "") -> str | None:
+    """Where two plain values differ first, as "train.lr (0.1, not 0.2)"."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in sorted({*stored, *wanted}):
+            inner = f"{name}.{key}" if name else key
+            found = _difference(stored.get(key), wanted.get(key), inner)
+            if found is not None:
+                return found
+        return None
+    return None if stored == wanted else f"{name} ({stored}, not {wanted})"
 
 
 def _plain(value: Any) -> Any:

@@ -1,242 +1,150 @@
-"""Train a selector on stored features: ``python -m tokensieve.train.selector --help``.
+"""Train a selector on stored features; `tokensieve train selector` is its command line.
 
 Every step draws its batch and its noise from (seed, step) alone, so that a resumed run repeats the
-uninterrupted one exactly. B crops of a batch.
+uninterrupted one exactly. Accelerate finds the devices and processes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import sys
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from tokensieve.errors import ConfigError, TokensieveError, TrainingError
+from tokensieve.data.features import FeatureStore
+from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.nn.autoencoder import SelectorAutoencoder
-from tokensieve.nn.config import (
-    Config,
-    ObjectiveConfig,
-    ReconstructorConfig,
-    SelectorConfig,
-    encoder_from_dict,
-    option,
-)
-from tokensieve.nn.pretrained import read_json, write_json
-from tokensieve.train.checkpoint import load_checkpoint, save_checkpoint
-from tokensieve.train.features import FeatureSet
-from tokensieve.train.settings import describe, parse_settings
+from tokensieve.nn.config import ReconstructorConfig
+from tokensieve.train.batches import Batches, Rows, generator_of, some_of
+from tokensieve.train.checkpoint import load_checkpoint
+from tokensieve.train.journal import check_tracker, flat
+from tokensieve.train.loop import Run
+from tokensieve.train.recipe import Recipe, TrainConfig
 
-
-@dataclass(frozen=True)
-class TrainConfig(Config):
-    """The schedule: Adam, linear warm-up, cosine to zero."""
-
-    steps: int = option(600, "Optimiser steps.")
-    batch: int = option(16, "Crops of a step.")
-    lr: float = option(1e-3, "Peak learning rate.")
-    warmup: float = option(0.05, "Share of the steps spent warming up.")
-    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.")
-    log_every: int = option(20, "Steps between two lines of log.jsonl.")
-    save_every: int = option(100, "Steps between two checkpoints.")
-    normaliser_crops: int = option(1024, "Crops from which mean and std are measured.")
-    patience: int = option(50, "Steps the mask may be all ones or all zeros before it is an error.")
-    on_collapse: str = option("raise", "raise, or log (ablations show the collapse).")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("steps", "batch", "log_every", "save_every", "normaliser_crops", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Expected `{name}` of at least 1. Got {getattr(self, name)}.")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ConfigError(f"Expected `lr` above 0. Got {self.lr}.")
-        if self.on_collapse not in ("raise", "log"):
-            raise ConfigError(f"Expected `on_collapse` raise or log. Got {self.on_collapse}.")
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        warm = max(1, round(self.warmup * self.steps))
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a training depends on, apart from its features and seed."""
-
-    selector: SelectorConfig
-    reconstructor: ReconstructorConfig
-    objective: ObjectiveConfig
-    train: TrainConfig
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values, ready for JSON."""
-        return {name: getattr(self, name).to_dict() for name in self.__dataclass_fields__}
-
-
-SECTIONS: dict[str, type[Config]] = {
-    "selector": SelectorConfig,
-    "reconstructor": ReconstructorConfig,
-    "objective": ObjectiveConfig,
-    "train": TrainConfig,
-}
-
-
-class CollapseWatch:
-    """Notices a mask that stays all ones or all zeros, which ranks nothing.
-
-    Raises `TrainingError` from `see` once `patience` steps in a row were so.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.shares: deque[float] = deque(maxlen=patience)
-
-    def see(self, kept: float) -> None:
-        """Take the share of kept tokens of one step."""
-        self.shares.append(kept)
-        if len(self.shares) < (self.shares.maxlen or 1):
-            return
-        if min(self.shares) > 0.995:
-            state, advice = "ones", "raise objective.a1 or use objective.reduction=rms"
-        elif max(self.shares) < 0.005:
-            state, advice = "zeros", "lower objective.a1 or set objective.p above 0"
-        else:
-            return
-        raise TrainingError(
-            f"Expected a mask that drops some tokens and keeps some. It was all {state} for "
-            f"{len(self.shares)} steps: {advice}, or standardise features."
-        )
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def train_selector(
-    features: FeatureSet, recipe: Recipe, out: str | Path, seed: int = 0
+    store: FeatureStore,
+    recipe: Recipe,
+    out: str | Path,
+    seed: int = 0,
+    *,
+    validation: FeatureStore | None = None,
+    holdout: float = 0.0,
+    trackers: Sequence[str] = (),
 ) -> SelectorAutoencoder:
-    """Train, log to `out`/log.jsonl, and save `out`/selector and `out`/reconstructor.
+    """Train, and save `out`/selector, `out`/reconstructor and, if asked, `out`/image.
 
-    Resumes from `out`/checkpoint where there is one of the same recipe and seed.
+    Writes log.jsonl, validation.jsonl and samples/ as it goes. Resumes from the newest checkpoint
+    in `out` where there is one of the same recipe, seed and features.
 
-    Raises `TrainingError` if the mask collapses or the loss is not finite.
+    validation: crops to validate on; None: the share `holdout` of the pictures, which are then not
+    trained on; 0: no validation.
+
+    Raises `TrainingError` if the mask collapses or the loss diverges, `ConfigError` for a
+    checkpoint of another training, or a batch that processes do not divide.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    config, record = (
-        recipe.train,
-        {"recipe": recipe.to_dict(), "seed": seed, "crops": len(features)},
-    )
+    config = recipe.train.resolved(len(store), store.encoder)
+    recipe = replace(recipe, train=config, reconstructor=_with_patch(recipe, store))
+    held_N = held_out(store, holdout if validation is None else 0.0)
+    rows = Rows.of(store, recipe.mix, ~held_N)
+    accelerator = make_accelerator(out, trackers)
+    batches = Batches(
+        store, rows, config.batch, seed, recipe.reconstructor.image_depth > 0,
+        config.accumulate, accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    judged = validation or store
+    judge_N = held_N if validation is None else torch.ones(len(validation), dtype=torch.bool)
+    record: dict[str, Any] = {
+        "recipe": recipe.to_dict(), "seed": seed, "features": store.fingerprint, "holdout": holdout,
+    }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SelectorAutoencoder(recipe.selector, recipe.reconstructor, recipe.objective)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr)
-    first = load_checkpoint(out / "checkpoint", model, optimiser, record)
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr or 0.0)
+    first = load_checkpoint(out, model, optimiser, record)
     if first == 0:
-        sample = _generator(seed, -1)
-        rows = torch.randperm(len(features), generator=sample)[: config.normaliser_crops]
-        model.selector.fit_normaliser(features.batch(rows))
-    write_json(out / "train.json", record)
-    watch, start = CollapseWatch(min(config.patience, config.steps)), perf_counter()
-    with (out / "log.jsonl").open("a" if first else "w", encoding="utf-8") as log:
-        for step in range(first, config.steps):
-            losses = train_step(model, optimiser, features, config, seed, step)
-            if config.on_collapse == "raise":
-                watch.see(losses["kept"])
-            if step % config.log_every == 0 or step == config.steps - 1:
-                line = {"step": step, **losses, "s": round(perf_counter() - start, 2)}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                save_checkpoint(out / "checkpoint", model, optimiser, {**record, "step": step + 1})
-    model.eval()
-    model.selector.save_pretrained(out / "selector")
-    model.reconstructor.save_pretrained(out / "reconstructor")
+        _fit_normaliser(model, store, rows, config, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator.init_trackers("tokensieve", config=flat(record["recipe"]))
+    run = Run(
+        accelerator, model, optimiser, recipe, out, record, judged,
+        some_of(judge_N.nonzero()[:, 0], recipe.run.validation_crops),
+    )  # fmt: skip
+    run.train(batches, first)
+    model.eval().to("cpu")
+    if accelerator.is_main_process:
+        model.selector.save_pretrained(out / "selector")
+        model.reconstructor.save_pretrained(out / "reconstructor")
+        if model.image is not None:
+            model.image.save_pretrained(out / "image")
+    accelerator.end_training()
     return model
 
 
-def train_step(
-    model: SelectorAutoencoder,
-    optimiser: torch.optim.Optimizer,
-    features: FeatureSet,
-    config: TrainConfig,
-    seed: int,
-    step: int,
-) -> dict[str, float]:
-    """One optimiser step; the losses by name. Raises `TrainingError` if they are not finite."""
-    generator = _generator(seed, step)
-    rows = torch.randint(len(features), (config.batch,), generator=generator)
-    pixels = features.pixel_batch(rows) if model.image is not None else None
-    grid = features.encoder.grid
-    losses: dict[str, torch.Tensor] = model(
-        features.batch(rows), grid=grid, pixels=pixels, generator=generator
-    )
-    if not bool(torch.isfinite(losses["loss"])):
-        raise TrainingError(
-            f"Expected a finite loss. Got {float(losses['loss'])} at step {step}. Check the "
-            "features for NaN, or lower train.lr."
-        )
-    for group in optimiser.param_groups:
-        group["lr"] = config.rate(step)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(losses["loss"])
-    if config.clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    optimiser.step()
-    return {name: round(float(value.detach()), 6) for name, value in losses.items()}
+def make_accelerator(out: Path, trackers: Sequence[str]) -> Accelerator:
+    """Devices, processes and trackers.
 
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 1_000_003 + step + 1) & 0x7FFF_FFFF_FFFF)
-
-
-def make_recipe(features: FeatureSet, settings: Sequence[str]) -> Recipe:
-    """The default recipe for an encoder with `section.field=value` settings applied.
-
-    Raises `ConfigError` for a setting that does not exist or does not parse.
+    Raises `UnsupportedError` without Accelerate or a tracker's package, `UnknownNameError` for a
+    tracker that Accelerate does not know.
     """
-    values = parse_settings(settings, SECTIONS)
-    encoder = {"encoder": features.encoder}
-    return Recipe(
-        SelectorConfig.from_dict({**encoder, **values["selector"]}),
-        ReconstructorConfig.from_dict({**encoder, **values["reconstructor"]}),
-        ObjectiveConfig.from_dict(values["objective"]),
-        TrainConfig.from_dict(values["train"]),
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code, 2 for an error of the caller's making."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tokensieve.train.selector",
-        description="Train a selector on stored features of a frozen vision encoder.",
-        epilog="settings:\n" + describe(SECTIONS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--features", nargs="+", required=True, help="safetensors feature files")
-    parser.add_argument("--out", required=True, help="folder for weights, log and checkpoints")
-    parser.add_argument("--encoder", help="JSON file of the encoder's fingerprint")
-    parser.add_argument("--config", help="JSON file of settings, e.g. experiments/selector.json")
-    parser.add_argument("--set", nargs="*", default=[], metavar="section.field=value")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
-        encoder = encoder_from_dict(read_json(Path(options.encoder))) if options.encoder else None
-        features = FeatureSet(options.features, encoder)
-        stored = read_json(Path(options.config)) if options.config else {}
-        settings = [f"{name}={json.dumps(value)}" for name, value in stored.items()]
-        recipe = make_recipe(features, [*settings, *options.set])
-        train_selector(features, recipe, options.out, options.seed)
-    except TokensieveError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise UnsupportedError(
+            "Expected Accelerate, to train. It is not installed. Run: pip install "
+            "'tokensieve[train]'"
+        ) from error
+    known = [check_tracker(name) for name in trackers]
+    return Accelerator(mixed_precision="no", log_with=known or None, project_dir=out)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def held_out(store: FeatureStore, share: float) -> Bool[Tensor, "N"]:
+    """True for the crops of `share` of the pictures, at even distances in the store.
+
+    Raises `ConfigError` unless 0 <= share < 1.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"Expected `holdout` in [0, 1). Got {share}.")
+    if share == 0:
+        return torch.zeros(len(store), dtype=torch.bool)
+    apart = max(2, round(1 / share))
+    held: Bool[Tensor, "N"] = store.picture_N % apart == apart - 1
+    return held
+
+
+def _with_patch(recipe: Recipe, store: FeatureStore) -> ReconstructorConfig:
+    """The reconstructor's config with the pixels along a token's side, where it draws pictures."""
+    config = recipe.reconstructor
+    if config.image_depth == 0 or config.patch:
+        return config
+    grid = store.encoder.grid
+    if grid is None or not store.has_pixels:
+        raise ConfigError(
+            "Expected features with one grid, stored together with pixels, for the image "
+            f"reconstructor. Got {'no pixels' if grid else 'a varying grid'}. Extract with "
+            "--pixels, or set reconstructor.image_depth=0."
+        )
+    pixels = store.batch(torch.tensor([0]), pixels=True).pixels_B3HV
+    return replace(config, patch=pixels.shape[-2] // grid[0])
+
+
+def _fit_normaliser(
+    model: SelectorAutoencoder, store: FeatureStore, rows: Rows, config: TrainConfig, seed: int
+) -> None:
+    generator = generator_of(seed, -1)
+    if rows.weights_N is None:
+        order = torch.randperm(len(rows.rows_N), generator=generator)
+        chosen = rows.rows_N[order[: config.normaliser_crops]]
+    else:
+        chosen = rows.draw(config.normaliser_crops, generator)
+    crops = store.batch(chosen)
+    tokens = crops.features if crops.valid is None else crops.features[crops.valid][None]
+    model.selector.fit_normaliser(tokens)
