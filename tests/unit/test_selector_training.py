@@ -102,9 +102,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     train_selector(store, small(store, "train.steps=2"), tmp_path / "run", seed=5)
     before = (tmp_path / "run" / "log.jsonl").read_text()
     with pytest.raises(ConfigError, match=rf"recipe, seed and data\. It differs in .*{named}"):
-        train_selector(
-            store, small(store, "train.steps=2", *settings), tmp_path / "run", seed=seed
-        )
+        train_selector(store, small(store, "train.steps=2", *settings), tmp_path / "run", seed=seed)
     other = FeatureStore([write_store(tmp_path / "other", toy(64, seed=3)[0], ENCODER)])
     with pytest.raises(ConfigError, match="It differs in features"):
         train_selector(other, small(other, "train.steps=2"), tmp_path / "run", seed=5)

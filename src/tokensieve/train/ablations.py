@@ -7,61 +7,19 @@ equal settings are one training; what was cut off goes on. `tokensieve.eval.abla
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from tokensieve.data.ablations import trainings
 from tokensieve.data.features import FeatureStore
-from tokensieve.errors import ConfigError
 from tokensieve.nn.pretrained import read_json
 from tokensieve.train.console import log_to_terminal
 from tokensieve.train.recipe import make_recipe
 from tokensieve.train.selector import train_selector
 
 logger = logging.getLogger("tokensieve.train")
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training of an ablation: its settings, its seed, and a folder named by both."""
-
-    settings: Mapping[str, Any]
-    seed: int
-
-    @property
-    def folder(self) -> str:
-        """Equal for equal settings and seed, whatever groups they stand in."""
-        text = json.dumps([sorted(self.settings.items()), self.seed])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    @property
-    def texts(self) -> list[str]:
-        """Settings as `section.field=value`."""
-        return [f"{name}={json.dumps(value)}" for name, value in self.settings.items()]
-
-
-def trainings(spec: Mapping[str, Any]) -> Iterator[Training]:
-    """Every training of a spec, once each, all groups with the first seed before the second.
-
-    Raises `ConfigError` for a spec without seeds or groups.
-    """
-    if not spec.get("seeds") or not spec.get("groups"):
-        raise ConfigError("Expected `seeds` and `groups` in the ablation's file. Got neither.")
-    seen = set()
-    for seed in spec["seeds"]:
-        for group in spec["groups"].values():
-            for own in group["variants"].values():
-                settings = {**spec.get("settings", {}), **group.get("settings", {}), **own}
-                one = Training(settings, seed)
-                if one.folder not in seen:
-                    seen.add(one.folder)
-                    yield one
 
 
 def main(arguments: list[str] | None = None) -> None:
