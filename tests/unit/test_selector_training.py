@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokensieve.data.features import FeatureBatch, FeatureStore, write_store
 from tokensieve.errors import (
     ConfigError,
-    EncoderMismatchError,
-    InputError,
     TrainingError,
-    WeightsError,
+    UnsupportedError,
 )
 from tokensieve.nn.selector import Selector
-from tokensieve.train.features import FeatureSet, save_features
 from tokensieve.train.selector import (
     CollapseWatch,
     TrainConfig,
@@ -25,7 +23,7 @@ from tokensieve.train.selector import (
     make_recipe,
     train_selector,
 )
-from tokensieve.types import EncoderInfo, Site
+from tokensieve.types import EncoderInfo
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (5, 5))
 SMALL = ("selector.depth=1", "reconstructor.depth=1", "train.batch=4", "train.normaliser_crops=16")
@@ -43,11 +41,10 @@ def toy(crops: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    save_features(tmp_path / "toy.safetensors", toy(64)[0], ENCODER)
-    return tmp_path / "toy.safetensors"
+    return write_store(tmp_path / "toy", toy(64)[0], ENCODER)
 
 
-def recipe(features: FeatureSet, *settings: str):
+def recipe(features: FeatureStore, *settings: str):
     return make_recipe(features, [*SMALL, *settings])
 
 
@@ -61,7 +58,7 @@ FIRST_PAPER = [
 def test_learns_to_keep_what_cannot_be_told(
     objective: list[str], stored: Path, tmp_path: Path
 ) -> None:
-    features = FeatureSet([stored])
+    features = FeatureStore([stored])
     settings = ["train.steps=80", "train.lr=0.01", "train.batch=8", *objective]
     model = train_selector(features, recipe(features, *settings), tmp_path / "run")
     fresh, novel = toy(32, seed=1)
@@ -78,7 +75,7 @@ def test_learns_to_keep_what_cannot_be_told(
 def test_resumed_run_equals_the_uninterrupted_one(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = FeatureSet([stored])
+    features = FeatureStore([stored])
     plan = recipe(features, "train.steps=6", "train.save_every=3")
     whole = train_selector(features, plan, tmp_path / "whole", seed=5)
 
@@ -103,7 +100,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
 
 
 def test_global_generator_is_left_alone(stored: Path, tmp_path: Path) -> None:
-    features = FeatureSet([stored])
+    features = FeatureStore([stored])
     before = torch.get_rng_state()
     train_selector(features, recipe(features, "train.steps=1"), tmp_path / "run")
     assert torch.equal(before, torch.get_rng_state())
@@ -120,7 +117,7 @@ def test_collapse_is_noticed(kept: float, state: str) -> None:
 
 
 def test_the_literal_loss_collapses_to_all_ones(stored: Path, tmp_path: Path) -> None:
-    features = FeatureSet([stored])
+    features = FeatureStore([stored])
     settings = [
         "train.steps=150", "train.lr=0.01", "train.patience=5", "objective.reduction=sample-l2",
         "objective.a1=0", "objective.estimator=straight-through", "objective.objective=plain",
@@ -129,11 +126,31 @@ def test_the_literal_loss_collapses_to_all_ones(stored: Path, tmp_path: Path) ->
         train_selector(features, recipe(features, *settings), tmp_path / "run")
 
 
-def test_nan_features(tmp_path: Path) -> None:
-    broken = toy(8)[0]
-    broken[3, 4, 5] = float("nan")
-    save_features(tmp_path / "f.safetensors", broken, ENCODER)
-    assert main(["--features", str(tmp_path / "f.safetensors"), "--out", str(tmp_path / "o")]) == 2
+def test_nan_features(
+    stored: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(self: FeatureStore, rows: torch.Tensor, *, pixels: bool = False) -> FeatureBatch:
+        return FeatureBatch(torch.full((len(rows), 25, 16), torch.nan), None, None, None)
+
+    monkeypatch.setattr(FeatureStore, "batch", broken)
+    assert main(["--features", str(stored), "--out", str(tmp_path / "o")]) == 2
+    assert "NaN" in capsys.readouterr().err
+
+
+def test_padding_is_refused(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FeatureStore.batch
+
+    def padded(self: FeatureStore, rows: torch.Tensor, *, pixels: bool = False) -> FeatureBatch:
+        batch = whole(self, rows)
+        return replace(batch, valid=torch.zeros(batch.features.shape[:2], dtype=torch.bool))
+
+    monkeypatch.setattr(FeatureStore, "batch", padded)
+    features = FeatureStore([stored])
+    with pytest.raises(UnsupportedError, match="Expected crops of equal length"):
+        train_selector(features, recipe(features), tmp_path / "run")
 
 
 def test_rate_warms_up_and_falls_to_zero() -> None:
@@ -165,37 +182,3 @@ def test_bad_settings_exit_with_2(
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "o").exists()
-
-
-def test_feature_files_are_checked(stored: Path, tmp_path: Path) -> None:
-    save_features(tmp_path / "more.safetensors", toy(3, seed=2)[0], ENCODER)
-    both = FeatureSet([stored, tmp_path / "more.safetensors"])
-    assert len(both) == 67
-    rows = both.batch(torch.tensor([0, 64, 66]))
-    torch.testing.assert_close(rows[1:], toy(3, seed=2)[0][[0, 2]], atol=2e-3, rtol=2e-3)
-    with pytest.raises(InputError, match="Expected 'pixels'"):
-        both.pixel_batch(torch.tensor([0]))
-    (tmp_path / "cut.safetensors").write_bytes(stored.read_bytes()[:200])
-    with pytest.raises(WeightsError, match="complete safetensors file"):
-        FeatureSet([tmp_path / "cut.safetensors"])
-    other = EncoderInfo("toy", 8, -1, 2, 2, 32)
-    with pytest.raises(InputError, match=r"Expected features \(N, L, 8\)"):
-        FeatureSet([stored], other)
-    behind = replace(ENCODER, site=Site.EMBEDS)
-    save_features(tmp_path / "embeds.safetensors", toy(3, seed=2)[0], behind)
-    with pytest.raises(EncoderMismatchError, match=r"site=features\. Got site=embeds"):
-        FeatureSet([stored, tmp_path / "embeds.safetensors"])
-
-
-def test_features_are_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cut_off(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("tokensieve.train.features.save_file", cut_off)
-    encoder = EncoderInfo("toy", 8, -1, 2, 2, 16, (2, 2))
-    with pytest.raises(KeyboardInterrupt):
-        save_features(tmp_path / "a.safetensors", torch.zeros(1, 4, 8), encoder)
-    assert list(tmp_path.iterdir()) == []

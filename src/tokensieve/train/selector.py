@@ -18,19 +18,18 @@ from time import perf_counter
 
 import torch
 
-from tokensieve.errors import ConfigError, TokensieveError, TrainingError
+from tokensieve.data.features import FeatureBatch, FeatureStore
+from tokensieve.errors import ConfigError, TokensieveError, TrainingError, UnsupportedError
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import (
     Config,
     ObjectiveConfig,
     ReconstructorConfig,
     SelectorConfig,
-    encoder_from_dict,
     option,
 )
 from tokensieve.nn.pretrained import read_json, write_json
 from tokensieve.train.checkpoint import load_checkpoint, save_checkpoint
-from tokensieve.train.features import FeatureSet
 from tokensieve.train.settings import describe, parse_settings
 
 
@@ -116,7 +115,7 @@ class CollapseWatch:
 
 
 def train_selector(
-    features: FeatureSet, recipe: Recipe, out: str | Path, seed: int = 0
+    features: FeatureStore, recipe: Recipe, out: str | Path, seed: int = 0
 ) -> SelectorAutoencoder:
     """Train, log to `out`/log.jsonl, and save `out`/selector and `out`/reconstructor.
 
@@ -138,7 +137,7 @@ def train_selector(
     if first == 0:
         sample = _generator(seed, -1)
         rows = torch.randperm(len(features), generator=sample)[: config.normaliser_crops]
-        model.selector.fit_normaliser(features.batch(rows))
+        model.selector.fit_normaliser(_whole(features.batch(rows)).features)
     write_json(out / "train.json", record)
     watch, start = CollapseWatch(min(config.patience, config.steps)), perf_counter()
     with (out / "log.jsonl").open("a" if first else "w", encoding="utf-8") as log:
@@ -161,7 +160,7 @@ def train_selector(
 def train_step(
     model: SelectorAutoencoder,
     optimiser: torch.optim.Optimizer,
-    features: FeatureSet,
+    features: FeatureStore,
     config: TrainConfig,
     seed: int,
     step: int,
@@ -169,10 +168,9 @@ def train_step(
     """One optimiser step; the losses by name. Raises `TrainingError` if they are not finite."""
     generator = _generator(seed, step)
     rows = torch.randint(len(features), (config.batch,), generator=generator)
-    pixels = features.pixel_batch(rows) if model.image is not None else None
-    grid = features.encoder.grid
+    batch = _whole(features.batch(rows, pixels=model.image is not None))
     losses: dict[str, torch.Tensor] = model(
-        features.batch(rows), grid=grid, pixels=pixels, generator=generator
+        batch.features, grid=features.encoder.grid, pixels=batch.pixels, generator=generator
     )
     if not bool(torch.isfinite(losses["loss"])):
         raise TrainingError(
@@ -189,11 +187,21 @@ def train_step(
     return {name: round(float(value.detach()), 6) for name, value in losses.items()}
 
 
+def _whole(batch: FeatureBatch) -> FeatureBatch:
+    """`batch`, if every token of it is real. Raises `UnsupportedError` if some are padding."""
+    if batch.valid is not None:
+        raise UnsupportedError(
+            "Expected crops of equal length whose tokens all reach the LLM. Got padding among "
+            "them. Train on features of a family with one grid, such as LLaVA-1.5."
+        )
+    return batch
+
+
 def _generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step + 1) & 0x7FFF_FFFF_FFFF)
 
 
-def make_recipe(features: FeatureSet, settings: Sequence[str]) -> Recipe:
+def make_recipe(features: FeatureStore, settings: Sequence[str]) -> Recipe:
     """The default recipe for an encoder with `section.field=value` settings applied.
 
     Raises `ConfigError` for a setting that does not exist or does not parse.
@@ -216,9 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="settings:\n" + describe(SECTIONS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--features", nargs="+", required=True, help="safetensors feature files")
+    parser.add_argument(
+        "--features", nargs="+", required=True, help="stores of `tokensieve extract`"
+    )
     parser.add_argument("--out", required=True, help="folder for weights, log and checkpoints")
-    parser.add_argument("--encoder", help="JSON file of the encoder's fingerprint")
     parser.add_argument("--config", help="JSON file of settings, e.g. experiments/selector.json")
     parser.add_argument("--set", nargs="*", default=[], metavar="section.field=value")
     parser.add_argument("--seed", type=int, default=0)
@@ -226,8 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        encoder = encoder_from_dict(read_json(Path(options.encoder))) if options.encoder else None
-        features = FeatureSet(options.features, encoder)
+        features = FeatureStore(options.features)
         stored = read_json(Path(options.config)) if options.config else {}
         settings = [f"{name}={json.dumps(value)}" for name, value in stored.items()]
         recipe = make_recipe(features, [*settings, *options.set])

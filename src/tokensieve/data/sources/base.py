@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -15,6 +15,7 @@ from tokensieve.data.pictures import decode_picture
 from tokensieve.errors import ConfigError, PictureError
 
 
+@runtime_checkable
 class Source(Protocol):
     """Pictures under a name, in an order that never changes.
 
