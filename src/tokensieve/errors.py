@@ -10,6 +10,7 @@ TokensieveError
 │   └── NonFiniteError              NaN or Inf where numbers were expected
 ├── WeightsError (ValueError)       a weights file is missing, truncated or for another encoder
 │   └── EncoderMismatchError        selector and encoder differ in width, layer or grid
+├── MissingPackageError (ImportError) an optional package of tokensieve is not installed
 ├── TrainingError (RuntimeError)     a training went wrong and would give a useless result
 └── UnsupportedError (RuntimeError) the model, site or mode is not one this method can act on
 
@@ -71,6 +72,10 @@ class WeightsError(TokensieveError, ValueError):
 
 class EncoderMismatchError(WeightsError):
     """The weights were trained for another encoder."""
+
+
+class MissingPackageError(TokensieveError, ImportError):
+    """An optional package is not installed."""
 
 
 class TrainingError(TokensieveError, RuntimeError):

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,7 @@ def test_image_reconstructor_draws_samples_and_is_saved(tmp_path: Path) -> None:
 
 
 def test_image_term_without_pixels_is_refused(store: FeatureStore, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Got no pixels. Extract with --pixels"):
+    with pytest.raises(ConfigError, match=r"Got no pixels\. Extract with --pixels"):
         train_selector(store, small(store, preset="adaptive"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -224,10 +225,17 @@ def test_the_literal_loss_collapses_to_all_ones(store: FeatureStore, tmp_path: P
         train_selector(store, small(store, *settings), tmp_path / "run")
 
 
-def test_nan_features_are_refused(tmp_path: Path) -> None:
+def test_nan_features_are_refused(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = toy(8)[0]
     broken[3, 4, 5] = float("nan")
-    store = FeatureStore([write_store(tmp_path / "f", broken, ENCODER)])
+    with pytest.raises(NonFiniteError, match="Expected finite features"):
+        write_store(tmp_path / "f", broken, ENCODER)
+    read = FeatureStore.batch
+    monkeypatch.setattr(  # a damaged disk
+        FeatureStore, "batch", lambda *a, **k: replace(b := read(*a, **k), features=b.features / 0)
+    )
     with pytest.raises(NonFiniteError, match="finite features to train on"):
         train_selector(store, small(store), tmp_path / "o")
 

@@ -32,7 +32,7 @@ def toy_store(folder: Path, crops: int = 64, pixels: bool = False, source: str =
     drawn = None
     if pixels:
         noise = torch.rand(crops, 3, 5, 5, generator=torch.Generator().manual_seed(1))
-        drawn = (noise.repeat_interleave(4, 2).repeat_interleave(4, 3) * 255).byte()
+        drawn = noise.repeat_interleave(4, 2).repeat_interleave(4, 3)
     return write_store(folder, toy(crops)[0], ENCODER, pixels_N3HV=drawn, source=source)
 
 

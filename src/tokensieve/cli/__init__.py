@@ -13,6 +13,7 @@ import typer
 from tokensieve import __version__
 from tokensieve.cli.ask import ask
 from tokensieve.cli.demo import demo
+from tokensieve.cli.extract import extract
 from tokensieve.cli.methods import methods
 from tokensieve.cli.train import train
 from tokensieve.errors import TokensieveError
@@ -66,6 +67,6 @@ def _root(
     """Make any vision-language model read fewer visual tokens."""
 
 
-for verb in (ask, methods, demo):
+for verb in (ask, methods, demo, extract):
     app.command()(verb)
 app.add_typer(train, name="train")

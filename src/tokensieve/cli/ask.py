@@ -50,7 +50,7 @@ def ask(
     from tokensieve.data.pictures import open_picture
     from tokensieve.eval.ask import Settings, run, write_overlay
     from tokensieve.eval.console import answers_table, show
-    from tokensieve.eval.models import hush, load_model
+    from tokensieve.hf.models import hush, load_model
     from tokensieve.methods.registry import method_class
 
     names = [name.strip() for name in compare.split(",") if name.strip()]

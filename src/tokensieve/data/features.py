@@ -1,98 +1,229 @@
-"""Temporary shim with the coming interface."""
+"""Feature stores: what a frozen encoder says of many pictures, read through the page cache.
+
+B crops of a batch, N of all, L tokens of a crop, C width, H x V pixels of a crop.
+"""
 
 from __future__ import annotations
-import hashlib, json, dataclasses
-from dataclasses import dataclass
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
+
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from safetensors import safe_open
-from safetensors.torch import save_file
+
+from tokensieve.data.identity import begin, make_identity, read_identity
+from tokensieve.data.manifest import read_manifest, write_manifest
+from tokensieve.data.shards import Crop, Record, Shard, shard_name, write_shard
+from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
 from tokensieve.nn.config import encoder_from_dict
+from tokensieve.types import EncoderInfo, Grid, Grids
+
+CHUNK = 256
 
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    features: Tensor
-    valid: Tensor | None
-    grids: tuple[tuple[int, int], ...] | None
-    pixels: Tensor | None
+    """Some crops of a store.
+
+    features: float32, zeros where padded. valid: False where a token is padding or never reaches
+    the LLM; None: every token is real. grids: (rows, columns) of each crop, None where some crop
+    has none. pixels: in [0, 1], at the encoder's resolution; None where not asked for.
+    """
+
+    features: Float[Tensor, "B L C"]
+    valid: Bool[Tensor, "B L"] | None
+    grids: tuple[Grid, ...] | None
+    pixels: Float[Tensor, "B 3 H V"] | None
 
     @property
-    def valid_BL(self) -> Tensor:
+    def valid_BL(self) -> Bool[Tensor, "B L"]:
+        """The valid mask, all True where none was given."""
         if self.valid is not None:
             return self.valid
         return torch.ones(self.features.shape[:2], dtype=torch.bool, device=self.features.device)
 
     @property
-    def grid(self):
+    def grid(self) -> Grids | None:
+        """The grid that all crops share, or one per crop."""
         if self.grids is None:
             return None
         return self.grids[0] if len(set(self.grids)) == 1 else self.grids
 
-    @property
-    def pixels_B3HV(self):
-        return self.pixels
-
-    def to(self, device):
-        m = lambda t: None if t is None else t.to(device)
-        return FeatureBatch(m(self.features), m(self.valid), self.grids, m(self.pixels))
+    def to(self, device: torch.device) -> FeatureBatch:
+        """The same crops on `device`."""
+        valid, pixels = (
+            None if tensor is None else tensor.to(device) for tensor in (self.valid, self.pixels)
+        )
+        return replace(self, features=self.features.to(device), valid=valid, pixels=pixels)
 
 
 class FeatureStore:
-    def __init__(self, folders):
-        self.parts = []
-        self.px = []
-        h = hashlib.sha256()
-        self.encoder = None
-        src = []
-        for folder in folders:
-            for path in (
-                sorted(Path(folder).glob("*.safetensors"))
-                if Path(folder).is_dir()
-                else [Path(folder)]
-            ):
-                f = safe_open(path, "pt")
-                self.parts.append(f.get_tensor("features"))
-                self.px.append(f.get_tensor("pixels") if "pixels" in f.keys() else None)
-                self.encoder = encoder_from_dict(json.loads(f.metadata()["encoder"]))
-                h.update(self.parts[-1][:8].numpy().tobytes())
-        self.fingerprint = h.hexdigest()
-        self.ends = torch.tensor([len(p) for p in self.parts]).cumsum(0)
-        self.sources = ("memory",)
-        self.source_N = torch.zeros(len(self), dtype=torch.long)
-        self.picture_N = torch.arange(len(self))
-        self.has_pixels = all(p is not None for p in self.px)
+    """The crops of one or more stores of one encoder as one list, in the order of extraction.
 
-    def __len__(self):
-        return int(self.ends[-1])
+    encoder: what made the features. fingerprint: changes with any stored feature, row or picture.
+    sources: names; those of the same name in two stores are one. source_N: which of them each crop
+    is from. picture_N: which picture, counted over all stores, those that were skipped too.
 
-    def batch(self, rows, *, pixels=False):
-        F = []
-        P = []
-        for r in rows.tolist():
-            k = int(torch.searchsorted(self.ends, r, right=True))
-            i = r - (int(self.ends[k - 1]) if k else 0)
-            F.append(self.parts[k][i])
-            if pixels:
-                P.append(self.px[k][i].float())
-        g = self.encoder.grid
+    Raises `WeightsError` for a folder that is no store, an unfinished or a damaged one,
+    `EncoderMismatchError` for stores of different encoders or sites, `InputError` for stores of
+    different precision or of which only some hold pixels, `MissingPackageError` without pyarrow.
+    """
+
+    def __init__(self, folders: Sequence[str | Path]) -> None:
+        if not folders:
+            raise InputError("Expected at least one feature store. Got none. Name its folder.")
+        places = [Path(folder) for folder in folders]
+        records = [read_identity(folder) for folder in places]
+        self.encoder: EncoderInfo = encoder_from_dict(records[0]["encoder"])
+        self.has_pixels = bool(records[0].get("pixels"))
+        digest = hashlib.sha256()
+        sources: dict[str, int] = {}
+        codes, counts, pictures = [], [], []
+        before = 0
+        self._paths: list[Path] = []
+        for folder, record in zip(places, records, strict=True):
+            _check_fits(places[0], records[0], folder, record)
+            manifest = read_manifest(folder)
+            order = [sources.setdefault(name, len(sources)) for name in manifest.sources]
+            codes.append(torch.tensor(order, dtype=torch.long)[manifest.source_N])
+            pictures.append(manifest.picture_N + before)
+            before = int(pictures[-1][-1]) + 1
+            self._paths += [folder / name for name, *_ in manifest.shards]
+            counts += [crops for _, _, crops, _ in manifest.shards]
+            told = [record["encoder"], record["dtype"], [c for _, c, *_ in manifest.shards]]
+            digest.update(repr(told).encode())
+        self.fingerprint = digest.hexdigest()[:16]
+        self.sources, self.source_N = tuple(sources), torch.cat(codes)
+        self.picture_N = torch.cat(pictures)
+        self._ends = list(accumulate(counts))
+        self._shards: dict[int, Shard] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def batch(self, rows: Int[Tensor, "B"], *, pixels: bool = False) -> FeatureBatch:
+        """The crops `rows`.
+
+        Raises `InputError` for a row that is not there or for pixels that are not stored,
+        `WeightsError` for a damaged shard.
+        """
+        wanted = rows.tolist()
+        if wanted and not 0 <= min(wanted) <= max(wanted) < len(self):
+            raise InputError(
+                f"Expected rows from 0 to {len(self) - 1}. Got {min(wanted)} to {max(wanted)}."
+            )
+        if pixels and not self.has_pixels:
+            raise InputError(
+                f"Expected pixels in the store at {self._paths[0].parent}. Got none. "
+                "Extract again with --pixels, or train without the image term."
+            )
+        crops = [self._crop(row) for row in wanted]
+        longest = max((len(crop.tokens) for crop in crops), default=0)
+        features = torch.zeros(len(crops), longest, self.encoder.width)
+        valid = torch.zeros(len(crops), longest, dtype=torch.bool)
+        for i, crop in enumerate(crops):
+            features[i, : len(crop.tokens)] = crop.tokens
+            valid[i, : len(crop.tokens)] = True if crop.valid is None else crop.valid
+        grids = [crop.grid for crop in crops if crop.grid is not None]
+        images = [crop.pixels for crop in crops if crop.pixels is not None] if pixels else []
         return FeatureBatch(
-            torch.stack(F).float(),
-            None,
-            (g,) * len(F) if g else None,
-            torch.stack(P) if pixels else None,
+            features,
+            None if bool(valid.all()) else valid,
+            tuple(grids) if len(grids) == len(crops) else None,
+            torch.stack(images).float() / 255 if images else None,
         )
 
+    def _crop(self, row: int) -> Crop:
+        part = bisect_right(self._ends, row)
+        if part not in self._shards:
+            self._shards[part] = Shard(self._paths[part])
+        return self._shards[part].crop(row - (self._ends[part - 1] if part else 0))
 
-def write_store(folder, features_NLC, encoder, *, pixels_N3HV=None, source="memory"):
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    t = {"features": features_NLC.half().contiguous()}
-    if pixels_N3HV is not None:
-        t["pixels"] = (pixels_N3HV.float() / 255).half()
-    save_file(
-        t,
-        Path(folder) / "a.safetensors",
-        metadata={"encoder": json.dumps(dataclasses.asdict(encoder))},
+
+def _check_fits(
+    first: Path, ours: dict[str, object], folder: Path, theirs: dict[str, object]
+) -> None:
+    """Raise if two stores do not belong together."""
+    for name in ("encoder", "weights", "processor"):
+        a, b = ours.get(name), theirs.get(name)
+        if a != b and not (name != "encoder" and None in (a, b)):
+            raise EncoderMismatchError(
+                f"Expected stores of one encoder. Got another {name} in {folder} than in {first}: "
+                f"{_difference(a, b)}. Extract them with the same model and site."
+            )
+    for name in ("dtype", "pixels"):
+        a, b = ours.get(name), theirs.get(name)
+        if a != b:
+            raise InputError(
+                f"Expected stores alike. Got {name}={a} in {first} and {name}={b} in {folder}. "
+                "Extract them with the same options."
+            )
+
+
+def _difference(a: object, b: object) -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        names = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+        return "; ".join(f"{n}={b.get(n)} instead of {a.get(n)}" for n in sorted(names)[:3])
+    return f"{b} instead of {a}"
+
+
+def write_store(
+    folder: str | Path,
+    features_NLC: Float[Tensor, "N L C"],
+    encoder: EncoderInfo,
+    *,
+    pixels_N3HV: Float[Tensor, "N 3 H V"] | None = None,
+    source: str = "memory",
+) -> Path:
+    """Write features of your own as a store; returns its folder.
+
+    Stored as bfloat16 if they are that, else as float16. pixels_N3HV: in [0, 1].
+
+    Raises `InputError` for shapes that do not fit the encoder, `NonFiniteError` for NaN, Inf or
+    what float16 cannot hold, `ConfigError` for a folder that holds something else.
+    """
+    folder = Path(folder)
+    N, L, C = features_NLC.shape
+    grid = encoder.grid
+    if encoder.width != C or (grid is not None and grid[0] * grid[1] != L) or N == 0:
+        raise InputError(
+            f"Expected features (N, L, {encoder.width}) on a grid {grid}, as the encoder says. "
+            f"Got {(N, L, C)}. Pass the EncoderInfo they were made with."
+        )
+    if pixels_N3HV is not None and len(pixels_N3HV) != N:
+        raise InputError(f"Expected pixels of {N} crops. Got {len(pixels_N3HV)}.")
+    dtype = torch.bfloat16 if features_NLC.dtype == torch.bfloat16 else torch.float16
+    tokens = features_NLC.to(dtype)
+    if not bool(torch.isfinite(tokens).all()):
+        raise NonFiniteError(
+            "Expected finite features that float16 can hold. Got NaN or Inf. Check them, or pass "
+            "them as bfloat16."
+        )
+    raw: Any = tokens.contiguous().view(-1).view(torch.uint8).numpy()
+    content = hashlib.sha256(raw).hexdigest()
+    listing = {"pictures": N, "hash": content[:16], "sources": {source: N}}
+    has_pixels = pixels_N3HV is not None
+    name = str(dtype).removeprefix("torch.")
+    begin(
+        folder,
+        make_identity(encoder, dtype=name, chunk=CHUNK, pixels=has_pixels, listing=listing),
     )
-    return Path(folder)
+    names = []
+    for number, start in enumerate(range(0, N, CHUNK)):
+        records, crops = [], []
+        for i in range(start, min(N, start + CHUNK)):
+            image = None
+            if pixels_N3HV is not None:
+                image = (pixels_N3HV[i].clamp(0, 1) * 255).round().to(torch.uint8)
+            records.append(Record(i, source, f"{i:08d}", "", crops=1))
+            crops.append(Crop(tokens[i], grid, None, image))
+        names.append(shard_name(number))
+        write_shard(folder / names[-1], records, crops, C, dtype)
+    write_manifest(folder, names)
+    return folder

@@ -43,15 +43,26 @@ def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block ends well.
 
-    On an exception nothing is left behind, and what `path` held before stays. Raises
-    `ConfigError` where the disk refuses.
+    What was written is on the disk before it gets its name, so that a file of that name is whole
+    even after a power cut. On an exception nothing is left behind, and what `path` held before
+    stays. Raises `ConfigError` where the disk refuses.
     """
     path = check_writable(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
+        _flush(part)
         part.replace(path)
+        _flush(path.parent)
     except OSError as error:
         raise ConfigError(f"Expected room and rights to write {path}. Got: {error}.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -37,35 +38,54 @@ def open_picture(path: str | Path) -> Image.Image:
         _check_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own check follows
-            picture = Image.open(path)
-    except UnidentifiedImageError as error:
-        raise PictureError(
-            f"Expected a picture in {path}. Got {_kind(path)}. Give a PNG, JPEG, WebP or the like."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(_too_large(path, "more than twice as many")) from error
-    except PictureError:
-        raise
+            picture, frames = _read(path, str(path))
     except PermissionError as error:
         raise PictureError(
             f"Expected a readable file. Got no permission to read {path}. Change its rights."
         ) from error
+    except OSError as error:  # a path no file can have
+        raise PictureError(_damaged(str(path), error)) from error
+    if frames > 1:
+        warnings.warn(
+            f"{path} is animated ({frames} frames): the first frame is used.",
+            PictureNote,
+            stacklevel=2,
+        )
+    return picture
+
+
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """The same for the bytes of a picture file; `name` is what errors call it.
+
+    Of an animation the first frame, without a note. Safe to call from several threads.
+    """
+    if not data:
+        raise PictureError(f"Expected a picture in {name}. Got no bytes. Fetch it again.")
+    return _read(BytesIO(data), name)[0]
+
+
+def _read(file: Path | BytesIO, name: str) -> tuple[Image.Image, int]:
+    """The first frame, upright and in RGB, and the number of frames."""
+    try:
+        picture = Image.open(file)
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"Expected a picture in {name}. Got {_kind(file)}. Give a PNG, JPEG, WebP or the like."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large(name, "more than twice as many")) from error
+    except PermissionError:
+        raise
     except _BROKEN as error:
-        raise PictureError(_damaged(path, error)) from error
+        raise PictureError(_damaged(name, error)) from error
     with picture:
-        _check_size(path, picture.size)
-        frames = _decoded(path, picture)
-        if frames > 1:
-            warnings.warn(
-                f"{path} is animated ({frames} frames): the first frame is used.",
-                PictureNote,
-                stacklevel=2,
-            )
+        _check_size(name, picture.size)
+        frames = _decoded(name, picture)
         try:
             upright = ImageOps.exif_transpose(picture)
         except _BROKEN:  # a garbled EXIF block is no reason to refuse the pixels
             upright = picture
-        return to_rgb(upright)
+        return to_rgb(upright), frames
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -109,40 +129,45 @@ def _check_file(path: Path) -> None:
         raise PictureError(f"Expected a picture in {path}. Got an empty file. Fetch it again.")
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _check_size(name: str, size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise PictureError(_too_large(path, f"{width} x {height} pixels"))
+        raise PictureError(_too_large(name, f"{width} x {height} pixels"))
     if max(size) > MAX_ASPECT * min(size):
         raise PictureError(
-            f"Expected sides within 1 : {MAX_ASPECT}. Got {width} x {height} pixels in {path}. "
+            f"Expected sides within 1 : {MAX_ASPECT}. Got {width} x {height} pixels in {name}. "
             "Cut it into pieces first."
         )
 
 
-def _decoded(path: Path, picture: Image.Image) -> int:
+def _decoded(name: str, picture: Image.Image) -> int:
     """Decode the first frame; the number of frames. Raises `PictureError` on damaged data."""
     try:
         frames = getattr(picture, "n_frames", 1)
         picture.seek(0)
         picture.load()
     except _BROKEN as error:
-        raise PictureError(_damaged(path, error)) from error
+        raise PictureError(_damaged(name, error)) from error
     return int(frames)
 
 
-def _kind(path: Path) -> str:
+def _kind(file: Path | BytesIO) -> str:
+    head = file.getvalue()[:8] if isinstance(file, BytesIO) else _head(file)
+    return f"a file that begins with {head!r}"
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return f"a file that begins with {file.read(8)!r}"
+        return file.read(8)
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _damaged(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    return f"Expected a whole picture in {path}. Got a damaged one ({reason}). Fetch it again."
+    return f"Expected a whole picture in {name}. Got a damaged one ({reason}). Fetch it again."
 
 
-def _too_large(path: Path, got: str) -> str:
+def _too_large(name: str, got: str) -> str:
     return (
-        f"Expected at most {MAX_PIXELS / 1e6:.0f} million pixels. Got {got} in {path}. "
+        f"Expected at most {MAX_PIXELS / 1e6:.0f} million pixels. Got {got} in {name}. "
         "Scale it down first."
     )

@@ -19,7 +19,8 @@ from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.data.files import written_whole
 from tokensieve.errors import PromptError, UnsupportedError
-from tokensieve.eval.models import Loaded
+from tokensieve.hf.models import Loaded
+from tokensieve.hf.prompts import picture_prompt, placeholder_of
 from tokensieve.hf.report import ImageReport
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
@@ -160,22 +161,15 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
     processor, model = loaded.processor, loaded.model
     if not question.strip():
         raise PromptError("Expected a question. Got an empty one. Ask something of the picture.")
-    placeholder = getattr(processor, "image_token", None) or "<image>"
+    placeholder = placeholder_of(processor)
     if placeholder in question:
         raise PromptError(
             f"Expected a question without the placeholder {placeholder}: it is put in by itself. "
             "Leave it out."
         )
-    if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-    else:
-        text = f"{placeholder}\n{question}"
-    begun = (bos := getattr(processor.tokenizer, "bos_token", None)) and text.startswith(bos)
+    text, special = picture_prompt(processor, question)
     inputs = processor(
-        images=[picture], text=[text], return_tensors="pt", add_special_tokens=not begun
+        images=[picture], text=[text], return_tensors="pt", add_special_tokens=special
     )
     return inputs.to(model.device, dtype=model.dtype)
 

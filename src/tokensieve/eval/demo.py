@@ -13,7 +13,7 @@ from tokensieve.data.files import check_picture_path, written_whole
 from tokensieve.data.shipped import Shipped, shipped_pictures
 from tokensieve.eval.ask import Answer, Settings, ask, shown
 from tokensieve.eval.console import COST_HEADERS, COST_NOTE, cost_cells, show
-from tokensieve.eval.models import Loaded, hush, load_model
+from tokensieve.hf.models import Loaded, hush, load_model
 from tokensieve.viz.compare import overlay_rows
 from tokensieve.viz.sheet import sheet
 

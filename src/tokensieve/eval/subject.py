@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokensieve.eval.models import Loaded, load_model
 from tokensieve.eval.records import file_hash
 from tokensieve.hf.fingerprint import encoder_info, state_hash
+from tokensieve.hf.models import Loaded, load_model
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
 

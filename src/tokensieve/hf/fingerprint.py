@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,8 +60,30 @@ def _first(config: Any, *names: str, default: Any) -> Any:
 
 def state_hash(model: torch.nn.Module) -> str:
     """Short hash of a module's parameters and buffers."""
+    return _hash(model.state_dict())
+
+
+def encoder_hash(model: Any) -> str:
+    """Short hash of all weights that turn a picture into visual tokens: all but the LLM's."""
+    base, words = model.base_model, model.get_input_embeddings()
+    llm = [
+        name
+        for name, child in base.named_children()
+        if any(module is words for module in child.modules())
+    ]
+    return _hash(
+        {
+            name: value
+            for name, value in base.state_dict().items()
+            if name.partition(".")[0] not in llm
+        }
+    )
+
+
+def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        raw: Any = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        digest.update(raw)
     return digest.hexdigest()[:16]

@@ -40,7 +40,7 @@ def patches_of(
         return [part.view(p.crops, p.length, -1) for part, p in zip(parts, packings, strict=True)]
     return [
         _unfold(crops, packing)
-        for crops, packing in zip(_crop_pixels(inputs, packings), packings, strict=True)
+        for crops, packing in zip(crop_pixels(inputs, packings), packings, strict=True)
     ]
 
 
@@ -56,7 +56,7 @@ def _unfold(crops_nchw: Tensor, packing: Packing) -> Tensor:
     return unfold(trimmed.float(), size, stride=size).transpose(1, 2)
 
 
-def _crop_pixels(inputs: Mapping[str, Any], packings: Sequence[Packing]) -> list[Tensor]:
+def crop_pixels(inputs: Mapping[str, Any], packings: Sequence[Packing]) -> list[Tensor]:
     """(n, channels, height, width) of each picture."""
     pixels = inputs["pixel_values"]
     if pixels.ndim == 5:
@@ -89,7 +89,7 @@ def shrink(
             f"Expected an encoder that takes other picture sizes. Got {type(model).__name__}'s. "
             "Let the processor make the picture smaller instead."
         )
-    crops = _crop_pixels(inputs, packings)
+    crops = crop_pixels(inputs, packings)
     return [
         _encode_crops(model, family, pixels, packing, grid)
         for pixels, packing, grid in zip(crops, packings, grids, strict=True)

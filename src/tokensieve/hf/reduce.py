@@ -72,7 +72,7 @@ def _visions(
 ) -> list[VisionTokens]:
     """Per picture, its crops as the method's site sees them."""
     packings = encoded.packings
-    tokens = _site_tokens(model, method, encoded)
+    tokens = _method_tokens(model, method, encoded)
     patches: list[Tensor] | list[None] = [None] * len(packings)
     if "pixels" in method.needs:
         patches = patches_of(model, encoded.family, encoded.inputs, packings)
@@ -93,14 +93,22 @@ def _visions(
     return visions
 
 
-def _site_tokens(model: Any, method: Method, encoded: Encoded) -> Sequence[Tensor]:
+def _method_tokens(model: Any, method: Method, encoded: Encoded) -> Sequence[Tensor]:
     """(n, L, C) per picture."""
     if not method.reads_picture:
         device = encoded.inputs["input_ids"].device
         return [torch.zeros(p.crops, p.length, 1, device=device) for p in encoded.packings]
-    if method.site is Site.FEATURES and encoded.features is not None:
+    return site_tokens(model, method.site, encoded)
+
+
+def site_tokens(model: Any, site: Site, encoded: Encoded) -> Sequence[Tensor]:
+    """(n, L, C) tokens of each picture at "features" or "embeds".
+
+    Raises `UnsupportedError` for a site this model does not offer.
+    """
+    if site is Site.FEATURES and encoded.features is not None:
         return encoded.features
-    if method.site is Site.EMBEDS:
+    if site is Site.EMBEDS:
         return [
             scatter_rows(rows, packing.origin_N, packing.crops * packing.length).view(
                 packing.crops, packing.length, -1
@@ -109,11 +117,11 @@ def _site_tokens(model: Any, method: Method, encoded: Encoded) -> Sequence[Tenso
         ]
     why = (
         "whose features are not one per token, or were not computed here"
-        if method.site is Site.FEATURES
+        if site is Site.FEATURES
         else "where that site cannot be reached yet"
     )
     raise UnsupportedError(
-        f"Expected a model that offers the site '{method.site}'. Got {type(model).__name__}, {why}."
+        f"Expected a model that offers the site '{site}'. Got {type(model).__name__}, {why}."
         " Use a method that acts on 'embeds'."
     )
 

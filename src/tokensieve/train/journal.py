@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tokensieve.errors import UnknownNameError, UnsupportedError
+from tokensieve.errors import MissingPackageError, UnknownNameError
 
 
 class Journal:
@@ -44,7 +44,7 @@ class Journal:
 def check_tracker(name: str) -> str:
     """`name`, if Accelerate knows such a tracker and its package is installed.
 
-    Raises `UnknownNameError`, or `UnsupportedError` that names the package.
+    Raises `UnknownNameError`, or `MissingPackageError` that names the package.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
@@ -52,7 +52,7 @@ def check_tracker(name: str) -> str:
     if name not in known:
         raise UnknownNameError.of("tracker", name, known)
     if name not in {str(tracker) for tracker in get_available_trackers()}:
-        raise UnsupportedError(
+        raise MissingPackageError(
             f"Expected the package of the tracker '{name}' to be installed. It is not. Run: "
             f"pip install {name}"
         )

@@ -35,11 +35,11 @@ def write_samples(
 
     Raises `ConfigError` for a model without an image reconstructor.
     """
-    if model.image is None:
-        raise ConfigError("Expected an image reconstructor. Set reconstructor.image_depth.")
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     crops = store.batch(rows, pixels=True).to(device)
+    if model.image is None or crops.pixels is None:
+        raise ConfigError("Expected an image reconstructor. Set reconstructor.image_depth.")
     valid_BL = crops.valid_BL
     scores_BL = model.selector.scores(crops.features, crops.valid, crops.grid)
     chance_BL = torch.rand(scores_BL.shape, generator=generator_of(_SEED, 0)).to(device)
@@ -50,7 +50,7 @@ def write_samples(
         f"random {share:.0%}": topk_mask(chance_BL, counts_B, valid_BL),
     }
     target_BLC = model.selector.standardise(crops.features)
-    columns = [[Panel(_picture(pixels), "picture") for pixels in crops.pixels_B3HV]]
+    columns = [[Panel(_picture(pixels), "picture") for pixels in crops.pixels]]
     for name, mask_BL in masks.items():
         rebuilt_BLC = model.reconstructor(
             target_BLC, mask_BL.to(target_BLC), crops.valid, crops.grid

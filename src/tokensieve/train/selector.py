@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from tokensieve.data.extras import need
 from tokensieve.data.features import FeatureStore
-from tokensieve.errors import ConfigError, UnsupportedError
+from tokensieve.errors import ConfigError
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ReconstructorConfig
 from tokensieve.train.batches import Batches, Rows, generator_of, some_of
@@ -92,18 +93,15 @@ def train_selector(
 def make_accelerator(out: Path, trackers: Sequence[str]) -> Accelerator:
     """Devices, processes and trackers.
 
-    Raises `UnsupportedError` without Accelerate or a tracker's package, `UnknownNameError` for a
-    tracker that Accelerate does not know.
+    Raises `MissingPackageError` without Accelerate or a tracker's package, `UnknownNameError` for
+    a tracker that Accelerate does not know.
     """
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise UnsupportedError(
-            "Expected Accelerate, to train. It is not installed. Run: pip install "
-            "'tokensieve[train]'"
-        ) from error
+    accelerate = need("accelerate", "train", "to train")
     known = [check_tracker(name) for name in trackers]
-    return Accelerator(mixed_precision="no", log_with=known or None, project_dir=out)
+    made: Accelerator = accelerate.Accelerator(
+        mixed_precision="no", log_with=known or None, project_dir=out
+    )
+    return made
 
 
 def held_out(store: FeatureStore, share: float) -> Bool[Tensor, "N"]:
@@ -126,13 +124,13 @@ def _with_patch(recipe: Recipe, store: FeatureStore) -> ReconstructorConfig:
     if config.image_depth == 0 or config.patch:
         return config
     grid = store.encoder.grid
-    if grid is None or not store.has_pixels:
+    pixels = store.batch(torch.tensor([0]), pixels=True).pixels if store.has_pixels else None
+    if grid is None or pixels is None:
         raise ConfigError(
             "Expected features with one grid, stored together with pixels, for the image "
             f"reconstructor. Got {'no pixels' if grid else 'a varying grid'}. Extract with "
             "--pixels, or set reconstructor.image_depth=0."
         )
-    pixels = store.batch(torch.tensor([0]), pixels=True).pixels_B3HV
     return replace(config, patch=pixels.shape[-2] // grid[0])
 
 

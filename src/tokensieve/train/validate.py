@@ -45,7 +45,7 @@ def validate(
     sums: dict[str, float] = {}
     lost = {str(share): dict.fromkeys(("selector", "random", "stride"), 0.0) for share in shares}
     kept: list[float] = []
-    for number, part in enumerate(rows.split(batch)):
+    for number, part in enumerate(torch.split(rows, batch)):
         crops, size = store.batch(part, pixels=pixels).to(device), len(part)
         noise = generator_of(_SEED, number)
         losses = model(crops.features, crops.valid, crops.grid, crops.pixels, noise)

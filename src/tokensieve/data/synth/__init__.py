@@ -43,6 +43,7 @@ __all__ = [
     "MAX_OBJECTS",
     "PATCH",
     "PLACES",
+    "ROTATION",
     "SHAPES",
     "SIZE",
     "SPLITS",
@@ -52,6 +53,30 @@ __all__ = [
     "generate",
 ]
 
+# The mix that nano and its selectors learn from: picture i is of kind ROTATION[i % 21].
+ROTATION = [
+    "cluttered",
+    "plain",
+    "mixed",
+    "cluttered",
+    "scene",
+    "plain",
+    "cluttered",
+    "mixed",
+    "dense",
+    "cluttered",
+    "plain",
+    "scene",
+    "cluttered",
+    "mixed",
+    "plain",
+    "cluttered",
+    "scene",
+    "plain",
+    "mixed",
+    "cluttered",
+    "dense",
+]
 MANY = 99  # more lines than any page holds
 
 

@@ -62,9 +62,11 @@ def measure(
     for kind, batches in pictures.items():
         scores[kind] = {}
         for keep in keeps:
-            hits = [h for b in batches
-                    for h in score(subject.model, b, method, keep, positions="keep").hits]  # fmt: skip
-            scores[kind][f"{keep:g}"] = {"n": len(hits), **wilson(sum(hits), len(hits)).rounded()}
+            hits: list[bool] = []
+            for batch in batches:
+                hits += score(subject.model, batch, method, keep, positions="keep").hits
+            share = wilson(sum(hits), len(hits)).rounded()
+            scores[kind][f"{keep:g}"] = {"n": len(hits), **share}
     curve = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     every = max(1, len(curve) // CURVE)
     return {

@@ -25,10 +25,10 @@ def write_report(spec: Mapping[str, Any], spec_file: Path, folder: Path, docs: P
         f"{spec_file}`; do not edit. Train a row that is not run with `make results-ablations`.",
         f"Selectors of nano's embeddings, {common['train.steps']} steps of 16 pictures unless said "
         f"otherwise (what ships has 900), {seeds} seeds, settings of `{spec_file}`. Exact match in "
-        f"per cent under the pure ranking (the highest scores stay), on {spec['pictures']} pictures "
-        f"of the split `{spec['split']}` per kind: mean, and the seeds' extremes. AUC: chance that a "
-        "patch with text outranks one without, cluttered pages. kept: share of kept tokens in the "
-        "training's last tenth.",
+        f"per cent under the pure ranking (the highest scores stay), on {spec['pictures']} "
+        f"pictures of the split `{spec['split']}` per kind: mean, and the seeds' extremes. AUC: "
+        "chance that a patch with text outranks one without, cluttered pages. kept: share of kept "
+        "tokens in the training's last tenth.",
         "![training curves](figures/ablation-curves.png)",
         "![by depth, length and p](figures/ablations.png)",
     ]

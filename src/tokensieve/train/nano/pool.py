@@ -18,33 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokensieve.data.synth import generate
+from tokensieve.data.synth import ROTATION, generate
 from tokensieve.data.synth.picture import Picture
 from tokensieve.train.nano.parallel import rank_and_world
-
-ROTATION = [
-    "cluttered",
-    "plain",
-    "mixed",
-    "cluttered",
-    "scene",
-    "plain",
-    "cluttered",
-    "mixed",
-    "dense",
-    "cluttered",
-    "plain",
-    "scene",
-    "cluttered",
-    "mixed",
-    "plain",
-    "cluttered",
-    "scene",
-    "plain",
-    "mixed",
-    "cluttered",
-    "dense",
-]
 
 
 @dataclass(frozen=True)

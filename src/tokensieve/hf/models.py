@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tokensieve.errors import UnsupportedError, WeightsError
+from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError, WeightsError
 
 NANO = {"nano": "llava", "nano-next": "llava-next", "nano-control": "control"}
+COMPUTE = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,48 @@ def load_model(name: str) -> Loaded:
     Never runs code that comes with a model. Raises `WeightsError` if there is no such model, its
     files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures.
     """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _load(name, "auto", device, encoder_only=False)
+
+
+def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:
+    """The same for reading pictures only: of the LLM one layer is made, which never runs.
+
+    dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one.
+    Raises what `load_model` raises, `UnknownNameError` for the dtype, `ConfigError` for a device
+    that is not there.
+    """
+    if dtype not in COMPUTE:
+        raise UnknownNameError.of("dtype to compute in", dtype, COMPUTE)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"Expected a device of this machine, such as cpu or cuda:0. Got '{device}': "
+            f"{_first_sentence(error)}. Leave it out to have one chosen."
+        ) from error
+    return _load(name, dtype, device, encoder_only=True)
+
+
+def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
     if name in NANO:
         from tokensieve.hf.nano import load_nano
 
-        model, processor = load_nano(NANO[name])
+        wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        model, processor = load_nano(NANO[name], wanted)
+        if encoder_only:
+            torch.nn.Module.to(model, device)
         return Loaded(name, model, processor)
+    source = name
     if name.startswith((".", "/", "~")) or Path(name).exists():
         path = Path(name).expanduser()
         if not (path / "config.json").is_file():
             got = "a directory without it" if path.is_dir() else "no such directory"
             raise WeightsError(f"Expected a model directory with config.json. Got {got}: {name}.")
-        return _from_pretrained(str(path), name)
-    return _from_pretrained(name, name)
+        source = str(path)
+    model, processor = _from_pretrained(source, name, dtype, encoder_only)
+    return Loaded(name, model.eval().to(device), processor)
 
 
 def hush() -> None:
@@ -52,7 +84,21 @@ def hush() -> None:
     quiet.disable_progress_bar()
 
 
-def _from_pretrained(source: str, name: str) -> Loaded:
+def first_layer_only(config: Any) -> Any:
+    """`config` with an LLM of one layer: what the picture's side of a model needs of it."""
+    config = deepcopy(config)
+    text = config.get_text_config()
+    depth = text.num_hidden_layers
+    for field, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == depth:
+            setattr(text, field, value[:1])
+    if getattr(text, "num_kv_shared_layers", None):
+        text.num_kv_shared_layers = 0
+    text.num_hidden_layers = 1
+    return config
+
+
+def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -66,8 +112,10 @@ def _from_pretrained(source: str, name: str) -> Loaded:
                 "no visual tokens."
             )
         processor = processors.from_pretrained(source)
+        if encoder_only:
+            config = first_layer_only(config)
         model, info = models.from_pretrained(
-            source, config=config, dtype="auto", output_loading_info=True
+            source, config=config, dtype=dtype, output_loading_info=True
         )
     except UnsupportedError:
         raise
@@ -81,8 +129,7 @@ def _from_pretrained(source: str, name: str) -> Loaded:
             f"Expected all weights of {name}. Got none for {len(info['missing_keys'])} tensors, "
             f"such as {min(info['missing_keys'])}. Fetch the model again."
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Loaded(name, model.eval().to(device), processor)
+    return model, processor
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,0 +1,209 @@
+"""The frozen encoder's features of many pictures, into a store that survives kill -9.
+
+Chunk number i of the listing becomes shard number i, written whole or not at all: a chunk is done
+if and only if its shard is there. So a run goes on where another stopped, and several processes,
+on one machine or many, share the chunks by rank without ever talking to each other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensieve.data.crops import CropEncoder
+from tokensieve.data.extras import need
+from tokensieve.data.identity import begin, make_identity, remove_leftovers
+from tokensieve.data.manifest import Summary, write_manifest
+from tokensieve.data.shards import Crop, Record, shard_name, write_shard
+from tokensieve.data.sources import Listing, Source
+from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.hf.models import Loaded
+from tokensieve.types import Site
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How to extract.
+
+    site: "features" or "embeds". dtype: what is stored, a key of `DTYPES`. pixels: store each
+    crop's, too. chunk: pictures of a shard. batch: pictures the encoder reads at once. workers:
+    threads that decode ahead.
+
+    Raises `ConfigError` for a number below 1, `UnknownNameError` for the dtype.
+    """
+
+    site: Site = Site.FEATURES
+    dtype: str = "float16"
+    pixels: bool = False
+    chunk: int = 256
+    batch: int = 16
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "batch", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"Expected `{name}` of at least 1. Got {getattr(self, name)}.")
+        if self.dtype not in DTYPES:
+            raise UnknownNameError.of("dtype to store", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one chunk, decoded and processed."""
+
+    records: list[Record]  # one per picture
+    calls: list[tuple[list[int], dict[str, Any]]]  # rows of `records`, and the model's inputs
+
+
+def extract(
+    loaded: Loaded,
+    sources: Sequence[Source],
+    out: str | Path,
+    settings: ExtractSettings | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary | None:
+    """Bring the store at `out` to completion, as far as process `rank` of `world` is concerned.
+
+    progress: called with pictures done and pictures to do by this process in this run.
+    Returns the finished store's summary, or None while shards of other processes are missing:
+    whichever process ends last writes the manifest.
+
+    Raises `ConfigError` for a store begun with something else, `InputError` if no picture could be
+    read, `NonFiniteError` for features the dtype cannot hold, `UnsupportedError` for the site, and
+    `MissingPackageError` without pyarrow.
+    """
+    settings, out = settings or ExtractSettings(), Path(out)
+    if not 0 <= rank < world:
+        raise ConfigError(f"Expected a rank from 0 to {world - 1}. Got {rank}.")
+    need("pyarrow", "train", "to write the manifest")
+    listing = Listing(sources)
+    encoder = CropEncoder(loaded, settings.site, DTYPES[settings.dtype], pixels=settings.pixels)
+    begin(out, _identity(loaded, encoder, listing, settings))
+    names = [shard_name(i) for i in range(-(-len(listing) // settings.chunk))]
+    mine = names[rank::world]
+    remove_leftovers(out, set(mine))
+    missing = [i for i in range(rank, len(names), world) if not (out / names[i]).exists()]
+    _run(encoder, listing, out, missing, settings, progress or (lambda done, total: None))
+    there = {path.name for path in out.glob("shard-*.safetensors")}
+    if not there.issuperset(names):
+        return None
+    remove_leftovers(out, set(names))
+    return write_manifest(out, names)
+
+
+def _identity(
+    loaded: Loaded, encoder: CropEncoder, listing: Listing, settings: ExtractSettings
+) -> dict[str, Any]:
+    return make_identity(
+        encoder.info,
+        dtype=settings.dtype,
+        chunk=settings.chunk,
+        pixels=settings.pixels,
+        compute=str(loaded.model.dtype).removeprefix("torch."),
+        model=loaded.name,
+        weights=encoder.weights(),
+        processor=encoder.processing(),
+        listing={
+            "pictures": len(listing),
+            "hash": listing.hash(),
+            "sources": {source.name: len(source.keys) for source in listing.sources},
+        },
+    )
+
+
+def _run(
+    encoder: CropEncoder,
+    listing: Listing,
+    out: Path,
+    chunks: Sequence[int],
+    settings: ExtractSettings,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Write the shards of `chunks`: threads read ahead, this one encodes, another one writes."""
+    spans = [_span(chunk, settings.chunk, len(listing)) for chunk in chunks]
+    total, done = sum(map(len, spans)), 0
+    readers = ThreadPoolExecutor(settings.workers)
+    writer = ThreadPoolExecutor(1)
+    written: Future[None] | None = None
+    try:
+        batches = _read_ahead(readers, encoder, listing, spans, settings)
+        for chunk, span in zip(chunks, spans, strict=True):
+            records: list[Record] = []
+            crops: list[Crop] = []
+            while len(records) < len(span):
+                found = _encode(encoder, next(batches))
+                records += [record for record, _ in found]
+                crops += [crop for _, own in found for crop in own]
+                done += len(found)
+                progress(done, total)
+            if written is not None:
+                written.result()
+            path, dtype = out / shard_name(chunk), DTYPES[settings.dtype]
+            written = writer.submit(write_shard, path, records, crops, encoder.info.width, dtype)
+        if written is not None:
+            written.result()
+    finally:
+        readers.shutdown(cancel_futures=True)
+        writer.shutdown()
+
+
+def _span(chunk: int, size: int, total: int) -> range:
+    return range(chunk * size, min(total, (chunk + 1) * size))
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor,
+    encoder: CropEncoder,
+    listing: Listing,
+    spans: Sequence[range],
+    settings: ExtractSettings,
+) -> Iterator[Batch]:
+    """Batches in order, none of more than one chunk; a few more than there are threads wait."""
+    waiting: deque[Future[Batch]] = deque()
+    for span in spans:
+        for start in range(span.start, span.stop, settings.batch):
+            part = range(start, min(span.stop, start + settings.batch))
+            waiting.append(pool.submit(read_batch, encoder, listing, part))
+            if len(waiting) > settings.workers + 1:
+                yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_batch(encoder: CropEncoder, listing: Listing, part: range) -> Batch:
+    """The pictures numbered `part`, decoded and put through the processor."""
+    records, pictures, rows = [], [], []
+    for row, index in enumerate(part):
+        read, (source, key) = listing.read(index), listing.label(index)
+        size = (0, 0) if read.picture is None else read.picture.size
+        records.append(Record(index, source, key, read.sha256, *size, error=read.error))
+        if read.picture is not None:
+            pictures.append(read.picture)
+            rows.append(row)
+    calls, refused = encoder.prepare_each(pictures)
+    for i, error in refused.items():
+        records[rows[i]] = replace(records[rows[i]], error=error)
+    return Batch(records, [([rows[i] for i in indices], inputs) for indices, inputs in calls])
+
+
+def _encode(encoder: CropEncoder, batch: Batch) -> list[tuple[Record, list[Crop]]]:
+    """Each picture's record and its crops, none for a skipped one."""
+    crops: dict[int, list[Crop]] = {}
+    for rows, inputs in batch.calls:
+        labels = [f"{batch.records[row].source}/{batch.records[row].key}" for row in rows]
+        crops.update(zip(rows, encoder.crops(inputs, labels), strict=True))
+    return [
+        (replace(record, crops=len(crops.get(row, ()))), crops.get(row, []))
+        for row, record in enumerate(batch.records)
+    ]

@@ -1,0 +1,128 @@
+"""What a feature store was made with: `store.json`, written before anything else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from tokensieve.data.files import written_whole
+from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.types import EncoderInfo
+
+STORE = "store.json"
+FORMAT = 1
+_ONLY_TOLD = ("model",)  # the same weights under another name are welcome
+
+
+def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) -> dict[str, Any]:
+    """The record of a store; all of it as JSON would give it back."""
+    record = {
+        "format": FORMAT,
+        "encoder": dataclasses.asdict(encoder),
+        "dtype": dtype,
+        "chunk": chunk,
+        **more,
+    }
+    return dict(json.loads(json.dumps(record)))
+
+
+def begin(folder: Path, identity: dict[str, Any]) -> None:
+    """Make the store's folder, or make sure that it is this store's.
+
+    Raises `ConfigError` if it was begun with anything else, or holds other files.
+    """
+    path = folder / STORE
+    if not path.exists():
+        if folder.is_file() or (folder.is_dir() and _foreign(folder)):
+            raise ConfigError(
+                f"Expected a new or empty folder for the store. Got {folder}, which holds other "
+                "files. Choose another --out."
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"Expected rights to make the folder {folder}. Got: {error}. Choose another --out."
+            ) from error
+        with written_whole(path) as part:
+            part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+    before, now = _flat(read_identity(folder)), _flat(identity)
+    different = [
+        f"{name}={_short(now.get(name))} (there: {_short(before.get(name))})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in _ONLY_TOLD
+    ]
+    if different:
+        raise ConfigError(
+            f"Expected what the store in {folder} was begun with. Got {'; '.join(different[:4])}. "
+            "Choose another --out, or delete the folder."
+        )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """The record of the store in `folder`. Raises `WeightsError` if there is none."""
+    path = folder / STORE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"Expected a feature store, with a {STORE}, at {folder}. Got none. "
+            "Make one with `tokensieve extract`."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"Expected a whole {path}. Got: {error}. Delete the store and extract again."
+        ) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise WeightsError(
+            f"Expected a store of format {FORMAT} at {folder}. Got another. "
+            "Extract again with this version."
+        )
+    return record
+
+
+def remove_leftovers(folder: Path, mine: set[str]) -> None:
+    """Remove what dead processes left half written of the shards named in `mine`."""
+    for path in folder.glob(".shard-*.part.safetensors"):
+        match = re.fullmatch(r"\.(shard-\d+)\.(\d+)\.part\.safetensors", path.name)
+        if match and f"{match[1]}.safetensors" in mine and not _alive(int(match[2])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process of this machine goes by that number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether a folder without store.json holds anything but what a killed run leaves."""
+    return any(
+        not path.name.startswith(f".{STORE.partition('.')[0]}.") for path in folder.iterdir()
+    )
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

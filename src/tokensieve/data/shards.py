@@ -1,0 +1,171 @@
+"""One shard of a feature store: the crops of some consecutive pictures, in one safetensors file.
+
+T tokens of all crops together, n crops, L tokens of a crop, C width, H x V pixels of a crop.
+Tensors: `tokens` (T, C); `offsets` (n + 1), where each crop begins; `grids` (n, 2), 0 where a crop
+has none; `valid` (T), only where some token never reaches the LLM; `pixels` (n, 3, H, V), only
+where asked for. The metadata holds one record per picture, skipped ones too, and a content hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tokensieve.data.files import written_whole
+from tokensieve.errors import UnsupportedError, WeightsError
+
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The tokens of one crop, as they are stored.
+
+    grid: (rows, columns), None if it has none. valid: None where every token is real.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int] | None = None
+    valid: Bool[Tensor, "L"] | None = None
+    pixels: UInt8[Tensor, "3 H V"] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of the listing: where it came from, and what was wrong with it, if anything."""
+
+    picture: int  # its number in the listing
+    source: str
+    key: str
+    sha256: str
+    width: int = 0
+    height: int = 0
+    crops: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard says of itself, without its tokens."""
+
+    name: str
+    records: tuple[Record, ...]
+    grids: Int[Tensor, "n 2"]
+    tokens: int
+    content: str
+    size: int  # bytes of the file
+
+
+def shard_name(number: int) -> str:
+    """The file name of shard `number`."""
+    return f"shard-{number:06d}.safetensors"
+
+
+def write_shard(
+    path: Path, records: Sequence[Record], crops: Sequence[Crop], width: int, dtype: torch.dtype
+) -> None:
+    """Write a shard, whole or not at all.
+
+    Raises `UnsupportedError` if crops' pixels differ in size, `ConfigError` where the disk refuses.
+    """
+    lengths = [len(crop.tokens) for crop in crops]
+    grids = [crop.grid or (0, 0) for crop in crops]
+    tensors: dict[str, Tensor] = {
+        "tokens": torch.cat([torch.empty(0, width, dtype=dtype), *(c.tokens for c in crops)]),
+        "offsets": torch.tensor([0, *accumulate(lengths)]),
+        "grids": torch.tensor(grids, dtype=torch.int32).view(-1, 2),
+    }
+    if any(crop.valid is not None for crop in crops):
+        tensors["valid"] = torch.cat([_valid(crop) for crop in crops])
+    pixels = [crop.pixels for crop in crops if crop.pixels is not None]
+    if pixels:
+        if len({part.shape for part in pixels}) > 1:
+            sizes = sorted({f"{part.shape[-1]} x {part.shape[-2]}" for part in pixels})
+            raise UnsupportedError(
+                f"Expected crops of one size to store their pixels. Got {', '.join(sizes)}. "
+                "Extract without --pixels: this model reads each picture at a size of its own."
+            )
+        tensors["pixels"] = torch.stack(pixels)
+    told = json.dumps([asdict(record) for record in records])
+    metadata = {"records": told, "content": _content(told, tensors)}
+    with written_whole(path) as part:
+        save_file(tensors, part, metadata=metadata)
+        part.chmod(0o644)  # safetensors lets nobody else read it
+
+
+def _valid(crop: Crop) -> Tensor:
+    if crop.valid is not None:
+        return crop.valid
+    return torch.ones(len(crop.tokens), dtype=torch.bool)
+
+
+def _content(told: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(told.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        raw: Any = value.contiguous().view(-1).view(torch.uint8).numpy()
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def read_info(path: Path) -> ShardInfo:
+    """What the shard at `path` says of itself. Raises `WeightsError` if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            records = tuple(Record(**record) for record in json.loads(metadata["records"]))
+            tokens = file.get_slice("tokens").get_shape()[0]
+            grids = file.get_tensor("grids").clone()
+            return ShardInfo(
+                path.name, records, grids, tokens, metadata["content"], path.stat().st_size
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+class Shard:
+    """A shard's tensors, backed by the file: pages are read when they are looked at.
+
+    Raises `WeightsError` if it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self._tokens: Float[Tensor, "T C"] = found["tokens"]
+            self._offsets: list[int] = found["offsets"].tolist()
+            self._grids: list[list[int]] = found["grids"].tolist()
+        except (OSError, SafetensorError, KeyError) as error:
+            raise damaged(path, error) from error
+        self._valid, self._pixels = found.get("valid"), found.get("pixels")
+
+    def crop(self, row: int) -> Crop:
+        """Crop number `row`, not copied."""
+        first, last = self._offsets[row], self._offsets[row + 1]
+        h, w = self._grids[row]
+        return Crop(
+            self._tokens[first:last],
+            (h, w) if h * w else None,
+            None if self._valid is None else self._valid[first:last],
+            None if self._pixels is None else self._pixels[row],
+        )
+
+
+def damaged(path: Path, error: object) -> WeightsError:
+    """The error for a shard that is not whole."""
+    return WeightsError(
+        f"Expected a whole shard at {path}. Got: {error}. Delete it and run extract again: only "
+        "its pictures are read anew."
+    )

@@ -1,0 +1,108 @@
+"""What a source of pictures is, and several of them as one numbered list."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+from tokensieve.data.pictures import decode_picture
+from tokensieve.errors import ConfigError, PictureError
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Pictures under a name, in an order that never changes.
+
+    name: what the manifest calls it. keys: one per picture. detail: what else decides which
+    pictures these are, such as a table's column. `read` gives the bytes of a picture
+    file or, where there is no such file, the picture itself; it may be called from several
+    threads, and raises `PictureError` for a picture that cannot be read.
+    """
+
+    name: str
+    keys: Sequence[str]
+    detail: str
+
+    def read(self, index: int) -> bytes | Image.Image:
+        """The picture of key number `index`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Read:
+    """A picture in RGB and the hash of the bytes it came from; or None and what is wrong."""
+
+    picture: Image.Image | None
+    sha256: str
+    error: str = ""
+
+
+class Listing:
+    """All pictures of several sources, numbered from 0.
+
+    Raises `ConfigError` for two sources of the same name, or none.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise ConfigError("Expected at least one source of pictures. Got none. Pass --images.")
+        names = [source.name for source in sources]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(
+                f"Expected a name of its own for each source. Got two named '{twice}'. "
+                f"Name one of them: --images NAME=SRC."
+            )
+        self.sources = tuple(sources)
+        self._ends = list(accumulate(len(source.keys) for source in sources))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def where(self, index: int) -> tuple[Source, int]:
+        """The source of picture `index`, and its number there."""
+        part = bisect_right(self._ends, index)
+        return self.sources[part], index - (self._ends[part - 1] if part else 0)
+
+    def label(self, index: int) -> tuple[str, str]:
+        """The name of its source, and its key there."""
+        source, number = self.where(index)
+        return source.name, source.keys[number]
+
+    def hash(self) -> str:
+        """Short hash over all names and keys."""
+        digest = hashlib.sha256()
+        for source in self.sources:
+            digest.update(f"\n{source.name}\n{source.detail}\n".encode())
+            for key in source.keys:
+                digest.update(key.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()[:16]
+
+    def read(self, index: int) -> Read:
+        """Picture `index`, decoded; one that cannot be read is no exception here."""
+        source, number = self.where(index)
+        sha = ""
+        try:
+            data = source.read(number)
+            sha = content_hash(data)
+            if isinstance(data, bytes):
+                data = decode_picture(data, f"{source.name}/{source.keys[number]}")
+        except PictureError as error:
+            return Read(None, sha, str(error))
+        except OSError as error:
+            return Read(None, sha, f"Expected a readable source {source.name}. Got: {error}.")
+        return Read(data, sha)
+
+
+def content_hash(data: bytes | Image.Image) -> str:
+    """SHA-256 of a file's bytes, or of a picture's size and pixels."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(repr((data.mode, data.size)).encode())
+    digest.update(data.tobytes())
+    return digest.hexdigest()

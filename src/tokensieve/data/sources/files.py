@@ -1,0 +1,134 @@
+"""Pictures in folders and in tar files."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys
+from tokensieve.errors import InputError, PictureError
+
+PICTURES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        "png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm",
+        "pbm", "pnm", "tga", "avif", "jp2", "ico",
+    )
+)  # fmt: skip
+
+
+class FolderSource:
+    """Every picture below a folder, sorted by path; of a video, frames.
+
+    A key is the path from the folder on, with '#3' for the fourth frame of a video. Hidden files
+    are left out. Raises `InputError` if there is no picture.
+    """
+
+    detail = ""
+
+    def __init__(self, name: str, folder: Path, frames: int) -> None:
+        self.name, self._folder = name, folder
+        self._reader = FrameReader(frames)
+        paths = sorted(_below(folder))
+        self.keys: Sequence[str] = [
+            key
+            for path in paths
+            for key in (
+                frame_keys(path, frames) if Path(path).suffix.lower() in VIDEOS else (path,)
+            )
+        ]
+        if not self.keys:
+            raise InputError(
+                f"Expected pictures ({' '.join(sorted(PICTURES))}) or videos below {folder}. "
+                "Got none. Check the path."
+            )
+
+    def read(self, index: int) -> bytes | Image.Image:
+        """The picture file's bytes, or the frame. Raises `PictureError`."""
+        path, mark, frame = self.keys[index].rpartition("#")
+        if mark and Path(path).suffix.lower() in VIDEOS:
+            return self._reader.read(self._folder / path, int(frame))
+        return read_bytes(self._folder / self.keys[index])
+
+
+def _below(folder: Path) -> list[str]:
+    """Paths of pictures and videos below `folder`, relative to it, with '/' between."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            (Path(root) / name).relative_to(folder).as_posix()
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES | VIDEOS
+        ]
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises `PictureError` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(
+            f"Expected a readable file at {path}. Got: {error.strerror}. Check the path and rights."
+        ) from error
+
+
+class TarSource:
+    """The pictures in uncompressed tar files, in the files' order.
+
+    Each file is listed once by its headers; a picture is then read where it lies. A key is the
+    path inside, after the tar's name where there are several tars.
+
+    Raises `InputError` for a damaged or compressed tar, or one without pictures.
+    """
+
+    detail = ""
+
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        self.name, self._paths = name, tuple(paths)
+        self.keys: Sequence[str] = []
+        self._places: list[tuple[int, int, int]] = []
+        keys = []
+        for number, path in enumerate(self._paths):
+            for member, start, size in _members(path):
+                keys.append(f"{path.name}/{member}" if len(self._paths) > 1 else member)
+                self._places.append((number, start, size))
+        self.keys = keys
+        if not keys:
+            raise InputError(
+                f"Expected pictures ({' '.join(sorted(PICTURES))}) in {self._paths[0]}. Got none. "
+                "Check the file."
+            )
+
+    def read(self, index: int) -> bytes:
+        """The picture file's bytes. Raises `PictureError` where the tar ends before them."""
+        number, start, size = self._places[index]
+        with self._paths[number].open("rb") as file:
+            file.seek(start)
+            data = file.read(size)
+        if len(data) < size:
+            raise PictureError(
+                f"Expected {size} bytes of {self.keys[index]} in {self._paths[number]}. "
+                f"Got {len(data)}. Fetch the file again."
+            )
+        return data
+
+
+def _members(path: Path) -> list[tuple[str, int, int]]:
+    """(path inside, first byte, bytes) of each picture."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return [
+                (member.name, member.offset_data, member.size)
+                for member in tar
+                if member.isreg() and Path(member.name).suffix.lower() in PICTURES
+            ]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            f"Expected an uncompressed tar file at {path}. Got: {error}. Unpack it first."
+        ) from error
