@@ -43,7 +43,7 @@ class EncoderShape:
     full_layers: int = 0
     frames: int = 1
     merger: bool = False
-    crops: float = 1
+    crops: int = 1
     fixed: bool = True
     rates: str = ""
 

@@ -24,9 +24,9 @@ class Recipe:
     epochs: int = 0
     steps: int = 0
 
-    def crops(self, stored: float) -> float:
+    def crops(self, stored: int) -> int:
         """Crops a training sees, of a store of that many."""
-        return self.epochs * stored if self.epochs else float(self.steps * self.batch)
+        return self.epochs * stored if self.epochs else self.steps * self.batch
 
     def objective_config(self) -> ObjectiveConfig:
         """What the recipe minimises."""
@@ -55,20 +55,21 @@ def training_shape(
 ) -> TrainingShape:
     """The modules of a recipe for an encoder, at the encoder's own width.
 
-    A token of several merged patches is wider than the encoder; layers of that width would hold 8
-    (InternVL) to 11 times (Qwen2.5-VL) the parameters. Where crops vary in size, positions are
-    sin-cos.
+    A token of several merged patches is wider than the encoder; layers of that width would hold
+    about 7 times the parameters. Where crops vary in size, positions are
+    sin-cos and there is no image reconstructor, as in `tokensieve train selector`.
     """
     own = shape.transformer.width
     width = None if shape.width(site) == own else own
     info = shape.info(site)
+    image_depth = recipe.image_depth if shape.fixed else 0
     selector = SelectorConfig(info, depth=recipe.depth, width=width)
     reconstructor = ReconstructorConfig(
         info,
         depth=recipe.depth,
         width=width,
         positions="learned" if shape.fixed else "sincos",
-        image_depth=recipe.image_depth,
-        patch=shape.patch * shape.merge if recipe.image_depth else 0,
+        image_depth=image_depth,
+        patch=shape.patch * shape.merge if image_depth else 0,
     )
     return TrainingShape(selector, reconstructor, shape.tokens)

@@ -20,18 +20,23 @@ UTILISATION = 0.35  # of the peak that a plain loop reaches; an assumption, not 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: dense bfloat16 FLOP/s with fp32 accumulation as its maker prints them, memory."""
+    """A GPU: what PyTorch's name for it contains, its dense bfloat16 FLOP/s as its maker prints
+    them (summed in float32)."""
 
     name: str
+    part: str
     peak: float
-    memory_gb: int
 
-    def rate(self, flops: float) -> float:
+    def rate(self, flops: int) -> float:
         """Crops a second of `flops` each at the assumed utilisation."""
         return UTILISATION * self.peak / flops
 
 
-GPUS = (Gpu("A100-80G", 312e12, 80), Gpu("H100 SXM", 989e12, 80), Gpu("RTX 4090", 165e12, 24))
+GPUS = (
+    Gpu("A100-80G", "A100", 312e12),
+    Gpu("H100 SXM", "H100", 989e12),
+    Gpu("RTX 4090", "4090", 165e12),
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def extraction_bytes(shape: EncoderShape, batch: int) -> int:
     return 2 * shape.parameters + 2 * batch * (states + widest) + CUDA_BYTES
 
 
-def hours(crops: float, per_second: float) -> float:
+def hours(crops: int, per_second: float) -> float:
     """Hours for so many crops at a rate."""
     return crops / per_second / 3600
 

@@ -118,7 +118,7 @@ def _training(
     grid = (shape.rows // shape.merge, shape.cols // shape.merge)
     features = torch.randn(crops, shape.tokens, shape.width(), device=device)
     pixels = None
-    if recipe.image_depth:
+    if sizes.reconstructor.image_depth:
         pixels = torch.rand(crops, 3, *shape.size, device=device)
     # the sampler draws on the CPU: a generator of another device would be refused
     generator = torch.Generator().manual_seed(0)
