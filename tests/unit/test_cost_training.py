@@ -1,7 +1,10 @@
 """Costs of training against PyTorch's counts, and of encoding against real towers."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import resources
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -226,10 +229,25 @@ def test_recipes_build_for_every_encoder_at_its_own_width(name, recipe):
     assert sizes.parameters() == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.skipif(find_spec("tokensieve.train.presets") is None, reason="no presets yet")
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_the_trainers_presets(name):
+    folder = resources.files("tokensieve.train.presets")
+    settings = json.loads(folder.joinpath(f"{name}.json").read_text("utf-8"))["settings"]
+    recipe = RECIPES[name]
+    ours = {
+        "selector.depth": recipe.depth, "reconstructor.depth": recipe.depth,
+        "reconstructor.image_depth": recipe.image_depth, "train.epochs": recipe.epochs,
+        "objective.objective": recipe.objective, "objective.estimator": recipe.estimator,
+    }  # fmt: skip
+    shared = settings.keys() & ours.keys()
+    assert {key: ours[key] for key in shared} == {key: settings[key] for key in shared}
+
+
 def test_unknown_names_and_towers_say_so():
-    with pytest.raises(UnknownNameError, match="Unknown encoder shape 'clip-l'. Did you mean"):
+    with pytest.raises(UnknownNameError, match=r"Unknown encoder shape 'clip-l'. Did you mean"):
         encoder_shape("clip-l")
-    with pytest.raises(UnknownNameError, match="Unknown recipe 'adaptiv'. Did you mean 'adaptive'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown recipe 'adaptiv'. Did you mean"):
         recipe_of("adaptiv")
-    with pytest.raises(UnsupportedError, match="Expected one of the encoders .* Got 'eva'"):
+    with pytest.raises(UnsupportedError, match=r"Expected one of the encoders .* Got 'eva'"):
         build_tower(replace(encoder_shape("clip-l-336"), model_type="eva"))

@@ -62,10 +62,11 @@ def block(rates: Sequence[Record]) -> str:
     """The generated part: crops, disk and memory, hours of encoding, hours of training."""
     assumed = ", ".join(f"{gpu.name} {gpu.peak / 1e12:.0f}" for gpu in GPUS)
     parts = [
-        f"Pictures: {PICTURES:,}. GB are 10^9 bytes. Crops per picture: 1 for LLaVA-1.5; 1 + 4 for "
-        "LLaVA-NeXT and OneVision; 7 for InternVL3, an assumption (it cuts 1 to 12 tiles and adds "
-        "a thumbnail where there are several); Qwen2.5-VL takes a picture whole: here 640 x 480 "
-        "pixels, COCO's usual size.",
+        f"Pictures: {PICTURES:,}. GB are 10^9 bytes. Crops per picture: LLaVA-1.5 1; LLaVA-NeXT "
+        "and OneVision 1 + 4, as a picture of 640 x 480 pixels gives; InternVL3 7, an assumption: "
+        "a picture of 640 x 427 gives 6 tiles and a thumbnail, one of 640 x 480 12 and a "
+        "thumbnail, which nearly doubles disk and hours. Qwen2.5-VL takes a picture whole, here "
+        "one of 640 x 480.",
         _sizes(),
         "Qwen2.5-VL by picture size (its processor rounds each side to 28 pixels):",
         _by_size(),
@@ -76,10 +77,10 @@ def block(rates: Sequence[Record]) -> str:
         _memory(),
         "**Measured rates.** Whole encoders and whole training steps with random weights.",
         _measured(rates),
-        f"**Hours.** A column headed by a GPU is *estimated, not measured*: FLOPs / ({UTILISATION:.0%} "
-        f"of the peak of dense bfloat16 in TFLOP/s: {assumed}). The share is an assumption. Other "
-        "columns are measured rates times the number of crops. One device each; reading pictures "
-        "and features is taken to keep up (last column: what a training on an H100 reads).",
+        "**Hours** of one device. A column headed *estimated* is not measured: FLOPs / "
+        f"({UTILISATION:.0%} of the peak of dense bfloat16, in TFLOP/s: {assumed}). The share is "
+        "an assumption. Other columns are crops / measured rate. Reading is taken to keep up; the "
+        "last column says what an H100 would read while training.",
         _encoding_hours(rates),
         *[_training_hours(rates, recipe) for recipe in RECIPES.values()],
     ]
