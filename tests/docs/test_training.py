@@ -11,8 +11,12 @@ import typer
 
 from tokensieve.cli import app
 from tokensieve.cost.encoders import SHAPES
-from tokensieve.train.selector import SECTIONS
 from tokensieve.train.settings import parse_settings
+
+try:
+    from tokensieve.train.recipe import SECTIONS
+except ImportError:  # where they are until the trainer of presets is here
+    from tokensieve.train.selector import SECTIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ")

@@ -46,6 +46,11 @@ def test_the_command_writes_rates_that_follow_from_its_times(tiny, tmp_path, cap
     assert capsys.readouterr().out.count("crops/s") == 3
 
 
+def test_half_precision_trains_too(tiny):
+    record = rates.measure(tiny, device="cpu", dtype="bfloat16", crops=1, repeats=1)
+    assert [row["crops_per_s"] > 0 for row in record["rows"]] == [True] * 3
+
+
 def test_a_device_that_is_not_there_is_an_error(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device, message in (("cuda", "Expected a CUDA device. Got none"),

@@ -75,7 +75,9 @@ def block(rates: Sequence[Record]) -> str:
         "two Adam moments in float32, the copies of weights in 16 bits), the activations by "
         "formula, 1 GB for CUDA. It is an estimate, not a measurement. " + _at_full_width(),
         _memory(),
-        "**Measured rates.** Whole encoders and whole training steps with random weights.",
+        "**Measured rates.** Whole encoders and whole training steps with random weights; GFLOP/s "
+        "are the formulas' FLOPs over the time. A single CPU thread is timed by the process's own "
+        "clock, which other work on the machine does not stretch.",
         _measured(rates),
         "**Hours** of one device. A column headed *estimated* is not measured: FLOPs / "
         f"({UTILISATION:.0%} of the peak of dense bfloat16, in TFLOP/s: {assumed}). The share is "
