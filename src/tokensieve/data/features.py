@@ -178,7 +178,7 @@ def write_store(
     features_NLC: Float[Tensor, "N L C"],
     encoder: EncoderInfo,
     *,
-    pixels_N3HV: Float[Tensor, "N 3 H V"] | None = None,
+    pixels_N3HV: Float[Tensor, "M 3 H V"] | None = None,
     source: str = "memory",
 ) -> Path:
     """Write features of your own as a store; returns its folder.

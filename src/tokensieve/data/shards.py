@@ -98,7 +98,8 @@ def write_shard(
             )
         tensors["pixels"] = torch.stack(pixels)
     told = json.dumps([asdict(record) for record in records])
-    metadata = {"records": told, "content": _content(told, tensors)}
+    # One entry only: safetensors writes several in any order, and equal shards are equal bytes.
+    metadata = {"shard": json.dumps({"content": _content(told, tensors), "records": told})}
     with written_whole(path) as part:
         save_file(tensors, part, metadata=metadata)
         part.chmod(0o644)  # safetensors lets nobody else read it
@@ -123,12 +124,12 @@ def read_info(path: Path) -> ShardInfo:
     """What the shard at `path` says of itself. Raises `WeightsError` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            records = tuple(Record(**record) for record in json.loads(metadata["records"]))
+            told = json.loads((file.metadata() or {})["shard"])
+            records = tuple(Record(**record) for record in json.loads(told["records"]))
             tokens = file.get_slice("tokens").get_shape()[0]
             grids = file.get_tensor("grids").clone()
             return ShardInfo(
-                path.name, records, grids, tokens, metadata["content"], path.stat().st_size
+                path.name, records, grids, tokens, told["content"], path.stat().st_size
             )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error

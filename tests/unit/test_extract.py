@@ -1,0 +1,316 @@
+"""Extraction: exact, resumable after a kill at any moment, shared by processes, honest about
+pictures it cannot read."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tokensieve.data import shards
+from tokensieve.data.crops import CropEncoder
+from tokensieve.data.extract import ExtractSettings, extract
+from tokensieve.data.features import FeatureStore
+from tokensieve.data.identity import remove_leftovers
+from tokensieve.data.sources import open_source
+from tokensieve.data.synth import ROTATION, generate
+from tokensieve.errors import (
+    ConfigError,
+    InputError,
+    NonFiniteError,
+    UnknownNameError,
+    WeightsError,
+)
+from tokensieve.hf.models import load_encoder
+from tokensieve.train.nano.encoder import normalise
+from tokensieve.types import Site
+from unit.extract_tiny import contents, in_child, noise
+
+SMALL = ExtractSettings(chunk=3, batch=2, workers=2)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_encoder("nano", device="cpu")
+
+
+@pytest.fixture
+def made(nano, tmp_path):
+    """Extract generated pictures into a folder of that name."""
+
+    def make(name: str = "store", pictures: str = "synth:mix:8", settings=SMALL, **options):
+        sources = [open_source(spec) for spec in pictures.split()]
+        return extract(nano, sources, tmp_path / name, settings, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("site", [Site.FEATURES, Site.EMBEDS])
+def test_equals_the_encoder_on_the_pictures_of_the_pool(site, nano, made, tmp_path) -> None:
+    summary = made("store", "synth:mix:25", ExtractSettings(site, pixels=True, chunk=10, batch=4))
+    assert (summary.pictures, summary.crops, summary.tokens) == (25, 25, 25 * 256)
+    images = [generate(ROTATION[i % len(ROTATION)], i, "train").image for i in range(25)]
+    bytes_NHW3 = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8)
+                              .view(192, 192, 3) for i in images])  # fmt: skip
+    with torch.no_grad():
+        wanted = nano.model.model.vision_tower(normalise(bytes_NHW3)).last_hidden_state[:, 1:]
+        if site is Site.EMBEDS:
+            wanted = nano.model.model.multi_modal_projector(wanted)
+    store = FeatureStore([tmp_path / "store"])
+    batch = store.batch(torch.arange(25), pixels=True)
+    assert torch.equal(batch.features, wanted.half().float())
+    assert batch.valid is None
+    assert batch.grids == ((16, 16),) * 25
+    assert torch.equal(batch.pixels, bytes_NHW3.permute(0, 3, 1, 2).float() / 255)
+    assert store.encoder.site is site
+
+
+def test_twenty_kills_lose_and_double_nothing(made, tmp_path) -> None:
+    pictures, draw, settings = "synth:scene:24", random.Random(4), ExtractSettings(chunk=2, batch=2)
+    made("warm", "synth:scene:1")
+    start = time.perf_counter()
+    made("whole", pictures, settings)
+    span = 0.5 * (time.perf_counter() - start)
+    store, hits, moments = tmp_path / "killed", 0, set()
+    for _ in range(20):
+        before = len(list(store.glob("shard-*")))
+        if before == 12:  # nearly done: take something away again
+            (store / "manifest.parquet").unlink(missing_ok=True)
+            for path in sorted(store.glob("shard-*"))[::2]:
+                path.unlink()
+        delay = draw.uniform(0.005, span)
+        status = in_child(lambda: made("killed", pictures, settings), delay)
+        struck = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        after = len(list(store.glob("shard-*")))
+        span *= 0.7 if not struck else 1.3 if after == before else 1.0  # other loads come and go
+        hits += struck
+        moments.add(after)
+    assert hits >= 12, "too few kills struck a running process to show anything"
+    assert len(moments) >= 4, "the kills did not fall into different moments"
+    made("killed", pictures, settings)
+    assert contents(store) == contents(tmp_path / "whole")
+
+
+def _killed_while_writing(monkeypatch, number: int) -> None:
+    """From now on, the process dies half way through the shard of that number."""
+    save = shards.save_file
+
+    def dying(tensors, path, metadata):
+        save(tensors, path, metadata=metadata)
+        if f"{number:06d}" in Path(path).name:
+            os.truncate(path, 500)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(shards, "save_file", dying)
+
+
+def test_killed_while_writing_a_shard(made, tmp_path, monkeypatch) -> None:
+    made("whole")
+    with monkeypatch.context() as patch:
+        _killed_while_writing(patch, 1)
+        assert os.WTERMSIG(in_child(lambda: made("store"))) == signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert any(name.endswith(".part.safetensors") for name in left)
+    assert "shard-000001.safetensors" not in left
+    made("store")
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_a_writer_that_is_not_whole_would_be_noticed(made, tmp_path, monkeypatch) -> None:
+    @contextmanager
+    def in_place(path):
+        yield path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "written_whole", in_place)
+        _killed_while_writing(patch, 1)
+        in_child(lambda: made("store"))
+    with pytest.raises(WeightsError, match=r"Expected a whole shard at .*shard-000001"):
+        made("store")
+
+
+def test_resuming_reads_only_what_is_missing(made, tmp_path) -> None:
+    made("store")
+    before = contents(tmp_path / "store")
+    seen: list[tuple[int, int]] = []
+    made("store", progress=lambda done, total: seen.append((done, total)))
+    assert seen == []
+    (tmp_path / "store" / "shard-000001.safetensors").unlink()
+    made("store", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (3, 3)
+    assert contents(tmp_path / "store") == before
+
+
+def test_processes_share_the_work(made, tmp_path) -> None:
+    made("whole")
+    first = made("store", rank=0, world=2)
+    assert first is None
+    assert sorted(p.name for p in (tmp_path / "store").glob("shard*")) == [
+        "shard-000000.safetensors", "shard-000002.safetensors",
+    ]  # fmt: skip
+    with pytest.raises(WeightsError, match=r"without manifest\.parquet.*again"):
+        FeatureStore([tmp_path / "store"])
+    assert made("store", rank=1, world=2).pictures == 8
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+    with pytest.raises(ConfigError, match=r"Expected a rank from 0 to 1\. Got 2"):
+        made("store", rank=2, world=2)
+
+
+def test_two_processes_at_once(made, tmp_path) -> None:
+    made("whole", "synth:scene:20")
+    pid = os.fork()
+    if pid == 0:
+        made("store", "synth:scene:20", rank=1, world=2)
+        os._exit(0)
+    made("store", "synth:scene:20", rank=0, world=2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_leftovers_of_the_living_stay(tmp_path) -> None:
+    dead, alive, other = (
+        tmp_path / f".shard-{name}.part.safetensors"
+        for name in ("000001.4194000", f"000002.{os.getppid()}", "000003.4194000")
+    )
+    for path in (dead, alive, other):
+        path.write_bytes(b"half")
+    remove_leftovers(tmp_path, {"shard-000001.safetensors", "shard-000002.safetensors"})
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five files of which two are no pictures, and one copy."""
+    place = tmp_path / "pictures"
+    place.mkdir()
+    noise(50, 70).save(place / "a.png")
+    noise(64, 64, 1).save(place / "c.png")
+    (place / "b.png").write_bytes((place / "a.png").read_bytes()[:900])
+    (place / "d.jpg").write_bytes(b"not a picture at all")
+    shutil.copy(place / "c.png", place / "e.png")
+    return place
+
+
+def test_corrupt_pictures_are_skipped_and_listed(made, folder, tmp_path) -> None:
+    summary = made("store", f"pics={folder}")
+    assert (summary.pictures, summary.crops, summary.skipped) == (5, 3, 2)
+    assert summary.duplicates == 1
+    assert [where for where, _ in summary.skipped_first] == ["pics/b.png", "pics/d.jpg"]
+    assert "damaged" in summary.skipped_first[0][1]
+    rows = contents(tmp_path / "store")[1]
+    assert [(row["key"], row["status"], row["row"]) for row in rows] == [
+        ("a.png", "ok", 0), ("b.png", "skipped", -1), ("c.png", "ok", 1),
+        ("d.jpg", "skipped", -1), ("e.png", "ok", 0),
+    ]  # fmt: skip
+    assert (rows[0]["width"], rows[0]["height"]) == (70, 50)
+    assert rows[2]["sha256"] == rows[4]["sha256"] != rows[0]["sha256"]
+    store = FeatureStore([tmp_path / "store"])
+    assert torch.equal(store.batch(torch.tensor([1])).features,
+                       store.batch(torch.tensor([2])).features)  # fmt: skip
+
+
+def test_a_picture_the_processor_refuses_is_skipped(made, folder, nano, monkeypatch) -> None:
+    whole = CropEncoder.prepare
+
+    def picky(self, pictures):
+        if any(picture.width == 70 for picture in pictures):
+            raise ValueError("too wide")
+        return whole(self, pictures)
+
+    monkeypatch.setattr(CropEncoder, "prepare", picky)
+    summary = made("store", f"pics={folder}")
+    assert summary.crops == 2
+    assert summary.skipped_first[0] == (
+        "pics/a.png", "Expected a picture that the processor takes. Got: too wide."
+    )  # fmt: skip
+
+
+def test_nothing_readable_is_an_error(made, tmp_path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"at least one readable picture\. Got 1.*bad/a\.png"):
+        made("store", str(tmp_path / "bad"))
+    assert not (tmp_path / "store" / "manifest.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "settings", "told"),
+    [
+        ("synth:mix:9", SMALL, r"listing.hash=.*listing.pictures=9 \(there: 8\)"),
+        ("other=synth:mix:8", SMALL, "listing.sources.other=8"),
+        ("synth:mix:8", ExtractSettings(Site.EMBEDS, chunk=3), 'encoder.site="embeds"'),
+        ("synth:mix:8", ExtractSettings(dtype="bfloat16", chunk=3), 'dtype="bfloat16"'),
+        ("synth:mix:8", ExtractSettings(chunk=4), r"chunk=4 \(there: 3\)"),
+        ("synth:mix:8", ExtractSettings(chunk=3, pixels=True), "pixels=true"),
+    ],
+)
+def test_another_extraction_into_the_same_store_is_refused(
+    pictures, settings, told, made, tmp_path
+) -> None:
+    made("store")
+    with pytest.raises(ConfigError, match=told):
+        made("store", pictures, settings)
+
+
+def test_another_model_is_refused_and_foreign_folders_too(made, nano, tmp_path) -> None:
+    made("store")
+    path = tmp_path / "store" / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weights": "0" * 16}))
+    with pytest.raises(ConfigError, match=r"weights=.*there: \"0000"):
+        made("store")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match="holds other files"):
+        made("mine")
+    path.write_text("{")
+    with pytest.raises(WeightsError, match=r"Expected a whole .*store\.json"):
+        made("store")
+
+
+def test_what_float16_cannot_hold_names_the_picture(made, monkeypatch) -> None:
+    from tokensieve.data import crops
+
+    whole = crops.site_tokens
+
+    def loud(model, site, encoded):
+        tokens = whole(model, site, encoded)
+        return [part * 1e6 for part in tokens] if len(tokens) > 1 else tokens
+
+    monkeypatch.setattr(crops, "site_tokens", loud)
+    with pytest.raises(NonFiniteError, match=r"of mix/train/cluttered-000000\..*--dtype bfloat16"):
+        made("store")
+    made("wide", settings=ExtractSettings(dtype="bfloat16", chunk=3, batch=2))
+
+
+def test_bfloat16_is_stored(made, tmp_path) -> None:
+    made("store", settings=ExtractSettings(dtype="bfloat16", chunk=8))
+    stored = load_file(tmp_path / "store" / "shard-000000.safetensors")
+    assert stored["tokens"].dtype == torch.bfloat16
+    assert set(stored) == {"tokens", "offsets", "grids"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"chunk": 0}, ConfigError, "Expected `chunk` of at least 1. Got 0"),
+        ({"workers": -1}, ConfigError, "Expected `workers` of at least 1"),
+        ({"dtype": "float17"}, UnknownNameError, "Did you mean 'float16'"),
+    ],
+)
+def test_bad_settings(options, error, told) -> None:
+    with pytest.raises(error, match=told):
+        ExtractSettings(**options)
+
+
+def test_other_sites_are_refused(nano) -> None:
+    with pytest.raises(ConfigError, match=r"Expected the site .features. or .embeds.\. Got .llm."):
+        CropEncoder(nano, Site.LLM, torch.float16, pixels=False)
