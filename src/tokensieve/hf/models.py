@@ -99,11 +99,12 @@ def first_layer_only(config: Any) -> Any:
 
 
 def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    processors: Any = AutoProcessor  # untyped in Transformers
-    models: Any = AutoModelForImageTextToText
+    from tokensieve.hf.processors import load_processor
+
+    models: Any = AutoModelForImageTextToText  # untyped in Transformers
     try:
         config = AutoConfig.from_pretrained(source)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -111,7 +112,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
                 f"Expected a vision-language model. Got '{config.model_type}' in {name}, which has "
                 "no visual tokens."
             )
-        processor = processors.from_pretrained(source)
+        processor = load_processor(source, config)
         if encoder_only:
             config = first_layer_only(config)
         model, info = models.from_pretrained(

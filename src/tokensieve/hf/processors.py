@@ -1,0 +1,52 @@
+"""A model's processor, also where torchvision is missing: then without its part for videos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.utils.import_utils import is_torchvision_available
+
+
+def load_processor(source: str, config: Any) -> Any:
+    """The processor of the model at `source`, whose config is `config`.
+
+    Processors that also take videos want torchvision, pictures do not pass through it: where it is
+    missing, such a processor is put together for pictures alone.
+
+    Raises what Transformers raises for files that are missing or damaged.
+    """
+    from transformers import AutoProcessor
+
+    processors: Any = AutoProcessor  # untyped in Transformers
+    try:
+        return processors.from_pretrained(source)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        if is_torchvision_available():
+            raise
+    return _for_pictures(source, config)
+
+
+def pictures_only(kind: type[Any]) -> type[Any]:
+    """The processor class `kind` with None allowed for its video part."""
+    known = kind.check_argument_for_proper_class
+
+    def check(self: Any, name: str, value: Any) -> Any:
+        return None if value is None and "video" in name else known(self, name, value)
+
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+
+
+def _for_pictures(source: str, config: Any) -> Any:
+    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    images: Any = AutoImageProcessor
+    tokenizers: Any = AutoTokenizer
+    kind = pictures_only(PROCESSOR_MAPPING[type(config)])
+    parts = {
+        "image_processor": images.from_pretrained(source),
+        "tokenizer": tokenizers.from_pretrained(source),
+    }
+    stored, _ = kind.get_processor_dict(source)
+    wanted = [parts.get(name) for name in kind.get_attributes()]
+    return kind.from_args_and_dict(wanted, stored)
