@@ -42,7 +42,8 @@ def _for_pictures(source: str, config: Any) -> Any:
 
     images: Any = AutoImageProcessor
     tokenizers: Any = AutoTokenizer
-    kind = pictures_only(PROCESSOR_MAPPING[type(config)])
+    found: Any = PROCESSOR_MAPPING[type(config)]
+    kind = pictures_only(found)
     parts = {
         "image_processor": images.from_pretrained(source),
         "tokenizer": tokenizers.from_pretrained(source),

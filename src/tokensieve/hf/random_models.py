@@ -100,7 +100,7 @@ def _siglip() -> tuple[Any, Any]:
         "patch_size": TOKEN, "vision_use_head": False,
     }  # fmt: skip
     config = LlavaConfig(
-        vision_config=vision, text_config=_text("llama"), image_token_id=_id("image_token"),
+        vision_config=vision, text_config=_text("llama"), image_token_index=_id("image_token"),
         vision_feature_select_strategy="full", vision_feature_layer=-1,
         image_seq_length=(SIDE // TOKEN) ** 2,
     )  # fmt: skip
@@ -164,4 +164,4 @@ RANDOM_MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 
 if __name__ == "__main__":
-    save_random_model(*sys.argv[1:3])
+    save_random_model(sys.argv[1], sys.argv[2])
