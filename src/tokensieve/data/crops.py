@@ -56,7 +56,15 @@ class CropEncoder:
         info = encoder_info(self._model)
         info = info.at_embeds() if self._site is Site.EMBEDS else info
         grey = Image.new("RGB", (64, 64), "grey")
-        (crops,) = self.crops(self.prepare([grey]), ["a grey picture"])
+        try:
+            inputs = self.prepare([grey])
+        except (*_REFUSED, ImportError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise UnsupportedError(
+                "Expected a processor that takes one picture and its placeholder. Got "
+                f"{type(self._processor).__name__}, which says: {said}. Check the model's files."
+            ) from error
+        (crops,) = self.crops(inputs, ["a grey picture"])
         width = crops[0].tokens.shape[-1]
         if self._site is Site.FEATURES and width != info.width:
             raise UnsupportedError(

@@ -1,0 +1,92 @@
+"""`tokensieve extract`: what it writes, what it says, and that launchers can share its work."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from tokensieve.data.features import FeatureStore
+from tokensieve.data.progress import Progress, clock
+
+
+def test_pictures_on_disk_and_generated_ones(run, picture, model_dir, tmp_path):
+    (tmp_path / "pics").mkdir()
+    shutil.copy(picture, tmp_path / "pics" / "a.png")
+    (tmp_path / "pics" / "b.png").write_bytes(b"no")
+    code, out, err = run(
+        "extract", "--model", model_dir, "--images", tmp_path / "pics", "g=synth:scene:3",
+        "--out", tmp_path / "store", "--pixels", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["pictures"], told["crops"], told["tokens"], told["skipped"]) == (5, 4, 64, 1)
+    assert told["skipped_first"][0][0] == "pics/b.png"
+    assert told["pictures_per_second"] > 0
+    assert "5 of 5 pictures" in err
+    store = FeatureStore([tmp_path / "store"])
+    assert store.sources == ("pics", "g")
+    assert store.source_N.tolist() == [0, 1, 1, 1]
+    assert store.batch(torch.tensor([0]), pixels=True).pixels.shape == (1, 3, 48, 48)
+
+
+def test_the_summary_is_readable_and_a_second_run_has_nothing_to_do(run, tmp_path):
+    command = ("extract", "--images", "synth:scene:3", "--out", tmp_path / "store")
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "3 pictures, 3 crops, 768 tokens" in out
+    assert "0 duplicates by content, 0 skipped" in out
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "0 pictures read in this run" in out
+    code, _, err = run(*command, "--site", "embeds")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert 'encoder.site="embeds" (there: "features")' in err
+
+
+def test_processes_of_a_launcher_share_the_work(run, tmp_path, monkeypatch):
+    command = ("extract", "--images", "synth:scene:4", "--out", tmp_path / "store", "--chunk", 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    code, out, _ = run(*command)
+    assert (code, out) == (0, "Process 1 of 2 has done its share; others are still at theirs.\n")
+    monkeypatch.setenv("RANK", "0")
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "2 pictures read in this run" in out
+    monkeypatch.setenv("RANK", "first")
+    assert run(*command)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--site", "llm"), "Expected `--site` features or embeds. Got 'llm'."),
+        (("--dtype", "int8"), "Unknown dtype to store 'int8'"),
+        (("--compute", "int8"), "Unknown dtype to compute in 'int8'"),
+        (("--device", "tpu:9"), "Expected a device of this machine"),
+        (("--frames", "0"), "Expected `frames` of at least 1"),
+        (("--model", "no/such/model"), "Expected a model"),
+    ],
+)
+def test_errors_are_one_line(options, told, run, tmp_path):
+    code, out, err = run("extract", "--images", "synth:scene:3", "--out", tmp_path / "s", *options)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not os.path.exists(tmp_path / "s")
+
+
+def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
+    times = iter([0.0, 1.0, 11.0, 26.0])
+    monkeypatch.setattr("tokensieve.data.progress.perf_counter", lambda: next(times))
+    with Progress() as bar:
+        bar(10, 130)
+        bar(30, 130)
+        bar(130, 130)
+    assert capsys.readouterr().err == (
+        "30 of 130 pictures, 2.0/s, 0:50 left\n130 of 130 pictures, 4.8/s\n"
+    )
+    assert clock(3723.4) == "1:02:03"
