@@ -250,7 +250,7 @@ def _row(
     means = {"overlap": shared, "same_content": most, "agreement": agree, "exact_match": right}
     return {
         "kind": kind, "keep": keep, "view": view, "n": len(gold),
-        **{name: round(float(np.mean(values)), 4) for name, values in means.items()},
+        **{name: round(float(np.mean(np.asarray(values))), 4) for name, values in means.items()},
         "kept": pack_kept(_kept(now)) if view == AS_IT_WAS else "",
         "overlaps": pack_counts(np.round(PRECISION * np.array(shared))),
         "agreements": pack_hits(agree), "hits": pack_hits(right),
