@@ -12,11 +12,14 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import CHOICES
+from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector, SelectorConfig
 from tokensieve.types import Site
 
 VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
 VARIANTS += [("selector", {"rule": rule}) for rule in CHOICES["rule"]]
+VARIANTS += [("selector", {"rule": "top", "counts": "mask"})]
+VARIANTS += [("selector", {"rule": rule, "counts": "adaptive"}) for rule in CHOICES["rule"]]
 CASES = [(name, {}) for name in method_names()] + VARIANTS
 
 
@@ -25,8 +28,11 @@ def bound(name: str, options: dict[str, object]) -> Method:
     if method_class(name).trained:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            config = SelectorConfig(encoder=ENCODER, depth=1, positions="none")
-            options = {**options, "weights": Selector(config).eval()}
+            rule = str(options.get("rule", "top"))
+            config = SelectorConfig(encoder=ENCODER, depth=1, positions="none", rule=rule)
+            selector = Selector(config).eval()
+            calibrate(selector, [vision(8, seed=9).tokens])
+            options = {**options, "weights": selector}
     return get_method(name, **options).bind(ENCODER)
 
 
@@ -43,6 +49,15 @@ def test_config_goes_through_json(name: str, options: dict[str, object]) -> None
     method = get_method(name, **options)
     assert dataclasses.is_dataclass(method)
     check_config_round_trip(name, method)
+
+
+@pytest.mark.parametrize("rule", CHOICES["rule"])
+def test_adaptive_counts_differ_between_crops(rule: str) -> None:
+    """Or the promises above would hold for a method that never adapts."""
+    method = bound("selector", {"rule": rule, "counts": "adaptive"})
+    assert (method.exact, method.on_average) == (False, True)
+    counts = method.reduce(vision(6), torch.full((6,), 9)).counts_B
+    assert len(set(counts.tolist())) > 1
 
 
 def _looks_at_pixels(name: str) -> bool:

@@ -29,6 +29,25 @@ class OneTooMany(Ranked):
         return Reduction(topk_mask(self.scores(vision), counts + 1, vision.valid_BL))
 
 
+class ThriceAtMost(Ranked):
+    on_average = True
+    exact = False
+
+    def reduce(self, vision, counts, text=None):
+        many = torch.minimum(3 * counts, vision.valid_BL.sum(-1))
+        return Reduction(topk_mask(self.scores(vision), many, vision.valid_BL))
+
+
+class AThirdAtLeast(ThriceAtMost):
+    def reduce(self, vision, counts, text=None):
+        few = torch.minimum((counts + 2) // 3, counts)
+        return Reduction(topk_mask(self.scores(vision), few, vision.valid_BL))
+
+
+class MoreThanAsked(OneTooMany):
+    exact = False
+
+
 class IntegerMask(Ranked):
     def reduce(self, vision, counts, text=None):
         kept = super().reduce(vision, counts).kept
@@ -99,6 +118,9 @@ class PoolsWrongly(Ranked):
 
 BROKEN: list[tuple[str, type[Method]]] = [
     ("budget", OneTooMany),
+    ("budget", ThriceAtMost),
+    ("budget", AThirdAtLeast),
+    ("budget", MoreThanAsked),
     ("shape", IntegerMask),
     ("valid_only", ForgetsPadding),
     ("partition", AbsorbsIntoDropped),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,3 +106,30 @@ def unpack_hits(packed: str, total: int) -> Hits:
     if len(bits) < total:
         raise InputError(f"Expected hits of {total} pictures. Got {len(bits)}.")
     return bits[:total].astype(bool)
+
+
+def spearman(a_N: NDArray[Any], b_N: NDArray[Any], *, seed: int = 0) -> Estimate:
+    """Rank correlation, equal values sharing their mean rank, with a bootstrap interval.
+
+    0 where all values of one side are equal. Raises `InputError` unless both have N >= 2 values.
+    """
+    if len(a_N) != len(b_N) or len(a_N) < 2:
+        raise InputError(
+            f"Expected two lists of one length, 2 or more. Got {len(a_N)}, {len(b_N)}."
+        )
+    x_N, y_N = (_ranks(np.asarray(values)) for values in (a_N, b_N))
+    weights_RN = np.vstack([np.full(len(x_N), 1 / len(x_N)), _weights(len(x_N), seed)])
+    means = {name: weights_RN @ values for name, values in
+             {"x": x_N, "y": y_N, "xy": x_N * y_N, "xx": x_N**2, "yy": y_N**2}.items()}  # fmt: skip
+    spread = (means["xx"] - means["x"] ** 2) * (means["yy"] - means["y"] ** 2)
+    shared = means["xy"] - means["x"] * means["y"]
+    found_R = np.where(spread > 1e-9, shared / np.sqrt(np.maximum(spread, 1e-9)), 0.0)
+    low, high = np.quantile(found_R[1:], [0.025, 0.975])
+    return Estimate(float(found_R[0]), float(low), float(high))
+
+
+def _ranks(values_N: NDArray[Any]) -> NDArray[np.float64]:
+    """Ranks from -1/2 to 1/2, equal values sharing their mean."""
+    _, place_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts + 1) / 2
+    return np.asarray(middle[place_N] / len(values_N) - 0.5)

@@ -54,19 +54,46 @@ def weighted_diversity(
     the first token, not the most isolated one), very unequal ones the ranking by weight.
     O(n L C); no L x L matrix.
     """
+    steps = int(counts_B.max()) if counts_B.numel() else 0
+    order_BK, _ = diverse_order(tokens_BLC, log_weight_BL, valid_BL, steps)
+    return first_of(order_BK, counts_B, valid_BL)
+
+
+def diverse_order(
+    tokens_BLC: Float[Tensor, "B L C"],
+    log_weight_BL: Float[Tensor, "B L"],
+    valid_BL: Bool[Tensor, "B L"],
+    steps: int,
+) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+    """The first K = `steps` tokens that `weighted_diversity` takes, and the logarithm of what each
+    was worth then: its weight times its distance to those before it (the first: its weight).
+
+    Past a crop's last real token the worth is -inf.
+    """
     unit_BLC = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
     free_BL = log_weight_BL.float().masked_fill(~valid_BL, -torch.inf)
     nearest_BL = torch.ones_like(free_BL)
-    kept = torch.zeros_like(valid_BL)
-    row = torch.arange(len(kept), device=kept.device)
-    for step in range(int(counts_B.max()) if kept.numel() else 0):
-        pick = (free_BL + nearest_BL.log()).argmax(-1)
-        kept[row, pick] |= step < counts_B
+    order_BK = torch.zeros(len(free_BL), steps, dtype=torch.long, device=free_BL.device)
+    worth_BK = free_BL.new_full((len(free_BL), steps), -torch.inf)
+    row = torch.arange(len(free_BL), device=free_BL.device)
+    for step in range(steps if valid_BL.numel() else 0):
+        worth_BK[:, step], pick = (free_BL + nearest_BL.log()).max(-1)
+        order_BK[:, step] = pick
         free_BL[row, pick] = -torch.inf
         to_pick = 1 - (unit_BLC @ unit_BLC[row, pick][..., None])[..., 0]
         nearest_BL = torch.minimum(to_pick, nearest_BL) if step else to_pick
         nearest_BL = nearest_BL.clamp_min(_ALIKE)
-    return kept & valid_BL
+    return order_BK, worth_BK
+
+
+def first_of(
+    order_BK: Int[Tensor, "B K"], counts_B: Int[Tensor, "B"], valid_BL: Bool[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """True at the first `counts_B[b]` tokens of row b of an order."""
+    step_K = torch.arange(order_BK.shape[1], device=order_BK.device)
+    taken_BK = (step_K < counts_B[:, None]).int()
+    kept_BL = torch.zeros(valid_BL.shape, dtype=torch.int, device=valid_BL.device)
+    return (kept_BL.scatter_add_(1, order_BK, taken_BK) > 0) & valid_BL
 
 
 def crowd_sizes(

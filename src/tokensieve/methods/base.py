@@ -34,6 +34,7 @@ class Method(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()  # of {"pixels", "text", "grid"}
     budgeted: ClassVar[bool] = True  # False: keeps what it keeps, whatever the budget
     exact: ClassVar[bool] = True  # False: may keep fewer tokens than asked
+    on_average: ClassVar[bool] = False  # True: a budget is a mean; half to twice of it may be kept
     reads_picture: ClassVar[bool] = True  # False: the encoder need not even run
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
     paper: ClassVar[str | None] = None  # "Title, arXiv id"

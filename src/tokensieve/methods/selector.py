@@ -16,14 +16,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError
-from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
+from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError, WeightsError
+from tokensieve.functional.counts import (
+    adaptive_counts,
+    largest_counts,
+    mask_counts,
+    threshold_at,
+)
+from tokensieve.functional.diversity import weighted_diversity
 from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod, as_one, keep_all, split_groups
 from tokensieve.nn.config import CHOICES
+from tokensieve.nn.ranking import ranked, rule_weights
 from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
+
+COUNTS = ("fixed", "mask", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,14 @@ class LearnedSelection(ScoringMethod):
         distance to what is kept times number of tokens alike (powers of them, in the weights'
         config); "gated" covers the picture where the scores are flat, as on calm scenes; None: the
         rule stored with the weights.
+    counts: "fixed" keeps as many tokens as asked; "mask" those whose keep logit is above their drop
+        logit [1], one or more, and no more than asked (for weights trained by a mask objective);
+        "adaptive" reads a budget as an average over pictures like those trained on: a picture
+        keeps tokens until the rule's next one is worth less than a threshold stored with the
+        weights, from half to twice as many as asked.
 
-    Weights say whether they read the encoder's features or the embeddings behind the projector.
+    At keep 1 all tokens stay, whatever `counts` says. Weights say whether they read the encoder's
+    features or the embeddings behind the projector.
 
     Raises `WeightsError` or `EncoderMismatchError` from `bind` where weights do not fit.
 
@@ -51,10 +66,16 @@ class LearnedSelection(ScoringMethod):
 
     weights: str | Path | Selector | None = None
     rule: str | None = None
+    counts: str = "fixed"
 
     def __post_init__(self) -> None:
         if self.rule is not None and self.rule not in CHOICES["rule"]:
             raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
+        if self.counts not in COUNTS:
+            raise UnknownNameError.of("counts", self.counts, COUNTS)
+        # An instance says of itself what its class says of the default.
+        object.__setattr__(self, "exact", self.counts == "fixed")
+        object.__setattr__(self, "on_average", self.counts == "adaptive")
 
     @classmethod
     def site_text(cls) -> str:
@@ -70,7 +91,31 @@ class LearnedSelection(ScoringMethod):
         kind = (
             SelectionOfEmbeds if selector.config.encoder.site is Site.EMBEDS else LearnedSelection
         )
-        return kind(weights=selector, rule=self.rule)
+        bound = kind(weights=selector, rule=self.rule, counts=self.counts)
+        bound._require_counts()
+        return bound
+
+    def _require_counts(self) -> None:
+        """Raise `WeightsError` where the weights cannot decide a count in the way asked for."""
+        config = self.selector.config
+        if self.counts == "mask" and config.rule == "diverse":
+            raise WeightsError(
+                "Expected weights with a mask for counts='mask'. Got weights that predict errors, "
+                "whose sign says nothing. Use counts='adaptive', or train by a mask objective."
+            )
+        if self.counts != "adaptive":
+            return
+        if not config.thresholds:
+            raise WeightsError(
+                "Expected weights with thresholds for counts='adaptive'. Got none. Measure them on "
+                "features of training pictures: python -m tokensieve.train.calibrate --help."
+            )
+        if self.chosen_rule != config.rule:
+            raise WeightsError(
+                f"Expected the rule '{config.rule}', for which the thresholds of these weights "
+                f"were measured. Got '{self.chosen_rule}'. Calibrate for it: python -m "
+                "tokensieve.train.calibrate --help."
+            )
 
     @property
     def selector(self) -> Selector:
@@ -102,10 +147,11 @@ class LearnedSelection(ScoringMethod):
         whole, counts_1 = as_one(groups), torch.tensor([count], device=flat_1L.device)
         if self.chosen_rule != "gated":
             return split_groups(Reduction(self._choose(whole, flat_1L, counts_1)), groups)
+        counts_1 = self._decided(whole, flat_1L, counts_1)
         best = topk_mask(flat_1L, counts_1, whole.valid_BL)[0]
         parts = torch.split(best, [s.numel() for s in scores])
         return [
-            Reduction(self._choose(group, s, part.view_as(s).sum(-1)))
+            Reduction(self._choose_exactly(group, s, part.view_as(s).sum(-1)))
             for group, s, part in zip(groups, scores, parts, strict=True)
         ]
 
@@ -117,14 +163,33 @@ class LearnedSelection(ScoringMethod):
     def _choose(
         self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
     ) -> Bool[Tensor, "B L"]:
+        return self._choose_exactly(vision, scores_BL, self._decided(vision, scores_BL, counts))
+
+    def _decided(
+        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
+    ) -> Int[Tensor, "B"]:
+        """How many tokens of each crop stay where `counts` were asked for."""
+        valid_BL = vision.valid_BL
+        if self.counts == "fixed":
+            return counts
+        if self.counts == "mask":
+            return mask_counts(scores_BL, counts, valid_BL)
+        steps = int(largest_counts(counts, valid_BL).max())
+        rule = self.chosen_rule
+        _, worth_BK = ranked(self.selector, vision.tokens, scores_BL, valid_BL, rule, steps)
+        share_B = counts / valid_BL.sum(-1).clamp_min(1)
+        threshold_B = threshold_at(self.selector.config.thresholds, share_B)
+        return adaptive_counts(worth_BK, threshold_B, counts, valid_BL)
+
+    def _choose_exactly(
+        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
+    ) -> Bool[Tensor, "B L"]:
         if self.chosen_rule == "top":
             return topk_mask(scores_BL, counts, vision.valid_BL)
         if self.chosen_rule == "gated":
             standard_BLC = self.selector.standardise(vision.tokens)
             return gated_mask(scores_BL, standard_BLC, counts, vision.valid_BL)
-        config, even_BLC = self.selector.config, vision.tokens / self.selector.std
-        alike_BL = crowd_sizes(even_BLC, vision.valid_BL, config.radius)
-        weight_BL = config.trust * scores_BL + config.crowd * alike_BL.log()
+        even_BLC, weight_BL = rule_weights(self.selector, vision.tokens, scores_BL, vision.valid_BL)
         return weighted_diversity(even_BLC, weight_BL, counts, vision.valid_BL)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.functional.counts import SHARES
 from tokensieve.types import EncoderInfo, Site
 
 CHOICES = {
@@ -58,6 +59,8 @@ class Config:
         values = dict(values)
         if isinstance(values.get("encoder"), Mapping):
             values["encoder"] = encoder_from_dict(values["encoder"])
+        if isinstance(values.get("thresholds"), list):  # as JSON has it
+            values["thresholds"] = tuple(values["thresholds"])
         return cls(**values)
 
 
@@ -133,6 +136,9 @@ class SelectorConfig(StackConfig):
         0.5, "diverse: exponent of the number of tokens that look alike; 0: each counts as one."
     )
     radius: float = option(0.3, "diverse: cosine distance below which tokens look alike.")
+    thresholds: tuple[float, ...] = option(
+        (), "What a token must be worth, by share kept on average; measured by `calibrate`."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,6 +148,17 @@ class SelectorConfig(StackConfig):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"Expected `{name}` of 0 or more. Got {value}.")
+        self._check_thresholds()
+
+    def _check_thresholds(self) -> None:
+        got = self.thresholds
+        numbers = isinstance(got, tuple) and all(isinstance(t, int | float) for t in got)
+        if numbers and (not got or (len(got) == len(SHARES) and all(map(math.isfinite, got)))):
+            return
+        raise ConfigError(
+            f"Expected `thresholds` as {len(SHARES)} finite numbers, or none. Got {got}. Leave "
+            "them out and measure them: python -m tokensieve.train.calibrate --help."
+        )
 
 
 @dataclass(frozen=True)

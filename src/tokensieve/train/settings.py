@@ -45,9 +45,10 @@ def describe(sections: Mapping[str, type[Config]]) -> str:
 
 
 def _settable(cls: type[Config]) -> list[dataclasses.Field[Any]]:
-    """Fields with a default; the encoder comes with the features."""
+    """Fields with a default: the encoder comes with the features, tables are measured."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    return [field for field in fields if field.default is not dataclasses.MISSING]
+    given = [field for field in fields if field.default is not dataclasses.MISSING]
+    return [field for field in given if not str(field.type).startswith("tuple")]
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

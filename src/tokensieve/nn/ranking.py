@@ -1,0 +1,96 @@
+"""The order in which a selector's rule takes tokens, and what it takes for thresholds to cut it.
+
+B crops, L tokens, C width, K steps, N crops of a calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokensieve.budget import count
+from tokensieve.errors import InputError, NonFiniteError
+from tokensieve.functional.counts import SHARES, adaptive_counts
+from tokensieve.functional.diversity import crowd_sizes, diverse_order
+from tokensieve.nn.selector import Selector
+
+
+def rule_weights(
+    selector: Selector,
+    tokens_BLC: Float[Tensor, "B L C"],
+    scores_BL: Float[Tensor, "B L"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B L"]]:
+    """What the rule "diverse" compares: tokens of even spread, and the logarithm of their weight,
+    error^trust x alike^crowd."""
+    config, even_BLC = selector.config, tokens_BLC / selector.std
+    alike_BL = crowd_sizes(even_BLC, valid_BL, config.radius)
+    return even_BLC, config.trust * scores_BL + config.crowd * alike_BL.log()
+
+
+def ranked(
+    selector: Selector,
+    tokens_BLC: Float[Tensor, "B L C"],
+    scores_BL: Float[Tensor, "B L"],
+    valid_BL: Bool[Tensor, "B L"],
+    rule: str,
+    steps: int,
+) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+    """The first K = `steps` tokens by `rule`, and what each was worth when it was taken.
+
+    "diverse": the logarithm of what its loss would cost given those before it. Other rules: the
+    score, by rank.
+    """
+    if rule == "diverse":
+        return diverse_order(*rule_weights(selector, tokens_BLC, scores_BL, valid_BL),
+                             valid_BL, steps)  # fmt: skip
+    free_BL = scores_BL.float().masked_fill(~valid_BL, -torch.inf)
+    worth_BL, order_BL = free_BL.sort(dim=-1, descending=True, stable=True)
+    return order_BL[:, :steps], worth_BL[:, :steps]
+
+
+@torch.no_grad()
+def calibrate(selector: Selector, batches: Iterable[Float[Tensor, "_ L C"]]) -> tuple[float, ...]:
+    """Measure and store `selector.config.thresholds`, for `counts="adaptive"`.
+
+    batches: (B, L, C) raw tokens of whole crops of one length, as the selector reads them; some
+        hundreds of crops of the training pictures, never of those it is tested on.
+
+    For each of SHARES the threshold at which these crops keep that share on average, each from half
+    to twice of it, by the rule in the config. Returns the thresholds; they are saved with the
+    weights. Calibrate anew after changing `rule`, `trust`, `crowd` or `radius`.
+
+    Raises `InputError` without crops, `NonFiniteError` for NaN or Inf among them.
+    """
+    parts: list[Tensor] = []
+    for tokens_BLC in batches:
+        if not bool(torch.isfinite(tokens_BLC).all()):
+            raise NonFiniteError("Expected finite tokens to calibrate on. Got NaN or Inf.")
+        valid_BL = torch.ones(tokens_BLC.shape[:2], dtype=torch.bool, device=tokens_BLC.device)
+        tokens_BLC, L = tokens_BLC.to(selector.mean.dtype), tokens_BLC.shape[1]
+        scores_BL = selector.scores(tokens_BLC, None, selector.config.encoder.grid)
+        parts.append(ranked(selector, tokens_BLC, scores_BL, valid_BL, selector.config.rule, L)[1])
+    if not parts:
+        raise InputError("Expected at least one batch of tokens to calibrate on. Got none.")
+    worth_NL = torch.cat(parts)
+    thresholds = tuple(_threshold(worth_NL, share) for share in SHARES)
+    selector.config = replace(selector.config, thresholds=thresholds)
+    return thresholds
+
+
+def _threshold(worth_NL: Float[Tensor, "N L"], share: float) -> float:
+    """By halving: the mean count falls as the threshold rises."""
+    N, L = worth_NL.shape
+    valid_NL = torch.ones_like(worth_NL, dtype=torch.bool)
+    counts_N = torch.full((N,), count(share, L), device=worth_NL.device)
+    low, high = float(worth_NL.min()) - 1, float(worth_NL.max()) + 1
+    for _ in range(40):
+        middle = (low + high) / 2
+        threshold_N = worth_NL.new_full((N,), middle)
+        mean = adaptive_counts(worth_NL, threshold_N, counts_N, valid_NL).float().mean()
+        low, high = (middle, high) if float(mean) > float(counts_N[0]) else (low, middle)
+    return round((low + high) / 2, 5)
