@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from families.tiny import build
 from tokensieve.budget import count
+from tokensieve.data.features import write_store
 from tokensieve.errors import (
     ConfigError,
     InputError,
@@ -28,7 +29,6 @@ from tokensieve.methods.registry import get_method
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector, SelectorConfig
 from tokensieve.train import calibrate as command
-from tokensieve.train.features import save_features
 from tokensieve.types import EncoderInfo, VisionTokens
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (6, 10))
@@ -124,15 +124,15 @@ def test_thresholds_go_through_files(tmp_path: Path) -> None:
 
 def test_command_calibrates_a_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make().save_pretrained(tmp_path / "old")
-    save_features(tmp_path / "f.safetensors", crops(30), ENCODER)
-    arguments = ["--selector", str(tmp_path / "old"), "--features", str(tmp_path / "f.safetensors")]
+    write_store(tmp_path / "f", crops(30), ENCODER)
+    arguments = ["--selector", str(tmp_path / "old"), "--features", str(tmp_path / "f")]
     assert command.main([*arguments, "--out", str(tmp_path / "new"), "--rule", "top"]) == 0
     assert "keep 0.1: worth above" in capsys.readouterr().out
     new = Selector.from_pretrained(tmp_path / "new").config
     assert (new.rule, len(new.thresholds)) == ("top", len(SHARES))
     assert Selector.from_pretrained(tmp_path / "old").config.thresholds == ()
-    save_features(tmp_path / "g.safetensors", crops(3), replace(ENCODER, depth=7))
-    assert command.main([*arguments[:3], str(tmp_path / "g.safetensors")]) == 2
+    write_store(tmp_path / "g", crops(3), replace(ENCODER, depth=7))
+    assert command.main([*arguments[:3], str(tmp_path / "g")]) == 2
     assert "depth=2. Got depth=7" in capsys.readouterr().err
 
 

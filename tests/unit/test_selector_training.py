@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_toys import ENCODER, small, toy, toy_store
 
 from tokensieve.data.features import FeatureStore, write_store
 from tokensieve.errors import ConfigError, NonFiniteError, TrainingError
@@ -20,6 +19,7 @@ from tokensieve.nn.reconstructor import ImageReconstructor
 from tokensieve.nn.selector import Selector
 from tokensieve.train import loop
 from tokensieve.train.selector import held_out, train_selector
+from unit.train_toys import ENCODER, small, toy, toy_store
 
 
 @pytest.fixture

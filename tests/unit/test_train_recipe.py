@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from train_toys import ENCODER, toy_store
 
 from tokensieve.data.features import FeatureStore
 from tokensieve.errors import ConfigError, MissingPackageError, TrainingError, UnknownNameError
@@ -15,6 +14,7 @@ from tokensieve.train.batches import Batches, Rows
 from tokensieve.train.journal import check_tracker
 from tokensieve.train.recipe import SECTIONS, TrainConfig, load_preset, make_recipe, preset_names
 from tokensieve.train.watch import CollapseWatch, DivergenceWatch
+from unit.train_toys import ENCODER, toy_store
 
 
 def test_presets_say_what_the_papers_print() -> None:

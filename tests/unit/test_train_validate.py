@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from train_toys import ENCODER, small, toy, toy_store
 
 from tokensieve.data.features import FeatureBatch, FeatureStore
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.transformer import Positions, sincos_2d
 from tokensieve.train.validate import stride_mask, validate, validation_text
+from unit.train_toys import ENCODER, small, toy, toy_store
 
 
 def test_stride_keeps_the_count_at_even_distances_among_real_tokens() -> None:

@@ -20,7 +20,9 @@ from tokensieve.data.features import FeatureStore
 from tokensieve.errors import ConfigError
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ReconstructorConfig
+from tokensieve.nn.ranking import calibrate
 from tokensieve.train.batches import Batches, Rows, generator_of, some_of
+from tokensieve.train.calibrate import whole_crops
 from tokensieve.train.checkpoint import load_checkpoint
 from tokensieve.train.journal import check_tracker, flat
 from tokensieve.train.loop import Run
@@ -28,6 +30,9 @@ from tokensieve.train.recipe import Recipe, TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+CALIBRATION = 512  # crops from which thresholds of adaptive counts are measured
 
 
 def train_selector(
@@ -82,6 +87,8 @@ def train_selector(
     run.train(batches, first)
     model.eval().to("cpu")
     if accelerator.is_main_process:
+        if store.encoder.grid is not None:
+            calibrate(model.selector, whole_crops(store, CALIBRATION))
         model.selector.save_pretrained(out / "selector")
         model.reconstructor.save_pretrained(out / "reconstructor")
         if model.image is not None:
