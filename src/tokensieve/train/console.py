@@ -7,12 +7,17 @@ import os
 import sys
 
 
+class _Terminal(logging.Handler):
+    """Writes to stderr as it is when the message comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{record.getMessage()}\n")
+
+
 def log_to_terminal() -> None:
     """Send the training's messages to stderr; other processes of a group stay quiet."""
     logger = logging.getLogger("tokensieve.train")
     if logger.handlers or os.environ.get("RANK", "0") != "0":
         return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
+    logger.addHandler(_Terminal())
     logger.setLevel(logging.INFO)
