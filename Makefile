@@ -6,10 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test check lint types layers nano control selector results receipts clean
+.PHONY: help setup demo test check lint types layers nano control selector presets results \
+	results-ablations results-adaptive results-worlds receipts rates clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+		awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
@@ -18,6 +20,10 @@ $(BIN)/python:
 
 .venv/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[plots]'
+	@touch $@
+
+.venv/.train: .venv/.setup
+	$(PIP) --editable '.[train]'
 	@touch $@
 
 .venv/.test: .venv/.setup
@@ -51,8 +57,19 @@ layers: .venv/.dev  ## import-linter: imports point one way
 nano: .venv/.setup  ## Train the embedded model from scratch (resumes; about an hour on 2 cores)
 	$(TRAIN) tokensieve.train.nano --stage all --out runs/nano
 
-selector: .venv/.setup  ## Train nano's selector, three seeds (about 20 minutes on one core)
-	$(TRAIN) tokensieve.train.nano.selector --out runs/nano
+STORE := runs/nano/store-embeds
+
+$(STORE)/manifest.parquet: .venv/.train
+	$(TRAIN) tokensieve extract --model nano --images synth:mix:4000 --site embeds --pixels \
+		--out $(STORE)
+
+selector: $(STORE)/manifest.parquet  ## Train nano's selector, three seeds (about 20 minutes on one core)
+	for seed in 0 1 2; do $(TRAIN) tokensieve train selector --features $(STORE) --holdout 0 \
+		--config experiments/selector-nano.json --seed $$seed --threads 1 \
+		--out runs/presets/default/seed$$seed || exit 1; done
+
+presets: $(STORE)/manifest.parquet  ## Train the papers' presets on the same features for the same steps
+	sh experiments/presets.sh $(BIN)/python $(STORE)
 
 control: .venv/.setup  ## Train the control: nano's language model, never shown a shortened sequence
 	$(TRAIN) tokensieve.train.nano --stage only-control --config experiments/nano-control.json \
@@ -62,6 +79,20 @@ results: .venv/.test  ## Rebuild records, tables and plots (resumes; under an ho
 	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & \
 		$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 1/2 && wait
 	$(BIN)/python -m tokensieve.eval.tables
+
+results-ablations: $(STORE)/manifest.parquet .venv/.test  ## Train and measure every ablation (about 2 hours on 2 cores)
+	$(TRAIN) tokensieve.train.ablations experiments/ablations.json --features $(STORE) --shard 0/2 & \
+		$(TRAIN) tokensieve.train.ablations experiments/ablations.json --features $(STORE) \
+		--shard 1/2 && wait
+	$(BIN)/python -m tokensieve.eval.ablations experiments/ablations.json
+
+results-worlds: .venv/.train  ## Extract and train for random SigLIP, InternVL and Qwen towers
+	sh experiments/worlds.sh $(BIN)/python runs/worlds
+	$(BIN)/python -m tokensieve.eval.worlds runs/worlds
+
+rates: .venv/.train  ## Measure encoders and training steps of real sizes on this machine
+	$(TRAIN) tokensieve.eval.rates
+	$(BIN)/python -m tokensieve.eval.training_page
 
 receipts: .venv/.test  ## Text kept on real receipts: make receipts DATA=folder with img/ and box/
 	$(BIN)/python -m tokensieve.eval.receipts --data $(DATA)

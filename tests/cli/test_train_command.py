@@ -35,7 +35,7 @@ def test_every_preset_leaves_weights_that_load(preset, run, store, tmp_path):
     assert selector.scores(toy(2)[0]).shape == (2, 25)
     assert "step 3 of 3: loss" in err
     assert "lost at keep 0.2: selector" in err
-    log = [json.loads(line) for line in Path(told["log"]).open()]
+    log = [json.loads(line) for line in Path(told["log"]).read_text().splitlines()]
     assert [line["step"] for line in log] == [0, 1, 2]
     stored = json.loads((tmp_path / "run" / "train.json").read_text())
     assert stored["seed"] == 4

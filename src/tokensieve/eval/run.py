@@ -83,6 +83,10 @@ def run(
     for job in suite.queue(*shard):
         if only is not None and not {job.variant.name, job.model} & only:
             continue
+        weights = job.options.get("weights")
+        if weights is not None and not Path(weights).exists():
+            print(f"{job.file_name}  not run: no weights at {weights}", flush=True)  # noqa: T201
+            continue
         if job.model not in models:
             models[job.model] = load_subject(suite.models[job.model])
         loaded = models[job.model]

@@ -217,7 +217,7 @@ def shipped_selector(encoder: EncoderInfo) -> Selector:
     raise EncoderMismatchError(
         f"Expected a selector for the encoder '{encoder.model_type}' (width {encoder.width}, layer "
         f"{encoder.layer}). Shipped: {', '.join(f.name for f in folders) or 'none'}. Pass weights="
-        "FOLDER, or train one: python -m tokensieve.train.selector --help."
+        "FOLDER, or train one: tokensieve train selector --help."
     )
 
 

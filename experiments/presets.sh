@@ -1,0 +1,18 @@
+#!/bin/sh
+# The papers' presets on the features and for the steps of what ships; seed 0 also at the printed
+# learning rate. usage: experiments/presets.sh PYTHON STORE
+set -eu
+python=$1 store=$2
+train() {
+  name=$1 seed=$2
+  shift 2
+  "$python" -m tokensieve train selector --features "$store" --holdout 0 --threads 1 \
+    --seed "$seed" --steps 900 --out "runs/presets/$name/seed$seed" "$@"
+}
+for seed in 0 1 2; do
+  train wlie "$seed" --preset when-less-is-enough --set train.lr=0.001
+done
+for seed in 0 1; do
+  train adaptive "$seed" --preset adaptive --set train.lr=0.001 --set train.batch=16
+done
+train wlie-printed 0 --preset when-less-is-enough --set train.lr=0.00001
