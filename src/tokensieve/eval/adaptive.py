@@ -201,12 +201,12 @@ def measure(
 
 
 def _score_all(
-    subject: Subject, method: Method, data: Encodings, keeps: Sequence[float]
-) -> dict[tuple[str, str, float], tuple[NDArray[np.bool_], Counts]]:
+    subject: Subject, method: Method, data: Encodings, keeps: Sequence[float | int]
+) -> dict[tuple[str, str, float | int], tuple[NDArray[np.bool_], Counts]]:
     """Hits and kept tokens per picture, by kind, topic and keep."""
     out = {}
     for (kind, topic), batches in data.items():
-        found: dict[float, list[Outcome]] = {keep: [] for keep in keeps}
+        found: dict[float | int, list[Outcome]] = {keep: [] for keep in keeps}
         for batch in batches:
             with remembered_scores(method):
                 for keep in keeps:

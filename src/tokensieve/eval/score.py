@@ -111,7 +111,9 @@ def append(inputs: dict[str, Any], answers: Sequence[list[int]]) -> dict[str, An
     return out
 
 
-def score(model: Any, batch: Batch, method: Method, keep: float, *, positions: str) -> Outcome:
+def score(
+    model: Any, batch: Batch, method: Method, keep: float | int, *, positions: str
+) -> Outcome:
     """Compress the batch with the library's own `compress`, and mark each answer."""
     with torch.inference_mode():
         short = compress(
