@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,10 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 def remove_leftovers(folder: Path, mine: set[str]) -> None:
     """Remove what dead processes left half written of the shards named in `mine`."""
-    for path in folder.glob(".shard-*.part.safetensors"):
-        match = re.fullmatch(r"\.(shard-\d+)\.(\d+)\.part\.safetensors", path.name)
+    for path in folder.glob(".shard-*.part"):
+        match = re.fullmatch(r"\.(shard-\d+)\.(\d+)\.part", path.name)
         if match and f"{match[1]}.safetensors" in mine and not _alive(int(match[2])):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
