@@ -160,7 +160,9 @@ def test_leftovers_of_the_living_stay(tmp_path) -> None:
     for path in (dead, alive, other):
         path.mkdir()
         (path / ".tmpAbC").write_bytes(b"half")
-    remove_leftovers(tmp_path, {"shard-000001.safetensors", "shard-000002.safetensors"})
+    (tmp_path / ".store.4194000.part.json").write_text("{")
+    mine = {"shard-000001.safetensors", "shard-000002.safetensors", "store.json"}
+    remove_leftovers(tmp_path, mine)
     assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 
 
