@@ -13,6 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tokensieve.data.extract import ExtractSettings
+
+SMALL = ExtractSettings(chunk=3, batch=2, workers=2)
+
 
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:
     """A picture of noise."""

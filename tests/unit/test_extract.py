@@ -3,7 +3,6 @@ pictures it cannot read."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -14,44 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tokensieve.data import shards
 from tokensieve.data.crops import CropEncoder
-from tokensieve.data.extract import ExtractSettings, extract
+from tokensieve.data.extract import ExtractSettings
 from tokensieve.data.features import FeatureStore
 from tokensieve.data.identity import remove_leftovers
-from tokensieve.data.sources import open_source
 from tokensieve.data.synth import ROTATION, generate
 from tokensieve.errors import (
     ConfigError,
     InputError,
-    NonFiniteError,
-    UnknownNameError,
     WeightsError,
 )
-from tokensieve.hf.models import load_encoder
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.types import Site
 from unit.extract_tiny import contents, in_child, noise
-
-SMALL = ExtractSettings(chunk=3, batch=2, workers=2)
-
-
-@pytest.fixture(scope="module")
-def nano():
-    return load_encoder("nano", device="cpu")
-
-
-@pytest.fixture
-def made(nano, tmp_path):
-    """Extract generated pictures into a folder of that name."""
-
-    def make(name: str = "store", pictures: str = "synth:mix:8", settings=SMALL, **options):
-        sources = [open_source(spec) for spec in pictures.split()]
-        return extract(nano, sources, tmp_path / name, settings, **options)
-
-    return make
 
 
 @pytest.mark.parametrize("site", [Site.FEATURES, Site.EMBEDS])
@@ -119,7 +95,7 @@ def test_killed_while_writing_a_shard(made, tmp_path, monkeypatch) -> None:
         _killed_while_writing(patch, 1)
         assert os.WTERMSIG(in_child(lambda: made("store"))) == signal.SIGKILL
     left = sorted(path.name for path in (tmp_path / "store").iterdir())
-    assert any(name.endswith(".part.safetensors") for name in left)
+    assert any(name.endswith(".part") for name in left)
     assert "shard-000001.safetensors" not in left
     made("store")
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
@@ -131,7 +107,7 @@ def test_a_writer_that_is_not_whole_would_be_noticed(made, tmp_path, monkeypatch
         yield path
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "written_whole", in_place)
+        patch.setattr(shards, "staged", in_place)
         _killed_while_writing(patch, 1)
         in_child(lambda: made("store"))
     with pytest.raises(WeightsError, match=r"Expected a whole shard at .*shard-000001"):
@@ -178,12 +154,15 @@ def test_two_processes_at_once(made, tmp_path) -> None:
 
 def test_leftovers_of_the_living_stay(tmp_path) -> None:
     dead, alive, other = (
-        tmp_path / f".shard-{name}.part.safetensors"
+        tmp_path / f".shard-{name}.part"
         for name in ("000001.4194000", f"000002.{os.getppid()}", "000003.4194000")
     )
     for path in (dead, alive, other):
-        path.write_bytes(b"half")
-    remove_leftovers(tmp_path, {"shard-000001.safetensors", "shard-000002.safetensors"})
+        path.mkdir()
+        (path / ".tmpAbC").write_bytes(b"half")
+    (tmp_path / ".store.4194000.part.json").write_text("{")
+    mine = {"shard-000001.safetensors", "shard-000002.safetensors", "store.json"}
+    remove_leftovers(tmp_path, mine)
     assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 
 
@@ -240,77 +219,3 @@ def test_nothing_readable_is_an_error(made, tmp_path) -> None:
     with pytest.raises(InputError, match=r"at least one readable picture\. Got 1.*bad/a\.png"):
         made("store", str(tmp_path / "bad"))
     assert not (tmp_path / "store" / "manifest.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    ("pictures", "settings", "told"),
-    [
-        ("synth:mix:9", SMALL, r"listing.hash=.*listing.pictures=9 \(there: 8\)"),
-        ("other=synth:mix:8", SMALL, "listing.sources.other=8"),
-        ("synth:mix:8", ExtractSettings(Site.EMBEDS, chunk=3), 'encoder.site="embeds"'),
-        ("synth:mix:8", ExtractSettings(dtype="bfloat16", chunk=3), 'dtype="bfloat16"'),
-        ("synth:mix:8", ExtractSettings(chunk=4), r"chunk=4 \(there: 3\)"),
-        ("synth:mix:8", ExtractSettings(chunk=3, pixels=True), "pixels=true"),
-    ],
-)
-def test_another_extraction_into_the_same_store_is_refused(
-    pictures, settings, told, made, tmp_path
-) -> None:
-    made("store")
-    with pytest.raises(ConfigError, match=told):
-        made("store", pictures, settings)
-
-
-def test_another_model_is_refused_and_foreign_folders_too(made, nano, tmp_path) -> None:
-    made("store")
-    path = tmp_path / "store" / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "weights": "0" * 16}))
-    with pytest.raises(ConfigError, match=r"weights=.*there: \"0000"):
-        made("store")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match="holds other files"):
-        made("mine")
-    path.write_text("{")
-    with pytest.raises(WeightsError, match=r"Expected a whole .*store\.json"):
-        made("store")
-
-
-def test_what_float16_cannot_hold_names_the_picture(made, monkeypatch) -> None:
-    from tokensieve.data import crops
-
-    whole = crops.site_tokens
-
-    def loud(model, site, encoded):
-        tokens = whole(model, site, encoded)
-        return [part * 1e6 for part in tokens] if len(tokens) > 1 else tokens
-
-    monkeypatch.setattr(crops, "site_tokens", loud)
-    with pytest.raises(NonFiniteError, match=r"of mix/train/cluttered-000000\..*--dtype bfloat16"):
-        made("store")
-    made("wide", settings=ExtractSettings(dtype="bfloat16", chunk=3, batch=2))
-
-
-def test_bfloat16_is_stored(made, tmp_path) -> None:
-    made("store", settings=ExtractSettings(dtype="bfloat16", chunk=8))
-    stored = load_file(tmp_path / "store" / "shard-000000.safetensors")
-    assert stored["tokens"].dtype == torch.bfloat16
-    assert set(stored) == {"tokens", "offsets", "grids"}
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "told"),
-    [
-        ({"chunk": 0}, ConfigError, "Expected `chunk` of at least 1. Got 0"),
-        ({"workers": -1}, ConfigError, "Expected `workers` of at least 1"),
-        ({"dtype": "float17"}, UnknownNameError, "Did you mean 'float16'"),
-    ],
-)
-def test_bad_settings(options, error, told) -> None:
-    with pytest.raises(error, match=told):
-        ExtractSettings(**options)
-
-
-def test_other_sites_are_refused(nano) -> None:
-    with pytest.raises(ConfigError, match=r"Expected the site .features. or .embeds.\. Got .llm."):
-        CropEncoder(nano, Site.LLM, torch.float16, pixels=False)

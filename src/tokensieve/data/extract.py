@@ -18,8 +18,8 @@ import torch
 
 from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extras import need
-from tokensieve.data.identity import begin, make_identity, remove_leftovers
-from tokensieve.data.manifest import Summary, write_manifest
+from tokensieve.data.identity import STORE, begin, make_identity, remove_leftovers
+from tokensieve.data.manifest import MANIFEST, Summary, write_manifest
 from tokensieve.data.shards import Crop, Record, shard_name, write_shard
 from tokensieve.data.sources import Listing, Source
 from tokensieve.errors import ConfigError, UnknownNameError
@@ -98,7 +98,7 @@ def extract(
     there = {path.name for path in out.glob("shard-*.safetensors")}
     if not there.issuperset(names):
         return None
-    remove_leftovers(out, set(names))
+    remove_leftovers(out, {*names, STORE, MANIFEST})
     return write_manifest(out, names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,27 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise ConfigError(f"Expected room and rights to write {path}. Got: {error}.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """The same, written inside a folder `.{stem}.{pid}.part` beside `path`.
+
+    For writers that make temporary files of their own, as safetensors does: what a killed process
+    leaves lies in that folder, and whose it was can be told.
+    """
+    folder = check_writable(path).with_name(f".{path.stem}.{os.getpid()}.part")
+    try:
+        folder.mkdir(exist_ok=True)
+        part = folder / path.name
+        yield part
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise ConfigError(f"Expected room and rights to write {path}. Got: {error}.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

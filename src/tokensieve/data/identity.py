@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,14 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path, mine: set[str]) -> None:
-    """Remove what dead processes left half written of the shards named in `mine`."""
-    for path in folder.glob(".shard-*.part.safetensors"):
-        match = re.fullmatch(r"\.(shard-\d+)\.(\d+)\.part\.safetensors", path.name)
-        if match and f"{match[1]}.safetensors" in mine and not _alive(int(match[2])):
+    """Remove what dead processes left half written of the files named in `mine`."""
+    for path in folder.glob(".*.part*"):
+        match = re.fullmatch(r"\.([\w-]+)\.(\d+)\.part(\.\w+)?", path.name)
+        if match is None or _alive(int(match[2])):
+            continue
+        if path.is_dir() and f"{match[1]}.safetensors" in mine:
+            shutil.rmtree(path, ignore_errors=True)
+        elif f"{match[1]}{match[3]}" in mine:
             path.unlink(missing_ok=True)
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokensieve.data.files import written_whole
+from tokensieve.data.files import staged
 from tokensieve.errors import UnsupportedError, WeightsError
 
 SKIPPED = "skipped"
@@ -100,7 +100,7 @@ def write_shard(
     told = json.dumps([asdict(record) for record in records])
     # One entry only: safetensors writes several in any order, and equal shards are equal bytes.
     metadata = {"shard": json.dumps({"content": _content(told, tensors), "records": told})}
-    with written_whole(path) as part:
+    with staged(path) as part:
         save_file(tensors, part, metadata=metadata)
         part.chmod(0o644)  # safetensors lets nobody else read it
 

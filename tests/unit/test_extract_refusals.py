@@ -1,0 +1,89 @@
+"""What extraction refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tokensieve.data.crops import CropEncoder
+from tokensieve.data.extract import ExtractSettings
+from tokensieve.errors import ConfigError, NonFiniteError, UnknownNameError, WeightsError
+from tokensieve.types import Site
+from unit.extract_tiny import SMALL
+
+
+@pytest.mark.parametrize(
+    ("pictures", "settings", "told"),
+    [
+        ("synth:mix:9", SMALL, r"listing.hash=.*listing.pictures=9 \(there: 8\)"),
+        ("other=synth:mix:8", SMALL, "listing.sources.other=8"),
+        ("synth:mix:8", ExtractSettings(Site.EMBEDS, chunk=3), 'encoder.site="embeds"'),
+        ("synth:mix:8", ExtractSettings(dtype="bfloat16", chunk=3), 'dtype="bfloat16"'),
+        ("synth:mix:8", ExtractSettings(chunk=4), r"chunk=4 \(there: 3\)"),
+        ("synth:mix:8", ExtractSettings(chunk=3, pixels=True), "pixels=true"),
+    ],
+)
+def test_another_extraction_into_the_same_store_is_refused(
+    pictures, settings, told, made, tmp_path
+) -> None:
+    made("store")
+    with pytest.raises(ConfigError, match=told):
+        made("store", pictures, settings)
+
+
+def test_another_model_is_refused_and_foreign_folders_too(made, nano, tmp_path) -> None:
+    made("store")
+    path = tmp_path / "store" / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weights": "0" * 16}))
+    with pytest.raises(ConfigError, match=r"weights=.*there: \"0000"):
+        made("store")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match="holds other files"):
+        made("mine")
+    path.write_text("{")
+    with pytest.raises(WeightsError, match=r"Expected a whole .*store\.json"):
+        made("store")
+
+
+def test_what_float16_cannot_hold_names_the_picture(made, monkeypatch) -> None:
+    from tokensieve.data import crops
+
+    whole = crops.site_tokens
+
+    def loud(model, site, encoded):
+        tokens = whole(model, site, encoded)
+        return [part * 1e6 for part in tokens] if len(tokens) > 1 else tokens
+
+    monkeypatch.setattr(crops, "site_tokens", loud)
+    with pytest.raises(NonFiniteError, match=r"of mix/train/cluttered-000000\..*--dtype bfloat16"):
+        made("store")
+    made("wide", settings=ExtractSettings(dtype="bfloat16", chunk=3, batch=2))
+
+
+def test_bfloat16_is_stored(made, tmp_path) -> None:
+    made("store", settings=ExtractSettings(dtype="bfloat16", chunk=8))
+    stored = load_file(tmp_path / "store" / "shard-000000.safetensors")
+    assert stored["tokens"].dtype == torch.bfloat16
+    assert set(stored) == {"tokens", "offsets", "grids"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"chunk": 0}, ConfigError, "Expected `chunk` of at least 1. Got 0"),
+        ({"workers": -1}, ConfigError, "Expected `workers` of at least 1"),
+        ({"dtype": "float17"}, UnknownNameError, "Did you mean 'float16'"),
+    ],
+)
+def test_bad_settings(options, error, told) -> None:
+    with pytest.raises(error, match=told):
+        ExtractSettings(**options)
+
+
+def test_other_sites_are_refused(nano) -> None:
+    with pytest.raises(ConfigError, match=r"Expected the site .features. or .embeds.\. Got .llm."):
+        CropEncoder(nano, Site.LLM, torch.float16, pixels=False)
