@@ -50,7 +50,7 @@ def test_a_second_run_goes_on_and_says_the_same(run, store, tmp_path):
     before = (tmp_path / "run" / "selector" / "model.safetensors").read_bytes()
     code, _, err = run(*command, *QUICK)
     assert code == 0
-    assert "step" not in err  # nothing was left to do
+    assert "step 1 of 3" not in err  # nothing was left to do
     assert (tmp_path / "run" / "selector" / "model.safetensors").read_bytes() == before
 
 
@@ -120,16 +120,20 @@ def test_two_processes_learn_what_one_learns(store, tmp_path):
         "--preset", "when-less-is-enough", "--set", "objective.estimator=straight-through",
         "--set", "objective.budget=picture", "--set", "train.lr=0.001", "--holdout", "0",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_USE_CPU": "true",
+    }
     for name, processes in (("one", 1), ("two", 2)):
         done = subprocess.run(
-            [*launch, "--num_processes", str(processes), "--num_machines", "1",
-             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-             "-m", "tokensieve", *settings, "--out", str(tmp_path / name)],
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+             str(processes), "-m", "tokensieve", *settings, "--out", str(tmp_path / name)],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stderr.count(f"{processes} process(es) on cpu") == 1  # only the first speaks
     one, two = (Selector.from_pretrained(tmp_path / n / "selector") for n in ("one", "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)

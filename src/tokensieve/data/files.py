@@ -73,6 +73,7 @@ def staged(path: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         part = folder / path.name
         yield part
+        part.chmod(0o644)  # safetensors writes what only its owner may read
         _flush(part)
         part.replace(path)
         _flush(path.parent)

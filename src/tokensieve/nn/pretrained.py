@@ -145,6 +145,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write safetensors whole or not at all."""
     part = path.with_name(path.name + ".part")
     save_file({name: t.detach().contiguous() for name, t in tensors.items()}, part)
+    part.chmod(0o644)  # safetensors writes what only its owner may read
     os.replace(part, path)
 
 

@@ -59,6 +59,11 @@ class Run:
             write_json(self.out / "train.json", self.record)
             self.log = Journal(self.out / "log.jsonl", first)
             self.validations = Journal(self.out / "validation.jsonl", first)
+        logger.info(
+            "steps %d to %d, %d crops a step, %d process(es) on %s, %.2f M parameters",
+            first + 1, steps, self.config.batch, self.accelerator.num_processes,
+            self.accelerator.device, sum(p.numel() for p in self.bare.parameters()) / 1e6,
+        )  # fmt: skip
         self.started, self.first, self.read = perf_counter(), first, 0.0
         asked = self.started
         for step, parts in enumerate(batches.steps(first, steps), first):
