@@ -101,5 +101,6 @@ def validation_text(values: dict[str, Any]) -> str:
     """The measures as a few lines for a terminal."""
     lines = [f"lost at keep {share}: " + ", ".join(f"{n} {v:.3f}" for n, v in by.items())
              for share, by in values["lost"].items()]  # fmt: skip
-    lines.append(f"mask as it stands keeps {values['kept']:.1%}")
+    if "mask" in values:  # scores that are errors have no mask
+        lines.append(f"mask as it stands keeps {values['kept']:.1%}")
     return "\n".join(lines)
