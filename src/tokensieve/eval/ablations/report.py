@@ -12,6 +12,7 @@ from tokensieve.eval import markdown, records
 
 Record = dict[str, Any]
 NOT_RUN = markdown.NOT_RUN
+PLOTTED = (0.1, 0.2)  # keeps between nothing and everything
 
 
 def write_report(spec: Mapping[str, Any], spec_file: Path, folder: Path, docs: Path) -> None:
@@ -97,7 +98,7 @@ def axes_plot(spec: Mapping[str, Any], found: Mapping[str, Record], path: Path) 
 
     def draw(ax: Any, group: str) -> None:
         for kind in spec["kinds"]:
-            for keep in ("0.1", "0.2"):
+            for keep in (f"{k:g}" for k in PLOTTED if k in spec["keeps"]):
                 points = []
                 for name, ones in variants(spec, group).items():
                     values = [100 * found[o.folder]["scores"][kind][keep]["mean"]
