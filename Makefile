@@ -7,7 +7,7 @@ TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
 .PHONY: help setup demo test check lint types layers nano control selector presets results \
-	results-ablations results-adaptive results-worlds receipts rates clean
+	results-ablations results-adaptive results-worlds receipts rates store clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -59,16 +59,17 @@ nano: .venv/.setup  ## Train the embedded model from scratch (resumes; about an 
 
 STORE := runs/nano/store-embeds
 
-$(STORE)/manifest.parquet: .venv/.train
+# Always run: it goes on, finds nothing to do, or says that another nano made what is there.
+store: .venv/.train
 	$(TRAIN) tokensieve extract --model nano --images synth:mix:4000 --site embeds --pixels \
 		--out $(STORE)
 
-selector: $(STORE)/manifest.parquet  ## Train nano's selector, three seeds (about 20 minutes on one core)
+selector: store  ## Train nano's selector, three seeds (about 20 minutes on one core)
 	for seed in 0 1 2; do $(TRAIN) tokensieve train selector --features $(STORE) --holdout 0 \
 		--config experiments/selector-nano.json --seed $$seed --threads 1 \
 		--out runs/presets/default/seed$$seed || exit 1; done
 
-presets: $(STORE)/manifest.parquet  ## Train the papers' presets on the same features for the same steps
+presets: store  ## Train the papers' presets on the same features for the same steps
 	sh experiments/presets.sh $(BIN)/python $(STORE)
 
 control: .venv/.setup  ## Train the control: nano's language model, never shown a shortened sequence
@@ -76,14 +77,14 @@ control: .venv/.setup  ## Train the control: nano's language model, never shown 
 		--out runs/nano-control
 
 results: .venv/.test  ## Rebuild records, tables and plots (resumes; under an hour on 2 cores)
-	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & \
-		$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 1/2 && wait
+	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & other=$$!; \
+		$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 1/2 && wait $$other
 	$(BIN)/python -m tokensieve.eval.tables
 
-results-ablations: $(STORE)/manifest.parquet .venv/.test  ## Train and measure every ablation (about 2 hours on 2 cores)
-	$(TRAIN) tokensieve.train.ablations experiments/ablations.json --features $(STORE) --shard 0/2 & \
-		$(TRAIN) tokensieve.train.ablations experiments/ablations.json --features $(STORE) \
-		--shard 1/2 && wait
+results-ablations: store .venv/.test  ## Train and measure every ablation (about 2 hours on 2 cores)
+	$(TRAIN) tokensieve.train.ablations experiments/ablations.json --features $(STORE) \
+		--shard 0/2 & other=$$!; $(TRAIN) tokensieve.train.ablations experiments/ablations.json \
+		--features $(STORE) --shard 1/2 && wait $$other
 	$(BIN)/python -m tokensieve.eval.ablations experiments/ablations.json
 
 results-worlds: .venv/.train  ## Extract and train for random SigLIP, InternVL and Qwen towers

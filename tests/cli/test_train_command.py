@@ -66,7 +66,7 @@ def test_a_second_run_goes_on_and_says_the_same(run, store, tmp_path):
         (("--mix", "coco=1"), "Unknown source of features 'coco'. Known: memory"),
         (("--tracker", "tensorbord"), "Did you mean 'tensorboard'"),
         (("--holdout", "1"), "Expected `holdout` in [0, 1)"),
-        (("--config", "no.json"), "Expected JSON in no.json"),
+        (("--config", "no.json"), "Expected settings as JSON in no.json"),
         (("--accumulate", "3"), "Set train.batch to a multiple of 3"),
         (("--validation", "nowhere"), "nowhere"),
     ],
@@ -98,7 +98,7 @@ def test_a_config_file_and_a_mix(run, store, tmp_path):
 
 
 def test_settings_are_listed_with_what_they_do(run, tmp_path):
-    code, out, _ = run("train", "selector", "--features", "x", "--out", "y", "--list-settings")
+    code, out, _ = run("train", "selector", "--list-settings")
     assert code == 0
     assert "train.batch=16  Crops of an optimiser step, over all processes." in out
 

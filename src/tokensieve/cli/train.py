@@ -17,6 +17,15 @@ train = typer.Typer(
 )
 
 
+def _settings(asked: bool | None) -> None:
+    if asked:
+        from tokensieve.train.recipe import SECTIONS
+        from tokensieve.train.settings import describe
+
+        typer.echo(describe(SECTIONS))
+        raise typer.Exit
+
+
 @train.command()
 def selector(
     features: Annotated[
@@ -56,21 +65,23 @@ def selector(
         int | None, typer.Option(min=1, help="CPU threads; as PyTorch chooses if not given.")
     ] = None,
     list_settings: Annotated[
-        bool, typer.Option("--list-settings", help="Say every setting and its default, and end.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--list-settings",
+            callback=_settings,
+            is_eager=True,
+            help="Say every setting and its default, and end.",
+        ),
+    ] = None,
 ) -> None:
     """Train a selector on stored features; goes on where an earlier run was cut off."""
     import torch
 
     from tokensieve.data.features import FeatureStore
     from tokensieve.train.console import log_to_terminal
-    from tokensieve.train.recipe import SECTIONS, make_recipe, read_settings
+    from tokensieve.train.recipe import make_recipe, read_settings
     from tokensieve.train.selector import train_selector
-    from tokensieve.train.settings import describe
 
-    if list_settings:
-        typer.echo(describe(SECTIONS))
-        return
     log_to_terminal()
     if threads is not None:
         torch.set_num_threads(threads)

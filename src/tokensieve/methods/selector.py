@@ -105,6 +105,11 @@ class LearnedSelection(ScoringMethod):
             )
         if self.counts != "adaptive":
             return
+        if config.encoder.grid is None:
+            raise UnsupportedError(
+                "Expected an encoder whose crops have one grid, for counts='adaptive'. Got one "
+                "whose grid varies with the picture. Use counts='fixed'."
+            )
         if not config.thresholds:
             raise WeightsError(
                 "Expected weights with thresholds for counts='adaptive'. Got none. Measure them on "

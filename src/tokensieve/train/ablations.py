@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from tokensieve.data.ablations import trainings
 from tokensieve.data.features import FeatureStore
+from tokensieve.errors import ConfigError, TokensieveError
 from tokensieve.nn.pretrained import read_json
 from tokensieve.train.console import log_to_terminal
 from tokensieve.train.recipe import make_recipe
@@ -22,8 +25,8 @@ from tokensieve.train.selector import train_selector
 logger = logging.getLogger("tokensieve.train")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and train what is missing."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code, 2 for an error of the caller's making."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec", type=Path, help="experiments/ablations.json")
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="feature stores")
@@ -33,16 +36,34 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)  # two shards on two cores beat one shard on both
     log_to_terminal()
     logger.setLevel(logging.WARNING)
-    store = FeatureStore(options.features)
-    part, parts = (int(text) for text in options.shard.split("/"))
-    for number, one in enumerate(trainings(read_json(options.spec))):
-        out = options.out / one.folder
-        if number % parts != part or (out / "selector" / "config.json").exists():
+    try:
+        train_all(options.spec, FeatureStore(options.features), options.out, options.shard)
+    except TokensieveError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def train_all(spec: Path, store: FeatureStore, out: Path, shard: str) -> None:
+    """Train what is missing of this process's part, "i/n". Raises `ConfigError` for another."""
+    part, _, parts = shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ConfigError(f"Expected a shard as i/n with 0 <= i < n. Got '{shard}'.")
+    for number, one in enumerate(trainings(read_json(spec))):
+        folder = out / one.folder
+        if number % int(parts) != int(part) or _done(folder, store):
             continue
         recipe = make_recipe(store.encoder, "default", one.texts)
         logger.warning("%s %s seed %d", one.folder, dict(one.settings), one.seed)
-        train_selector(store, recipe, out, one.seed)
+        train_selector(store, recipe, folder, one.seed)
+
+
+def _done(folder: Path, store: FeatureStore) -> bool:
+    """Whether `folder` holds a whole training on the features of `store`."""
+    if not (folder / "selector" / "model.safetensors").exists():
+        return False
+    return bool(read_json(folder / "train.json").get("features") == store.fingerprint)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

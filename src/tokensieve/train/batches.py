@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokensieve.data.features import FeatureBatch, FeatureStore
@@ -21,11 +21,14 @@ from tokensieve.errors import ConfigError, UnknownNameError
 class Rows:
     """Which crops of a store are trained on, and how often each is drawn.
 
-    rows_N: crops to draw from. weights_N: how often, relative to each other; None: alike.
+    rows_N: crops to draw from, source after source where there are weights.
+    weights_S, counts_S: how often a source is drawn, relative to the others, and how many crops
+    it has; None: every crop alike.
     """
 
     rows_N: Int[Tensor, "N"]
-    weights_N: Tensor | None = None
+    weights_S: Float[Tensor, "S"] | None = None
+    counts_S: Int[Tensor, "S"] | None = None
 
     @classmethod
     def of(
@@ -37,7 +40,7 @@ class Rows:
         """Crops where `keep_N` is True (None: all), each source as often as `mix` says.
 
         Raises `UnknownNameError` for a source the store does not have, `ConfigError` for a weight
-        below 0 or where nothing is left to draw.
+        below 0, or where nothing is left to draw.
         """
         rows_N = torch.arange(len(store)) if keep_N is None else keep_N.nonzero()[:, 0]
         if len(rows_N) == 0:
@@ -49,21 +52,28 @@ class Rows:
                 raise UnknownNameError.of("source of features", name, store.sources)
             if not 0 <= weight < float("inf"):
                 raise ConfigError(f"Expected a weight of 0 or more for '{name}'. Got {weight}.")
-        of_source = torch.tensor([float(mix.get(name, 0.0)) for name in store.sources])
         source_N = store.source_N[rows_N]
-        counts = torch.bincount(source_N, minlength=len(store.sources)).clamp_min(1)
-        weights_N = (of_source / counts)[source_N]
-        if not bool((weights_N > 0).any()):
+        weights_S = torch.tensor([float(mix.get(name, 0.0)) for name in store.sources])
+        counts_S = torch.bincount(source_N, minlength=len(store.sources))
+        weights_S = weights_S * (counts_S > 0)
+        if not bool((weights_S > 0).any()):
             raise ConfigError(f"Expected a weight above 0 for a source with crops. Got {mix}.")
-        return cls(rows_N, weights_N)
+        return cls(rows_N[source_N.argsort(stable=True)], weights_S, counts_S)
 
     def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, "B"]:
         """`count` crops, with replacement."""
-        if self.weights_N is None:
-            chosen = torch.randint(len(self.rows_N), (count,), generator=generator)
-        else:
-            chosen = torch.multinomial(self.weights_N, count, True, generator=generator)
-        return self.rows_N[chosen]
+        if self.weights_S is None or self.counts_S is None:
+            return self.rows_N[torch.randint(len(self.rows_N), (count,), generator=generator)]
+        source_B = torch.multinomial(self.weights_S, count, True, generator=generator)
+        share_B = torch.rand(count, generator=generator, dtype=torch.float64)
+        within_B = (share_B * self.counts_S[source_B]).long()
+        return self.rows_N[(self.counts_S.cumsum(0) - self.counts_S)[source_B] + within_B]
+
+    def shares(self, store: FeatureStore) -> dict[str, float]:
+        """How often each source is drawn."""
+        counts_S = torch.bincount(store.source_N[self.rows_N], minlength=len(store.sources))
+        drawn_S = counts_S.double() if self.weights_S is None else self.weights_S.double()
+        return dict(zip(store.sources, (drawn_S / drawn_S.sum()).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,45 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokensieve.data.features import FeatureStore
-from tokensieve.errors import TokensieveError
+from tokensieve.errors import TokensieveError, UnsupportedError
 from tokensieve.functional.counts import SHARES
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector
-from tokensieve.train.batches import some_of
+from tokensieve.train.batches import Rows, some_of
+
+
+def calibration_rows(
+    store: FeatureStore, rows: Rows, count: int, generator: torch.Generator
+) -> Int[Tensor, "N"]:
+    """At most `count` of the crops trained on: drawn by their weights where there are any, else
+    one crop of each of so many pictures at even distances, the first of one, the second of the
+    next and so on."""
+    if rows.weights_S is not None:
+        return rows.draw(count, generator)
+    pictures, crops = torch.unique_consecutive(store.picture_N[rows.rows_N], return_counts=True)
+    chosen = some_of(torch.arange(len(pictures)), count)
+    first = (crops.cumsum(0) - crops)[chosen]
+    return rows.rows_N[first + torch.arange(len(chosen)) % crops[chosen]]
 
 
 def whole_crops(
-    store: FeatureStore, crops: int, size: int = 50
+    store: FeatureStore, rows: Int[Tensor, "N"], size: int = 50
 ) -> Iterator[Float[Tensor, "_ L C"]]:
-    """At most `crops` crops spread evenly over a store, `size` at a time, those with padding left
-    out; nothing where crops differ in length."""
+    """The crops `rows`, `size` at a time, those with padding left out.
+
+    Raises `UnsupportedError` for an encoder whose crops differ in length.
+    """
     if store.encoder.grid is None:
-        return
-    for part in torch.split(some_of(torch.arange(len(store)), crops), size):
+        raise UnsupportedError(
+            "Expected an encoder whose crops have one grid, to measure thresholds. Got one whose "
+            "grid varies with the picture. Use counts='fixed'."
+        )
+    for part in torch.split(rows, size):
         batch = store.batch(part)
         whole_B = batch.valid_BL.all(-1)
         if bool(whole_B.any()):
@@ -47,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--features", nargs="+", required=True, help="stores it was trained on")
     parser.add_argument("--out", help="folder to write to; without it, the folder of --selector")
     parser.add_argument("--rule", choices=CHOICES["rule"], help="instead of the weights' rule")
-    parser.add_argument("--crops", type=int, default=4000, help="crops to measure on, at most")
+    parser.add_argument("--crops", type=int, default=512, help="crops to measure on, at most")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
@@ -55,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         selector = Selector.from_pretrained(options.selector, **changed)
         features = FeatureStore(options.features)
         selector.config.encoder.require_same_output(features.encoder, owner="This selector")
-        found = calibrate(selector, whole_crops(features, options.crops))
+        generator = torch.Generator().manual_seed(0)
+        rows = calibration_rows(features, Rows.of(features), options.crops, generator)
+        found = calibrate(selector, whole_crops(features, rows))
         selector.save_pretrained(Path(options.out or options.selector))
     except TokensieveError as error:
         sys.stderr.write(f"error: {error}\n")

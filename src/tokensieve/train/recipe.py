@@ -18,7 +18,6 @@ from tokensieve.nn.config import (
     SelectorConfig,
     option,
 )
-from tokensieve.nn.pretrained import read_json
 from tokensieve.train.settings import parse_settings
 from tokensieve.types import EncoderInfo
 
@@ -141,6 +140,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the result, ready for JSON."""
         sections = {name: getattr(self, name).to_dict() for name in SECTIONS if name != "run"}
+        del sections["train"]["accumulate"]  # where the parts of a batch ran, decides nothing
         return {**sections, "mix": None if self.mix is None else dict(self.mix)}
 
 
@@ -169,8 +169,18 @@ def load_preset(name: str) -> Preset:
 
 
 def read_settings(path: str | Path) -> list[str]:
-    """`section.field=value` settings of a JSON file. Raises `WeightsError` if it is none."""
-    return [f"{name}={json.dumps(value)}" for name, value in read_json(Path(path)).items()]
+    """`section.field=value` settings of a JSON file. Raises `ConfigError` if it is none."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Expected settings as JSON in {path}. Got: {error}.") from error
+    if not isinstance(values, dict) or any(isinstance(v, dict | list) for v in values.values()):
+        raise ConfigError(
+            f'Expected {{"section.field": value, ...}} in {path}. Got other JSON. See '
+            "--list-settings."
+        )
+    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
 def make_recipe(

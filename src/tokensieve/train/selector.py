@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool
@@ -17,21 +17,22 @@ from torch import Tensor
 
 from tokensieve.data.extras import need
 from tokensieve.data.features import FeatureStore
-from tokensieve.errors import ConfigError
+from tokensieve.errors import ConfigError, EncoderMismatchError
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ReconstructorConfig
 from tokensieve.nn.ranking import calibrate
 from tokensieve.train.batches import Batches, Rows, generator_of, some_of
-from tokensieve.train.calibrate import whole_crops
+from tokensieve.train.calibrate import calibration_rows, whole_crops
 from tokensieve.train.checkpoint import load_checkpoint
 from tokensieve.train.journal import check_tracker, flat
-from tokensieve.train.loop import Run
+from tokensieve.train.loop import Run, logger
 from tokensieve.train.recipe import Recipe, TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+NORMALISER_BYTES = 2_000_000_000  # of float32 tokens in memory at once
 CALIBRATION = 512  # crops from which thresholds of adaptive counts are measured
 
 
@@ -54,22 +55,27 @@ def train_selector(
     trained on; 0: no validation.
 
     Raises `TrainingError` if the mask collapses or the loss diverges, `ConfigError` for a
-    checkpoint of another training, or a batch that processes do not divide.
+    checkpoint of another training or a batch that processes do not divide,
+    `EncoderMismatchError` for a validation store of another encoder.
     """
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"Expected a folder to write to. Got the file {out}. Name another --out.")
     config = recipe.train.resolved(len(store), store.encoder)
     recipe = replace(recipe, train=config, reconstructor=_with_patch(recipe, store))
-    held_N = held_out(store, holdout if validation is None else 0.0)
+    judged = validation or store
+    _check_validation(store, judged, recipe)
+    held_N = held_out(store, 0.0 if validation else holdout)
     rows = Rows.of(store, recipe.mix, ~held_N)
     accelerator = make_accelerator(out, trackers)
     batches = Batches(
         store, rows, config.batch, seed, recipe.reconstructor.image_depth > 0,
         config.accumulate, accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
-    judged = validation or store
-    judge_N = held_N if validation is None else torch.ones(len(validation), dtype=torch.bool)
-    record: dict[str, Any] = {
-        "recipe": recipe.to_dict(), "seed": seed, "features": store.fingerprint, "holdout": holdout,
+    judge_N = torch.ones(len(judged), dtype=torch.bool) if validation else held_N
+    record = {
+        "recipe": recipe.to_dict(), "seed": seed, "features": store.fingerprint,
+        "trained_on": int((~held_N).sum()), "parts": config.accumulate * accelerator.num_processes,
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -84,11 +90,14 @@ def train_selector(
         accelerator, model, optimiser, recipe, out, record, judged,
         some_of(judge_N.nonzero()[:, 0], recipe.run.validation_crops),
     )  # fmt: skip
+    for name, share in rows.shares(store).items():
+        logger.info("source %s: %.1f %% of the crops drawn", name, 100 * share)
     run.train(batches, first)
     model.eval().to("cpu")
     if accelerator.is_main_process:
         if store.encoder.grid is not None:
-            calibrate(model.selector, whole_crops(store, CALIBRATION))
+            chosen = calibration_rows(store, rows, CALIBRATION, generator_of(seed, -2))
+            calibrate(model.selector, whole_crops(store, chosen))
         model.selector.save_pretrained(out / "selector")
         model.reconstructor.save_pretrained(out / "reconstructor")
         if model.image is not None:
@@ -118,11 +127,31 @@ def held_out(store: FeatureStore, share: float) -> Bool[Tensor, "N"]:
     """
     if not 0 <= share < 1:
         raise ConfigError(f"Expected `holdout` in [0, 1). Got {share}.")
+    held_N = torch.zeros(len(store), dtype=torch.bool)
     if share == 0:
-        return torch.zeros(len(store), dtype=torch.bool)
-    apart = max(2, round(1 / share))
-    held: Bool[Tensor, "N"] = store.picture_N % apart == apart - 1
-    return held
+        return held_N
+    pictures: Tensor = torch.unique(store.picture_N)
+    if len(pictures) < 2:
+        raise ConfigError(
+            "Expected at least two pictures, to hold some out. Got one. Pass --validation with "
+            "another store, or --holdout 0."
+        )
+    count = min(len(pictures) - 1, max(1, round(share * len(pictures))))
+    return torch.isin(store.picture_N, some_of(pictures, count))
+
+
+def _check_validation(store: FeatureStore, judged: FeatureStore, recipe: Recipe) -> None:
+    """Raise where `judged` cannot say anything about what is learned from `store`."""
+    if judged.encoder != store.encoder:
+        raise EncoderMismatchError(
+            f"Expected validation features of the encoder trained on, {store.encoder}. Got "
+            f"{judged.encoder}. Extract them with the same model and site."
+        )
+    if recipe.reconstructor.image_depth and not judged.has_pixels:
+        raise ConfigError(
+            "Expected pixels in the validation store, for the image reconstructor. Got none. "
+            "Extract it with --pixels."
+        )
 
 
 def _with_patch(recipe: Recipe, store: FeatureStore) -> ReconstructorConfig:
@@ -144,12 +173,18 @@ def _with_patch(recipe: Recipe, store: FeatureStore) -> ReconstructorConfig:
 def _fit_normaliser(
     model: SelectorAutoencoder, store: FeatureStore, rows: Rows, config: TrainConfig, seed: int
 ) -> None:
+    """Measure mean and std on random crops, as many as fit into NORMALISER_BYTES."""
     generator = generator_of(seed, -1)
-    if rows.weights_N is None:
+    if rows.weights_S is None:
         order = torch.randperm(len(rows.rows_N), generator=generator)
         chosen = rows.rows_N[order[: config.normaliser_crops]]
     else:
         chosen = rows.draw(config.normaliser_crops, generator)
-    crops = store.batch(chosen)
-    tokens = crops.features if crops.valid is None else crops.features[crops.valid][None]
-    model.selector.fit_normaliser(tokens)
+    parts, size = [], 0
+    for part in torch.split(chosen, 16):
+        crops = store.batch(part)
+        parts.append(crops.features[crops.valid_BL])
+        size += parts[-1].numel() * 4
+        if size > NORMALISER_BYTES:
+            break
+    model.selector.fit_normaliser(torch.cat(parts)[None])

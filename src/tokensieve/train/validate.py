@@ -13,8 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.data.features import FeatureBatch, FeatureStore
+from tokensieve.functional.diversity import first_of
 from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.autoencoder import SelectorAutoencoder
+from tokensieve.nn.ranking import ranked
+from tokensieve.nn.selector import Selector
 from tokensieve.train.batches import generator_of
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -34,16 +37,18 @@ def validate(
 
     reconstruction, ...: the training's losses, under masks drawn as in training.
     kept: mean share of tokens whose keep logit is above the drop logit, the mask as it stands
-        (L_pr); histogram: crops by that share, in tenths.
-    lost: {"0.2": {"selector": x, "random": x, "stride": x}}: the error left when so large a share
-        of the tokens is kept: root mean square of a token's standardised features, averaged over
-        all tokens, a kept one counting 0.
+        (L_pr); histogram: crops by that share, in tenths. Only for objectives with a mask: where
+        scores are expected errors their sign says nothing.
+    lost: {"0.2": {"selector": x, "ranking": x, "random": x, "stride": x}}: the error left when so
+        large a share of the tokens is kept: root mean square of a token's standardised features,
+        averaged over all tokens, a kept one counting 0. selector: by its own rule; ranking: by
+        its highest scores, where that is another rule.
     """
     device = next(model.parameters()).device
     was_training, pixels = model.training, model.image is not None and store.has_pixels
     model.eval()
     sums: dict[str, float] = {}
-    lost = {str(share): dict.fromkeys(("selector", "random", "stride"), 0.0) for share in shares}
+    lost: dict[str, dict[str, float]] = {str(share): {} for share in shares}
     kept: list[float] = []
     for number, part in enumerate(torch.split(rows, batch)):
         crops, size = store.batch(part, pixels=pixels).to(device), len(part)
@@ -60,22 +65,34 @@ def validate(
         for share in shares:
             counts_B = (share * valid_BL.sum(-1)).round().long().clamp_min(1)
             masks = {
-                "selector": topk_mask(scores_BL, counts_B, valid_BL),
+                "selector": _by_rule(model.selector, crops, scores_BL, counts_B),
+                "ranking": topk_mask(scores_BL, counts_B, valid_BL),
                 "random": topk_mask(chance_BL, counts_B, valid_BL),
                 "stride": stride_mask(counts_B, valid_BL),
             }
+            if model.selector.config.rule == "top":
+                del masks["ranking"]
+            by_name = lost[str(share)]
             for name, mask_BL in masks.items():
-                lost[str(share)][name] += _lost(model, crops, mask_BL) * size
+                by_name[name] = by_name.get(name, 0.0) + _lost(model, crops, mask_BL) * size
     model.train(was_training)
     count = len(rows)
-    edges = torch.histc(torch.tensor(kept), BINS, 0.0, 1.0)
-    return {
-        **{name: value / count for name, value in sums.items()},
-        "kept": sum(kept) / count,
-        "histogram": [int(value) for value in edges],
-        "lost": {s: {n: round(v / count, 6) for n, v in by.items()} for s, by in lost.items()},
-        "crops": count,
-    }
+    found: dict[str, Any] = {name: value / count for name, value in sums.items()}
+    if "mask" in found:
+        tenths = torch.histc(torch.tensor(kept), BINS, 0.0, 1.0)
+        found |= {"kept": sum(kept) / count, "histogram": [int(value) for value in tenths]}
+    found["lost"] = {s: {n: round(v / count, 6) for n, v in by.items()} for s, by in lost.items()}
+    return {**found, "crops": count}
+
+
+def _by_rule(
+    selector: Selector, crops: FeatureBatch, scores_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+) -> Bool[Tensor, "B L"]:  # fmt: skip
+    """What the selector's own rule keeps; "gated" counts as its ranking."""
+    valid_BL, rule = crops.valid_BL, selector.config.rule
+    order_BK, _ = ranked(selector, crops.features, scores_BL, valid_BL, rule, int(counts_B.max()))
+    return first_of(order_BK, counts_B, valid_BL)
 
 
 def stride_mask(counts_B: Int[Tensor, "B"], valid_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
@@ -101,6 +118,6 @@ def validation_text(values: dict[str, Any]) -> str:
     """The measures as a few lines for a terminal."""
     lines = [f"lost at keep {share}: " + ", ".join(f"{n} {v:.3f}" for n, v in by.items())
              for share, by in values["lost"].items()]  # fmt: skip
-    if "mask" in values:  # scores that are errors have no mask
+    if "kept" in values:
         lines.append(f"mask as it stands keeps {values['kept']:.1%}")
     return "\n".join(lines)
