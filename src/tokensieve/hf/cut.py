@@ -114,5 +114,5 @@ def _own_place(mask: Tensor, real_BT: Bool[Tensor, "B T"]) -> Tensor:
     return mask.masked_fill(own, True if mask.dtype == torch.bool else 0.0)
 
 
-def _hidden(dtype: torch.dtype) -> float:
+def _hidden(dtype: torch.dtype) -> float | bool:
     return False if dtype == torch.bool else torch.finfo(dtype).min

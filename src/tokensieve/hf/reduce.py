@@ -74,12 +74,12 @@ def reduce_visions(
     keep: float | int,
     pool: Pool,
     text: Callable[[int], TextContext],
-    whole: Sequence[Bool[Tensor, "n L"]] | None = None,
+    whole: Sequence[Tensor] | None = None,
 ) -> list[Reduction]:
     """Apply `method` to the tokens of each picture, however they were come by.
 
     prompt_of: the prompt of each picture; text: that of a prompt, asked for where it is needed.
-    whole: the tokens that `keep` is a share of; None: those that are valid now. No more than are
+    whole: (n, L) per picture, the tokens that `keep` is a share of; None: those that are valid now. No more than are
         valid are kept.
     """
     whole = [vision.valid_BL for vision in visions] if whole is None else whole

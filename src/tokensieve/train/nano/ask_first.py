@@ -42,13 +42,13 @@ class AskFirst:
     so that plain prompts are not forgotten. `hidden`: share of rows whose answer sees no question.
     """
 
-    phases: tuple[tuple[int, int, int], ...] = ((500, 24, 32), (300, 72, 16), (1300, 256, 12))
+    phases: tuple[tuple[int, int, int], ...] = ((700, 24, 32), (400, 72, 16), (600, 256, 12))
     lr: float = 1e-3
     matrix_rate: float = 1.5
     warmup: int = 50
     fewer: float = 0.3
     silent: float = 0.1
-    hidden: float = 0.5
+    hidden: float = 0.6
 
     @property
     def ends(self) -> list[int]:
