@@ -13,7 +13,7 @@ from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.selector import Selector, SelectorConfig
-from tokensieve.types import Site
+from tokensieve.types import EncoderInfo, Site
 
 VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
 VARIANTS += [("selector", {"rule": rule}) for rule in CHOICES["rule"]]
@@ -25,9 +25,15 @@ def bound(name: str, options: dict[str, object]) -> Method:
     if method_class(name).trained:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            config = SelectorConfig(encoder=ENCODER, depth=1, positions="none")
+            config = SelectorConfig(encoder=encoder_of(name), depth=1, positions="none")
             options = {**options, "weights": Selector(config).eval()}
-    return get_method(name, **options).bind(ENCODER)
+    return get_method(name, **options).bind(encoder_of(name))
+
+
+def encoder_of(name: str) -> EncoderInfo:
+    """What a method is bound to: for those inside the LLM, its layer 1."""
+    inside = method_class(name).site is Site.LLM
+    return dataclasses.replace(ENCODER, site=Site.LLM, layer=1) if inside else ENCODER
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -1,4 +1,7 @@
-"""A model and its processor, by name: the embedded nano, a directory, or a name on the hub."""
+"""A model and its processor, by name: the embedded nano, a directory, or a name on the hub.
+
+"nano+FILE" is nano with the projector and LLM of a safetensors file.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ def load_model(name: str) -> Loaded:
     Never runs code that comes with a model. Raises `WeightsError` if there is no such model, its
     files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures.
     """
+    if name.startswith("nano+"):
+        return _other_reader(name)
     if name in NANO:
         from tokensieve.hf.nano import load_nano
 
@@ -41,6 +46,20 @@ def load_model(name: str) -> Loaded:
             raise WeightsError(f"Expected a model directory with config.json. Got {got}: {name}.")
         return _from_pretrained(str(path), name)
     return _from_pretrained(name, name)
+
+
+def _other_reader(name: str) -> Loaded:
+    from tokensieve.hf.nano import load_nano, load_reader
+
+    model, processor = load_nano()
+    path = Path(name.partition("+")[2]).expanduser()
+    try:
+        load_reader(model, path)  # type: ignore[arg-type]
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"Expected projector and LLM of nano in {path}. Got: {_first_sentence(error)}"
+        ) from error
+    return Loaded(name, model, processor)
 
 
 def hush() -> None:

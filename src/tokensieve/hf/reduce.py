@@ -79,8 +79,8 @@ def reduce_visions(
     """Apply `method` to the tokens of each picture, however they were come by.
 
     prompt_of: the prompt of each picture; text: that of a prompt, asked for where it is needed.
-    whole: (n, L) per picture, the tokens that `keep` is a share of; None: those that are valid now. No more than are
-        valid are kept.
+    whole: (n, L) per picture, the tokens that `keep` is a share of; None: those that are valid
+        now. No more than are valid are kept.
     """
     whole = [vision.valid_BL for vision in visions] if whole is None else whole
     asked = text if "text" in method.needs else None

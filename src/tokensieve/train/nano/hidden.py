@@ -1,6 +1,9 @@
 """Hidden states of nano's LLM at its visual tokens, behind a question: what "conditional" reads.
 
-One feature file per decoder layer. Nothing behind the picture matters, a causal model has not read it yet.
+One feature file per decoder layer; that of layer 0 holds the embeddings, which no question reaches
+(site "embeds"): what an unconditioned selector is trained on. Nothing behind the picture matters: a
+causal model has not read it yet.
+
 B pictures, F tokens of the question, L visual tokens, C encoder width, D width of the LLM.
 """
 
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from tokensieve.hf.fingerprint import llm_info
+from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.nano import load_nano, load_reader
 from tokensieve.train.features import save_features
 from tokensieve.train.nano.features import load_examples
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of `make nano`: pool, ...")
     parser.add_argument("--out", type=Path, required=True, help="writes layer1.safetensors, ...")
     parser.add_argument("--reader", type=Path, help="reader.safetensors of ask_first")
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--shards", type=int, default=9, help="shards of the pool to use")
     parser.add_argument("--seed", type=int, default=0, help="of the questions drawn")
     options = parser.parse_args(arguments)
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parts[layer].append(found[layer].half())
     options.out.mkdir(parents=True, exist_ok=True)
     for layer, states in parts.items():
-        info = llm_info(model, layer)
+        info = llm_info(model, layer) if layer else encoder_info(model).at_embeds()
         store(options.out / f"layer{layer}.safetensors", torch.cat(states), info)
 
 
