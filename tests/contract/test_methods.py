@@ -16,7 +16,7 @@ from tokensieve.nn.selector import Selector, SelectorConfig
 from tokensieve.types import EncoderInfo, Site
 
 VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
-VARIANTS += [("selector", {"rule": rule}) for rule in CHOICES["rule"]]
+VARIANTS += [(n, {"rule": r}) for n in ("selector", "conditional") for r in CHOICES["rule"]]
 CASES = [(name, {}) for name in method_names()] + VARIANTS
 
 

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokensieve.errors import EncoderMismatchError, UnsupportedError, WeightsError
-from tokensieve.methods.base import ScoringMethod
+from tokensieve.errors import (
+    EncoderMismatchError,
+    UnknownNameError,
+    UnsupportedError,
+    WeightsError,
+)
+from tokensieve.methods.base import ScoringMethod, keep_all
+from tokensieve.nn.config import CHOICES
 from tokensieve.nn.selector import Selector
-from tokensieve.types import EncoderInfo, Site, TextContext, VisionTokens
+from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Conditional(ScoringMethod):
 
     weights: a folder, a hub name or a loaded `Selector`; there is none that fits every LLM. They
         say which LLM and which layer they are for.
+    rule: "top" ranks; "diverse" and "gated" as of the method "selector"; None: the weights'.
 
     Raises `WeightsError` where weights are missing or broken, `EncoderMismatchError` where they are
     for another LLM, layer or site.
@@ -44,6 +51,11 @@ class Conditional(ScoringMethod):
     paper: ClassVar[str | None] = "Adaptive Vision Token Selection for Multi-modal Inference"
 
     weights: str | Path | Selector | None = None
+    rule: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule is not None and self.rule not in CHOICES["rule"]:
+            raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
 
     @property
     def llm_layer(self) -> int | None:
@@ -53,15 +65,27 @@ class Conditional(ScoringMethod):
     def bind(self, encoder: EncoderInfo) -> Conditional:
         selector = self._load()
         selector.config.encoder.require_same_output(encoder, owner="This selector")
-        return Conditional(selector)
+        return Conditional(selector, self.rule)
 
     @torch.no_grad()
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:
         vision.require_finite(f"the site '{self.site}'")
-        if not isinstance(self.weights, Selector):
-            raise UnsupportedError("Expected a method bound to an LLM. Call bind(llm_info) first.")
-        selector = self.weights.to(vision.tokens.device)
-        return selector.scores(vision.tokens, vision.valid, vision.grid)
+        return self._bound(vision).scores(vision.tokens, vision.valid, vision.grid)
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        if bool((counts >= vision.valid_BL.sum(-1)).all()):
+            vision.require_finite(f"the site '{self.site}'")
+            return Reduction(keep_all(vision))
+        scores_BL, selector = self.scores(vision, text), self._bound(vision)
+        kept = selector.choose(vision.tokens, scores_BL, counts, vision.valid_BL, self.rule)
+        return Reduction(kept)
+
+    def _bound(self, vision: VisionTokens) -> Selector:
+        if isinstance(self.weights, Selector):
+            return self.weights.to(vision.tokens.device)
+        raise UnsupportedError("Expected a method bound to an LLM. Call bind(llm_info) first.")
 
     def _load(self) -> Selector:
         if self.weights is None:

@@ -17,8 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError
-from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
-from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod, as_one, keep_all, split_groups
 from tokensieve.nn.config import CHOICES
@@ -117,15 +115,8 @@ class LearnedSelection(ScoringMethod):
     def _choose(
         self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
     ) -> Bool[Tensor, "B L"]:
-        if self.chosen_rule == "top":
-            return topk_mask(scores_BL, counts, vision.valid_BL)
-        if self.chosen_rule == "gated":
-            standard_BLC = self.selector.standardise(vision.tokens)
-            return gated_mask(scores_BL, standard_BLC, counts, vision.valid_BL)
-        config, even_BLC = self.selector.config, vision.tokens / self.selector.std
-        alike_BL = crowd_sizes(even_BLC, vision.valid_BL, config.radius)
-        weight_BL = config.trust * scores_BL + config.crowd * alike_BL.log()
-        return weighted_diversity(even_BLC, weight_BL, counts, vision.valid_BL)
+        selector, valid_BL = self.selector, vision.valid_BL
+        return selector.choose(vision.tokens, scores_BL, counts, valid_BL, self.chosen_rule)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokensieve.errors import EncoderMismatchError, NonFiniteError
+from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
+from tokensieve.functional.gate import gated_mask
+from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.config import SelectorConfig as SelectorConfig
 from tokensieve.nn.config import StackConfig
 from tokensieve.nn.pretrained import Pretrained
@@ -83,6 +86,25 @@ class Selector(Pretrained[SelectorConfig]):
         hidden = self.stack(self.standardise(features_BLC), valid_BL, grid)
         logits: Tensor = self.head(self.norm(hidden))
         return logits
+
+    def choose(
+        self,
+        tokens_BLC: Float[Tensor, "B L C"],
+        scores_BL: Float[Tensor, "B L"],
+        counts_B: Int[Tensor, "B"],
+        valid_BL: Bool[Tensor, "B L"],
+        rule: str | None = None,
+    ) -> Bool[Tensor, "B L"]:
+        """Which `counts` tokens stay, by `rule` (None: the config's; see `SelectorConfig.rule`)."""
+        rule = rule or self.config.rule
+        if rule == "top":
+            return topk_mask(scores_BL, counts_B, valid_BL)
+        if rule == "gated":
+            return gated_mask(scores_BL, self.standardise(tokens_BLC), counts_B, valid_BL)
+        even_BLC = tokens_BLC / self.std
+        alike_BL = crowd_sizes(even_BLC, valid_BL, self.config.radius)
+        weight_BL = self.config.trust * scores_BL + self.config.crowd * alike_BL.log()
+        return weighted_diversity(even_BLC, weight_BL, counts_B, valid_BL)
 
     def scores(
         self,
