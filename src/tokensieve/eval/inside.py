@@ -17,7 +17,10 @@ from tokensieve.eval.config import Suite, Variant, load_suite
 from tokensieve.eval.stats import paired_difference
 from tokensieve.eval.tables import how_to_run
 
-PROMPT = "Prompts are question + image + question: a causal LLM knows of the text at its visual tokens only if the question precedes the image."  # noqa: E501
+PROMPT = (
+    "Prompts are question + image + question: a causal LLM knows of the text at its visual tokens "
+    "only if the question precedes the image."
+)
 OURS = "conditional-at-1"
 
 
@@ -52,6 +55,9 @@ def page(board: Board, suite: Suite, suite_file: Path) -> str:
         'A row "-at-K" drops tokens where decoder layer K begins (counted from 0); before it, all '
         "tokens remain. *Kept* is the share left from there on, *per layer* what a layer of the "
         "LLM holds on average, both in per cent of all visual tokens.",
+        "`selector` is the shipped, unconditioned one, before the LLM; `selector-at-K` its choice, "
+        "taking effect at layer K; `-ranking` takes the highest scores, the others weigh them with "
+        'distances (rule "diverse"). Not equal in training: see docs/lab.md.',
         "## Equal tokens after the cut",
     ]
     inside = [v for v in suite.variants if v.layer is not None]
