@@ -6,8 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test check lint types layers nano control selector presets results \
-	results-ablations results-adaptive results-worlds receipts rates store clean
+.PHONY: help setup demo test check lint types layers nano control selector presets conditional \
+	results results-inside results-ablations results-adaptive results-worlds receipts rates store clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -72,6 +72,13 @@ selector: store  ## Train nano's selector, three seeds (about 20 minutes on one 
 presets: store  ## Train the papers' presets on the same features for the same steps
 	sh experiments/presets.sh $(BIN)/python $(STORE)
 
+conditional: .venv/.train  ## Train the reader of questions in front, and the selector inside it (after make nano)
+	$(TRAIN) tokensieve.train.nano.ask_first --data runs/nano --out runs/ask-first
+	$(TRAIN) tokensieve.train.nano.hidden --data runs/nano --out runs/hidden \
+		--reader runs/ask-first/reader.safetensors --layers 1
+	$(TRAIN) tokensieve train selector --features runs/hidden/layer1 --holdout 0 --threads 1 \
+		--config experiments/conditional-selector.json --out runs/conditional
+
 control: .venv/.setup  ## Train the control: nano's language model, never shown a shortened sequence
 	$(TRAIN) tokensieve.train.nano --stage only-control --config experiments/nano-control.json \
 		--out runs/nano-control
@@ -86,6 +93,14 @@ results-ablations: store .venv/.test  ## Train and measure every ablation (about
 		--shard 0/2 & other=$$!; $(TRAIN) tokensieve.train.ablations experiments/ablations.json \
 		--features $(STORE) --shard 1/2 && wait $$other
 	$(BIN)/python -m tokensieve.eval.ablations experiments/ablations.json
+
+results-inside: .venv/.test  ## Measure selection inside the LLM
+	$(TRAIN) tokensieve.eval.run experiments/conditional.json
+	$(BIN)/python -m tokensieve.eval.inside
+
+results-adaptive: .venv/.test  ## Measure adaptive counts, and whether what is kept is stable
+	$(TRAIN) tokensieve.eval.adaptive
+	$(TRAIN) tokensieve.eval.stability
 
 results-worlds: .venv/.train  ## Extract and train for random SigLIP, InternVL and Qwen towers
 	sh experiments/worlds.sh $(BIN)/python runs/worlds

@@ -34,9 +34,10 @@ class EncoderInfo:
     """What identifies a vision encoder's output: the fingerprint selectors are trained for.
 
     At the site "embeds" it is the projector's output: `width` is then the LLM's. `embed_width` says
-    that width at the site "features", where it is known.
+    that width at the site "features", where it is known. At the site "llm" all of it is about the
+    LLM: its type and sizes, and `layer` is the decoder layer whose incoming hidden states it is.
 
-    Raises `ConfigError` for a site that is neither.
+    Raises `ConfigError` for another site, or a `layer` that an LLM of that depth does not have.
     """
 
     model_type: str
@@ -50,8 +51,15 @@ class EncoderInfo:
     embed_width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.site not in (Site.FEATURES, Site.EMBEDS):
-            raise ConfigError(f"Expected the site 'features' or 'embeds'. Got '{self.site}'.")
+        if self.site not in (Site.FEATURES, Site.EMBEDS, Site.LLM):
+            raise ConfigError(
+                f"Expected the site 'features', 'embeds' or 'llm'. Got '{self.site}'."
+            )
+        if self.site is Site.LLM and not 0 < self.layer < self.depth:
+            raise ConfigError(
+                f"Expected `layer` from 1 to {self.depth - 1}, a decoder layer of the LLM behind "
+                f"its first. Got {self.layer}."
+            )
 
     def at_embeds(self) -> EncoderInfo:
         """The same encoder behind its projector. Raises `ConfigError` if its width is unknown."""
@@ -79,9 +87,10 @@ class EncoderInfo:
             if field == "grid" and (want is None or got is None):
                 continue
             if want != got:
+                what = "LLM" if self.site is Site.LLM else "encoder"
                 raise EncoderMismatchError(
-                    f"{owner} was trained for an encoder with {field}={want}. Got {field}={got}. "
-                    "Use weights trained for this encoder, or train them (see the README)."
+                    f"{owner} was trained for an {what} with {field}={want}. Got {field}={got}. "
+                    f"Use weights trained for this {what}, or train them (see the README)."
                 )
 
     def _absolute_layer(self) -> int:
@@ -137,7 +146,8 @@ class VisionTokens:
 class TextContext:
     """The prompt's text, for methods conditioned on it.
 
-    embeds: (T, D) embeddings of the text tokens of one prompt, pictures left out.
+    embeds: (T, D) embeddings of the text tokens of one prompt, pictures left out; at the site "llm"
+        their hidden states.
     """
 
     embeds: Float[Tensor, "T D"]

@@ -14,10 +14,10 @@ from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector, SelectorConfig
-from tokensieve.types import Site
+from tokensieve.types import EncoderInfo, Site
 
 VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
-VARIANTS += [("selector", {"rule": rule}) for rule in CHOICES["rule"]]
+VARIANTS += [(n, {"rule": r}) for n in ("selector", "conditional") for r in CHOICES["rule"]]
 VARIANTS += [("selector", {"rule": "top", "counts": "mask"})]
 VARIANTS += [("selector", {"rule": rule, "counts": "adaptive"}) for rule in CHOICES["rule"]]
 CASES = [(name, {}) for name in method_names()] + VARIANTS
@@ -28,12 +28,18 @@ def bound(name: str, options: dict[str, object]) -> Method:
     if method_class(name).trained:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            rule = str(options.get("rule", "top"))
-            config = SelectorConfig(encoder=ENCODER, depth=1, positions="none", rule=rule)
+            rule, encoder = str(options.get("rule", "top")), encoder_of(name)
+            config = SelectorConfig(encoder=encoder, depth=1, positions="none", rule=rule)
             selector = Selector(config).eval()
             calibrate(selector, [vision(8, seed=9).tokens])
             options = {**options, "weights": selector}
-    return get_method(name, **options).bind(ENCODER)
+    return get_method(name, **options).bind(encoder_of(name))
+
+
+def encoder_of(name: str) -> EncoderInfo:
+    """What a method is bound to: for those inside the LLM, its layer 1."""
+    inside = method_class(name).site is Site.LLM
+    return dataclasses.replace(ENCODER, site=Site.LLM, layer=1) if inside else ENCODER
 
 
 @pytest.mark.parametrize("check", CHECKS)

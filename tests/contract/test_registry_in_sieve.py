@@ -10,8 +10,8 @@ from families.checks import answer
 from families.tiny import REQUIRED, build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encode import encode
-from tokensieve.hf.fingerprint import encoder_info
-from tokensieve.hf.sieve import compress
+from tokensieve.hf.fingerprint import encoder_info, llm_info
+from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
@@ -26,7 +26,8 @@ def ready(method, model):
     if not method_class(method).trained:
         return get_method(method)
     torch.manual_seed(0)
-    config = SelectorConfig(encoder=encoder_info(model), heads=2)
+    inside = method_class(method).site is Site.LLM
+    config = SelectorConfig(encoder=llm_info(model, 1) if inside else encoder_info(model), heads=2)
     return get_method(method, weights=Selector(config).eval())
 
 
@@ -40,6 +41,11 @@ def kept_of(compressed):
     return [crop.kept.tolist() for image in images for crop in image.crops]
 
 
+def before_the_llm(name):
+    """Whether `compress` can do it with a picture; the site "llm" has `test_stages.py`."""
+    return method_class(name).reads_picture and method_class(name).site is not Site.LLM
+
+
 @required
 @every_method
 @pytest.mark.parametrize("pool", ["crop", "prompt"])
@@ -51,10 +57,16 @@ def test_budget_is_kept_and_the_model_answers(family, method, pool):
         with pytest.raises(UnsupportedError, match="Expected pool='crop'"):
             compress(tiny.model, inputs, instance, 0.4, pool=pool)
         return
-    short = compress(tiny.model, inputs, instance, 0.4, pool=pool)
-    assert kept_of(short) == kept_of(compress(tiny.model, inputs, instance, 0.4, pool=pool))
-    assert answer(tiny.model, short.inputs)[0].shape == (2, 5)
-    for prompt in short.report.calls[0].prompts:
+    if instance.site is Site.LLM:
+        with sieve(tiny.model, instance, 0.4, pool=pool) as report:
+            tokens, again = (answer(tiny.model, inputs)[0] for _ in range(2))
+        assert torch.equal(tokens, again)
+    else:
+        short = compress(tiny.model, inputs, instance, 0.4, pool=pool)
+        assert kept_of(short) == kept_of(compress(tiny.model, inputs, instance, 0.4, pool=pool))
+        tokens, report = answer(tiny.model, short.inputs)[0], short.report
+    assert tokens.shape == (2, 5)
+    for prompt in report.calls[0].prompts:
         crops = [crop for image in prompt.images for crop in image.crops]
         sizes = [int(crop.valid.sum()) for crop in crops]
         shares = [int(0.4 * size + 0.5) for size in sizes]
@@ -69,7 +81,7 @@ def test_budget_is_kept_and_the_model_answers(family, method, pool):
 
 
 @required
-@pytest.mark.parametrize("method", [n for n in method_names() if method_class(n).reads_picture])
+@pytest.mark.parametrize("method", [n for n in method_names() if before_the_llm(n)])
 def test_keep_one_changes_nothing(family, method):
     tiny = build(family)
     instance = ready(method, tiny.model)

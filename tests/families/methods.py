@@ -135,3 +135,43 @@ class PeekFeatures(Peek):
     """The same on encoder features."""
 
     site = Site.FEATURES
+
+
+@dataclass(frozen=True)
+class Inside(ByNorm):
+    """Keep hidden states of largest norm."""
+
+    site = Site.LLM
+
+
+@dataclass(frozen=True)
+class InsideRagged(Ragged):
+    """Another number of tokens for every crop, inside the LLM."""
+
+    site = Site.LLM
+
+
+@dataclass(frozen=True)
+class InsideDoubled(Doubled):
+    """Keep hidden states by norm, and double what is kept."""
+
+    site = Site.LLM
+
+
+@dataclass(frozen=True)
+class InsidePoisoned(Poisoned):
+    """Goes wrong in the middle of the LLM."""
+
+    site = Site.LLM
+
+
+@dataclass(frozen=True)
+class InsidePeek(Peek):
+    """Remembers hidden states and text it was shown."""
+
+    site = Site.LLM
+    needs = frozenset({"text"})
+
+    def scores(self, vision, text=None):
+        self.seen.append((vision, text))
+        return vision.tokens.float().norm(dim=-1)

@@ -77,6 +77,6 @@ def test_behind_the_projector_only_the_width_differs() -> None:
         CLIP.at_embeds()
 
 
-def test_the_site_of_an_encoder_is_features_or_embeds() -> None:
-    with pytest.raises(ConfigError, match=r"'features' or 'embeds'\. Got 'llm'"):
-        replace(CLIP, site=Site.LLM)
+def test_the_site_of_a_fingerprint_is_features_embeds_or_llm() -> None:
+    with pytest.raises(ConfigError, match=r"'features', 'embeds' or 'llm'\. Got 'encoder'"):
+        replace(CLIP, site=Site.ENCODER)

@@ -10,7 +10,11 @@ Norms, softmax and activations are left out, as everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from tokensieve.cost.shapes import TransformerShape
+from tokensieve.errors import ConfigError
 
 VICUNA_7B = TransformerShape(32, 4096, 11008, 32, 32, 128, vocab=32000)
 
@@ -45,6 +49,18 @@ def prefill_flops(shape: TransformerShape, tokens: int, *, gqa: bool = True) -> 
     gqa=False counts keys and values at full width, as the papers' formulas do.
     """
     return _stack(shape, tokens, keys=tokens * tokens, gqa=gqa) + 2 * shape.width * shape.vocab
+
+
+def prefill_flops_by_layer(shape: TransformerShape, tokens: Sequence[int]) -> int:
+    """`prefill_flops` where each layer reads its own number of `tokens` (dropped inside the LLM).
+
+    Raises `ConfigError` unless there is one number per layer.
+    """
+    if len(tokens) != shape.layers:
+        raise ConfigError(f"Expected {shape.layers} token counts, one a layer. Got {len(tokens)}.")
+    single = replace(shape, layers=1)
+    layers = sum(_stack(single, n, keys=n * n, gqa=True) for n in tokens)
+    return layers + 2 * shape.width * shape.vocab
 
 
 def decode_flops(shape: TransformerShape, prompt: int, new: int, *, gqa: bool = True) -> int:

@@ -24,6 +24,7 @@ from tokensieve.hf.prompts import picture_prompt, placeholder_of
 from tokensieve.hf.report import ImageReport
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
+from tokensieve.types import Site
 from tokensieve.viz.compare import Shown, overlay_rows
 from tokensieve.viz.sheet import sheet
 
@@ -86,6 +87,12 @@ def ask(
     question that is empty or holds an image placeholder, and whatever the sieve raises.
     """
     chosen = method_class(method)
+    if chosen.site is Site.LLM:
+        raise UnsupportedError(
+            f"Expected a method that acts before the LLM. Got '{method}', which needs the question "
+            "in front of the picture too. Use it from Python: tokensieve.sieve with prompts of "
+            "tokensieve.hf.prompts.ask_first."
+        )
     keep = {"full": 1.0, "none": 0.0}.get(method, check_keep(settings.keep))
     options = {k: v for k, v in settings.options.items() if k in chosen.__dataclass_fields__}
     inputs = prepared(loaded, picture, question)

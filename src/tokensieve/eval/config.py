@@ -13,6 +13,7 @@ from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.eval.tasks import TOPICS, USUAL
 
 KEEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+PROMPTS = ("image-first", "ask-first")
 KINDS = ("plain", "cluttered", "scene", "mixed")
 
 
@@ -31,6 +32,7 @@ class Variant:
     models: tuple[str, ...] | None = None  # None: every model of the suite
     kinds: tuple[str, ...] | None = None  # None: every kind of the suite
     positions: str | None = None  # None: the suite's
+    layer: int | None = None  # the LLM's layer where tokens are dropped; None: before the LLM
 
     def seeds(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(seed number, options) of each run of this row.
@@ -58,6 +60,7 @@ class Suite:
     split: str = "test"
     batch: int = 50
     positions: str = "keep"
+    prompt: str = "image-first"  # or "ask-first": question + image + question
 
     def jobs(self) -> Iterator[Job]:
         """Every record of the suite, in the order of its variants: a run cut short has the rows
@@ -96,8 +99,9 @@ class Job:
 
     def config(self, suite: Suite, fingerprints: Mapping[str, str]) -> dict[str, Any]:
         """Everything that decides the record's numbers; `fingerprints`: hashes of model, weights
-        and pictures."""
-        return {
+        and pictures. Later options are left out at their defaults, so that records stay valid."""
+        later = {"layer": self.variant.layer, "prompt": suite.prompt}
+        return {k: v for k, v in later.items() if v not in (None, "image-first")} | {
             "suite": suite.suite,
             "model": self.model,
             "hashes": dict(fingerprints),
@@ -139,6 +143,8 @@ def load_suite(path: Path, **overrides: Any) -> Suite:
             raise UnknownNameError.of("topic", topic, TOPICS)
     for keep in suite.keeps:
         check_keep(keep)
+    if suite.prompt not in PROMPTS:
+        raise UnknownNameError.of("prompt", suite.prompt, PROMPTS)
     return suite
 
 

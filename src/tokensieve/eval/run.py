@@ -99,7 +99,7 @@ def run(
         if key not in data:
             if job.kind not in tasks:
                 tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures, suite.topics)
-            data[key] = encode_tasks(tasks[job.kind], suite.batch, loaded)
+            data[key] = encode_tasks(tasks[job.kind], suite.batch, loaded, suite.prompt)
         started = time.perf_counter()
         old = records.shorter(path, config)
         fresh = {t: b[(old["config"]["pictures"] if old else 0) // suite.batch :]
@@ -119,17 +119,24 @@ def run(
     return written
 
 
-def encode_tasks(tasks: Sequence[Task], size: int, loaded: Subject) -> Encodings:
+def encode_tasks(
+    tasks: Sequence[Task], size: int, loaded: Subject, form: str = "image-first"
+) -> Encodings:
     """The batches of every topic, each picture encoded once."""
     return {
-        task.topic: [prepare(loaded.model, loaded.processor, items) for items in task.batches(size)]
+        task.topic: [
+            prepare(loaded.model, loaded.processor, items, form) for items in task.batches(size)
+        ]
         for task in tasks
     }
 
 
 def identity_at_1(job: Job, loaded: Subject, pictures: Encodings) -> bool:
-    """Whether keep 1 changes nothing for any picture, so that it need not be scored again."""
-    if job.variant.method in UNLIKE_FULL:
+    """Whether keep 1 changes nothing for any picture, so that it need not be scored again.
+
+    Not asked of what acts inside the LLM: its keep 1 is scored like any other.
+    """
+    if job.variant.method in UNLIKE_FULL or job.variant.layer is not None:
         return False
     return all(
         is_identity(loaded.model, batch, method_of(job, loaded, batch))
@@ -150,7 +157,8 @@ def run_job(
             method = method_of(job, loaded, batch)
             with remembered_scores(method) as saved_ms:
                 for keep in keeps:
-                    found = score(loaded.model, batch, method, keep, positions=positions)
+                    found = score(loaded.model, batch, method, keep, positions=positions,
+                                  layer=job.variant.layer)  # fmt: skip
                     extra = saved_ms.pop() if saved_ms else 0.0
                     outcomes[keep].append(replace(found, select_ms=found.select_ms + extra))
         for keep in keeps:
@@ -162,7 +170,7 @@ def method_of(job: Job, loaded: Subject, batch: Batch) -> Method:
     if job.variant.method == ORACLE:
         text = torch.stack([item.text_mask for item in batch.items])
         return TextOracle(text=text, seed=job.seed)
-    return loaded.bound(job.variant.method, job.options)
+    return loaded.bound(job.variant.method, job.options, job.variant.layer)
 
 
 def totals(batches: Sequence[Batch], outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -183,6 +191,7 @@ def totals(batches: Sequence[Batch], outcomes: Sequence[Outcome]) -> dict[str, A
         **interval,
         "visual_tokens": sum(o.visual_tokens for o in outcomes) / n,
         "kept_tokens": round(sum(o.kept_tokens for o in outcomes) / n, 3),
+        "layer_tokens": round(sum(o.layer_tokens for o in outcomes) / n, 3),
         "prompt_tokens": round(sum(sum(o.prompt_tokens) for o in outcomes) / n, 3),
         "llm_prefill_flops": round(sum(sum(o.flops) for o in outcomes) / n),
         "select_ms": round(sum(o.select_ms for o in outcomes) / n, 4),
@@ -202,7 +211,9 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         for row in (old, new):
             for i in range(2):
                 group[i] += row["groups"].get(name, [0, 0])[i]
-    means = ("visual_tokens", "kept_tokens", "prompt_tokens", "llm_prefill_flops", "select_ms")
+    means = ["visual_tokens", "kept_tokens", "prompt_tokens", "llm_prefill_flops", "select_ms"]
+    if "layer_tokens" in old:  # records made before it was counted
+        means.append("layer_tokens")
     return {
         **old,
         "n": n,

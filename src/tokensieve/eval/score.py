@@ -10,6 +10,7 @@ N prompts of a batch, T tokens of a prompt, A tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokensieve.cost.flops import prefill_flops
+from tokensieve.cost.flops import prefill_flops_by_layer
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.errors import PromptError
 from tokensieve.eval.tasks import Item
-from tokensieve.hf.compress import compress
+from tokensieve.hf.compress import compress, stage_plan
 from tokensieve.hf.encode import Encoded, encode
+from tokensieve.hf.plan import Plan
+from tokensieve.hf.prompts import ask_first
+from tokensieve.hf.report import Call
 from tokensieve.methods.base import Method
 
 IGNORE = -100
@@ -49,13 +53,14 @@ class Outcome:
     prompt_tokens: list[int]
     flops: list[int]
     select_ms: float
+    layer_tokens: float  # visual tokens of all prompts in a layer of the LLM, the layers' mean
 
 
-def prepare(model: Any, processor: Any, items: Sequence[Item]) -> Batch:
-    """Encode the pictures once, gold answers appended as labels."""
+def prepare(model: Any, processor: Any, items: Sequence[Item], form: str = "image-first") -> Batch:
+    """Encode the pictures once, gold answers appended as labels; `form`: see `prompt`."""
     inputs = processor(
         images=[item.image for item in items],
-        text=[prompt(processor, item.question.text) for item in items],
+        text=[prompt(processor, item.question.text, form) for item in items],
         padding=True,
         padding_side="left",
         return_tensors="pt",
@@ -69,10 +74,12 @@ def prepare(model: Any, processor: Any, items: Sequence[Item]) -> Batch:
     return Batch(tuple(items), encoded)
 
 
-def prompt(processor: Any, question: str) -> str:
-    """The chat prompt of one picture and a question."""
+def prompt(processor: Any, question: str, form: str = "image-first") -> str:
+    """The chat prompt of one picture and a question; "ask-first" has the question in front too."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
     talk = [{"role": "user", "content": content}]
+    if form == "ask-first":
+        talk = ask_first(question)
     return str(processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False))
 
 
@@ -112,33 +119,62 @@ def append(inputs: dict[str, Any], answers: Sequence[list[int]]) -> dict[str, An
 
 
 def score(
-    model: Any, batch: Batch, method: Method, keep: float | int, *, positions: str
+    model: Any,
+    batch: Batch,
+    method: Method,
+    keep: float | int,
+    *,
+    positions: str,
+    layer: int | None = None,
 ) -> Outcome:
-    """Compress the batch with the library's own `compress`, and mark each answer."""
+    """Shorten the batch with the library's own code, and mark each answer.
+
+    layer: the LLM's layer from which on only kept tokens remain; None: they never reach it.
+    """
+    keys = [item.ordinal for item in batch.items]
     with torch.inference_mode():
-        short = compress(
-            model,
-            batch.encoded,
-            method,
-            keep,
-            positions=positions,
-            keys=[item.ordinal for item in batch.items],
-        )
+        if layer is None:
+            short = compress(model, batch.encoded, method, keep, positions=positions, keys=keys)
+            stages = None
+        else:
+            plan = Plan.of(model, method, keep, positions=positions, pool="crop", newlines="keep",
+                           options={}, layer=layer)  # fmt: skip
+            short, stages = stage_plan(model, plan, batch.encoded, keys)
         inputs = dict(short.inputs)
         labels_NT = inputs.pop("labels")
-        logits = model(**inputs, use_cache=False).logits
+        with nullcontext() if stages is None else stages.hooked():
+            logits = model(**inputs, use_cache=False).logits
         hits_N = all_right(logits, labels_NT)
+    call = short.report.calls[0] if stages is None else stages.call(short.report.calls[0].ms)
     lengths_N = inputs["attention_mask"].sum(1) - (labels_NT != IGNORE).sum(1)
     shape = TransformerShape.of_llm(model.config)
-    report = short.report
+    dropped_N = [
+        [0] * shape.layers if stages is None else dropped_by_layer(call, i, shape.layers)
+        for i in range(len(batch.items))
+    ]
+    lengths = [
+        [n - gone for gone in dropped]
+        for n, dropped in zip(lengths_N.tolist(), dropped_N, strict=True)
+    ]
     return Outcome(
         hits=hits_N.tolist(),
-        visual_tokens=report.visual_tokens,
-        kept_tokens=report.kept_tokens,
-        prompt_tokens=lengths_N.tolist(),
-        flops=[prefill_flops(shape, n) for n in lengths_N.tolist()],
-        select_ms=report.ms.get("select", 0.0),
+        visual_tokens=call.visual_tokens,
+        kept_tokens=call.kept_tokens,
+        prompt_tokens=[round(sum(of_prompt) / shape.layers) for of_prompt in lengths],
+        flops=[prefill_flops_by_layer(shape, of_prompt) for of_prompt in lengths],
+        select_ms=call.ms.get("select", 0.0),
+        layer_tokens=sum(call.tokens_by_layer(shape.layers)) / shape.layers,
     )
+
+
+def dropped_by_layer(call: Call, prompt: int, layers: int) -> list[int]:
+    """Visual rows that prompt number `prompt` lacks in each layer of the LLM."""
+    out = []
+    for number in range(layers):
+        past = [stage for stage in call.stages if stage.layer <= number]
+        images = past[-1].prompts[prompt].images if past else ()
+        out.append(sum(image.tokens - image.kept for image in images))
+    return out
 
 
 def is_identity(model: Any, batch: Batch, method: Method) -> bool:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.eval.records import file_hash
-from tokensieve.hf.fingerprint import encoder_info, state_hash
+from tokensieve.hf.fingerprint import encoder_info, llm_info, state_hash
 from tokensieve.hf.models import Loaded, load_model
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
+from tokensieve.types import Site
 
 
 @dataclass
@@ -29,11 +30,16 @@ class Subject:
         """In float32: the arithmetic of every record."""
         return cls(loaded.model.float(), loaded.processor)
 
-    def bound(self, name: str, options: Mapping[str, Any]) -> Method:
-        """The method `name` with `options`, bound to this encoder; made once."""
-        key = json.dumps([name, dict(options)], sort_keys=True)
+    def bound(self, name: str, options: Mapping[str, Any], layer: int | None = None) -> Method:
+        """The method `name` with `options`, bound to this encoder, or to the LLM where it reads
+        hidden states that enter `layer`; made once."""
+        key = json.dumps([name, dict(options), layer], sort_keys=True)
         if key not in self._bound:
-            self._bound[key] = get_method(name, **options).bind(encoder_info(self.model))
+            method = get_method(name, **options)
+            if method.site is Site.LLM and layer is not None:
+                self._bound[key] = method.bind(llm_info(self.model, layer))
+            else:
+                self._bound[key] = method.bind(encoder_info(self.model))
         return self._bound[key]
 
     @property

@@ -7,73 +7,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokensieve.budget import Pool, check_keep
-from tokensieve.errors import ConfigError, PromptError, UnknownNameError, UnsupportedError
+from tokensieve.errors import ConfigError, PromptError, UnsupportedError
 from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
 from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
 from tokensieve.hf.families import family_of
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.plan import Plan as Plan
 from tokensieve.hf.positions import mask_of, original_positions
 from tokensieve.hf.reduce import ImageReduction, reduce_images
-from tokensieve.hf.report import Call, CropReport, ImageReport, PromptReport, Report
+from tokensieve.hf.report import Call, PromptReport, Report, prompt_reports, row_mask
 from tokensieve.hf.resize import blank_rows
+from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import timed
 from tokensieve.methods.base import Method
-from tokensieve.methods.registry import get_method
 from tokensieve.types import Site
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do to every call: a bound method, its budget and the policies around it."""
-
-    name: str
-    method: Method
-    keep: float | int
-    renumber: bool
-    pool: Pool
-    drop_newlines: bool
-
-    @classmethod
-    def of(
-        cls, model: Any, method: str | Method, keep: float | int, *,
-        positions: str, pool: str, newlines: str, options: Mapping[str, Any],
-    ) -> Plan:  # fmt: skip
-        """Check every argument before any work is done.
-
-        Raises `ConfigError`, `BudgetError`, `UnknownNameError`, `UnsupportedError`.
-        """
-        if isinstance(method, str):
-            name, chosen = method, get_method(method, **options)
-        else:
-            name, chosen = type(method).__name__, method
-            if options:
-                raise ConfigError(
-                    f"Expected options only beside a method's name. Got {', '.join(options)} "
-                    f"beside an instance of {name}. Set them on the instance."
-                )
-        _one_of("positions", positions, ("keep", "renumber"))
-        _one_of("newlines", newlines, ("keep", "drop"))
-        _one_of("pool", pool, tuple(Pool))
-        if chosen.site is Site.PIXELS and pool != Pool.CROP:
-            raise UnsupportedError(
-                f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
-            )
-        bound = chosen.bind(encoder_info(model))
-        return cls(
-            name, bound, check_keep(keep), positions == "renumber", Pool(pool), newlines == "drop"
-        )
-
-
-def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:
-    if got not in known:
-        raise UnknownNameError.of(what, got, known)
 
 
 @dataclass(frozen=True)
@@ -124,11 +76,13 @@ def compress(
         once and compress many times. Other entries (labels, generation options) stay.
     keys: one integer per prompt that seeds what is random, so that it differs between pictures.
 
-    Raises `ConfigError`, `PromptError`, `NonFiniteError`, `UnsupportedError`.
+    Raises `ConfigError`, `PromptError`, `NonFiniteError`, `UnsupportedError`; the last for methods
+    of the site "llm", which shorten what is inside the model, not its inputs.
     """
     plan = Plan.of(
-        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options
-    )
+        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
+        pure=True,
+    )  # fmt: skip
     return apply_plan(model, plan, inputs, keys)
 
 
@@ -146,11 +100,14 @@ def apply_plan(
     stage = "encode" if plan.method.site is Site.PIXELS else "select"
     with timed(ms, stage, ids.device):
         reductions = reduce_images(model, plan.method, encoded, plan.keep, plan.pool, keys)
-        masks = [_row_mask(plan, encoded, i, r) for i, r in enumerate(reductions)]
+        masks = [
+            row_mask(packing, reduction.kept_nL, drop_newlines=plan.drop_newlines)
+            for packing, reduction in zip(encoded.packings, reductions, strict=True)
+        ]
         new_rows = _new_rows(encoded, reductions)
     if encoded.blank and new_rows is None:  # nothing to resize after all
         return apply_plan(model, plan, encode(model, encoded.inputs), keys)
-    call = Call(_prompt_reports(encoded, reductions, masks), ms)
+    call = Call(prompt_reports(encoded, reductions, masks), ms)
     report = Report(plan.name, plan.keep, [call])
     keep_R = torch.cat(masks)
     rows = None
@@ -161,6 +118,41 @@ def apply_plan(
         base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
         return Compressed(base, rows, report, ids)
     return _shorten(model, plan, encoded, keep_R, rows, report)
+
+
+def stage_plan(
+    model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None = None
+) -> tuple[Compressed, Stages | None]:
+    """The whole prompt with its pictures encoded, and the stages that will shorten it inside.
+
+    No stages for a prompt without pictures. Raises `UnsupportedError` for a method that makes new
+    tokens before the LLM: inside it there is no place for them.
+    """
+    encoded = inputs if isinstance(inputs, Encoded) else encode(model, inputs)
+    ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
+    report = Report(plan.name, plan.keep, [Call(tuple(PromptReport(()) for _ in ids), ms)])
+    if not encoded.packings:
+        return Compressed(encoded.inputs, None, report, ids), None
+    early: list[list[ImageReduction] | None] = []
+    for stage in plan.stages:
+        if stage.method.site is Site.LLM:
+            early.append(None)
+            continue
+        with timed(ms, "select", ids.device):
+            made = reduce_images(model, stage.method, encoded, stage.keep, plan.pool, keys)
+        if any(reduction.rows_nLD is not None for reduction in made):
+            raise UnsupportedError(
+                f"Expected a method that drops tokens. Got '{plan.name}' with `layer`, which makes "
+                "new ones before the LLM. Leave `layer` out."
+            )
+        early.append(made)
+    kept_R = torch.ones(sum(encoded.image_rows), dtype=torch.bool, device=ids.device)
+    prompt_of = assign_prompts(ids == encoded.placeholder, encoded.item_rows)
+    base = {k: v for k, v in encoded.inputs.items() if k not in (*PIXELS, "mm_encoder_outputs")}
+    done = Compressed(base, Rows.of(encoded.output, kept_R, None, prompt_of), report, ids)
+    mask = mask_of(model, encoded.inputs)
+    policy = replace(plan.policy, keys=keys)
+    return done, Stages(model, encoded, mask, plan.stages, early, policy)
 
 
 def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
@@ -208,15 +200,6 @@ def _pad_id(model: Any, inputs: Mapping[str, Any]) -> int:
     return int(pad) if isinstance(pad, int) else 0
 
 
-def _row_mask(plan: Plan, encoded: Encoded, i: int, reduction: ImageReduction) -> Tensor:
-    """(N,) which rows of picture `i` stay. A picture without tokens has no newlines either."""
-    origin_N = encoded.packings[i].origin_N
-    kept = reduction.kept_nL.flatten().to(origin_N.device)
-    mask = kept[origin_N.clamp(min=0)]
-    structural = bool(kept.any()) and not plan.drop_newlines
-    return torch.where(origin_N >= 0, mask, torch.full_like(mask, structural))
-
-
 def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor | None:
     """(R, D) the rows with new values where a method made any; None if none did."""
     if all(reduction.rows_nLD is None for reduction in reductions):
@@ -232,25 +215,3 @@ def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor 
             new = torch.where((origin_N >= 0)[:, None], values, old_ND)
         rows.append(new)
     return torch.cat(rows)
-
-
-def _prompt_reports(
-    encoded: Encoded, reductions: Sequence[ImageReduction], masks: Sequence[Tensor]
-) -> tuple[PromptReport, ...]:
-    images: list[list[ImageReport]] = [[] for _ in encoded.inputs["input_ids"]]
-    for prompt, packing, reduction, mask in zip(
-        encoded.prompt_of, encoded.packings, reductions, masks, strict=True
-    ):
-        valid = packing.valid_nL
-        crops = tuple(
-            CropReport(
-                packing.grid,
-                valid[c],
-                reduction.kept_nL[c].nonzero()[:, 0],
-                None if reduction.assign_nL is None else reduction.assign_nL[c],
-            )
-            for c in range(packing.crops)
-        )
-        structural = int((mask & (packing.origin_N < 0)).sum())
-        images[prompt].append(ImageReport(len(mask), int(mask.sum()), structural, crops))
-    return tuple(PromptReport(tuple(of_prompt)) for of_prompt in images)

@@ -31,6 +31,7 @@ class Family:
     order: puts rows taken at the projector, one per LLM token, in the LLM's order.
     split_runs: the encoder gives one item per prompt; its pictures are the placeholder runs.
     resizable: its encoder can be run on a picture of another size (site "pixels").
+    stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
     """
 
     pack: Pack = pack_plain
@@ -39,15 +40,18 @@ class Family:
     order: Order | None = None
     split_runs: bool = False
     resizable: bool = False
+    stages: bool = False
 
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(resizable=True),
-    "llava_next": Family(pack=pack_anyres, resizable=True),
+    "llava": Family(resizable=True, stages=True),
+    "llava_next": Family(pack=pack_anyres, resizable=True, stages=True),
     "llava_next_video": Family(pack=pack_anyres, resizable=True),
     "llava_onevision": Family(pack=pack_anyres, resizable=True),
     "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True),
-    "qwen2_5_vl": Family(projector="visual.merger", merged=True, order=unwindow, resizable=True),
+    "qwen2_5_vl": Family(
+        projector="visual.merger", merged=True, order=unwindow, resizable=True, stages=True
+    ),
     "qwen3_vl": Family(projector="visual.merger", merged=True),
     "idefics3": Family(projector="connector", split_runs=True),
     "smolvlm": Family(projector="connector", split_runs=True),
@@ -77,6 +81,22 @@ def family_of(model: Any) -> Family:
             "pass that one: model.get_base_model(), model._orig_mod or model.module."
         )
     return FAMILIES.get(config.model_type, Family())
+
+
+def decoder_of(model: Any) -> Any:
+    """The LLM's stack of decoder layers: a module with `layers`.
+
+    Raises `UnsupportedError` for a family whose layers have not been shown to bear a cut.
+    """
+    family, base = family_of(model), model.base_model
+    decoder = getattr(base, "language_model", None) or getattr(base, "text_model", None)
+    if not family.stages or not hasattr(decoder, "layers"):
+        known = ", ".join(name for name, row in FAMILIES.items() if row.stages)
+        raise UnsupportedError(
+            f"Expected a family whose LLM can be cut at a layer ({known}). Got "
+            f"'{model.config.model_type}'. Use a method that acts before the LLM."
+        )
+    return decoder
 
 
 def projector_of(model: Any, family: Family) -> torch.nn.Module | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from tokensieve.hf.families import family_of
-from tokensieve.types import EncoderInfo
+from tokensieve.hf.families import decoder_of, family_of
+from tokensieve.types import EncoderInfo, Site
 
 _FIXED_GRID = ("clip_vision_model", "siglip_vision_model", "internvl_vision")
 
@@ -41,6 +41,25 @@ def encoder_info(model: Any) -> EncoderInfo:
         ffn=int(_first(vision, "intermediate_size", default=0) or width * _ratio(vision)),
         grid=grid,
         embed_width=int(config.get_text_config().hidden_size),
+    )
+
+
+def llm_info(model: Any, layer: int) -> EncoderInfo:
+    """What the hidden states that enter decoder layer `layer` of `model` look like (site "llm").
+
+    Raises `ConfigError` for a layer the LLM does not have, `UnsupportedError` for a family whose
+    LLM cannot be cut.
+    """
+    text, depth = model.config.get_text_config(), len(decoder_of(model).layers)
+    return EncoderInfo(
+        model_type=text.model_type,
+        width=int(text.hidden_size),
+        layer=layer,
+        depth=depth,
+        heads=int(text.num_attention_heads),
+        ffn=int(text.intermediate_size),
+        grid=encoder_info(model).grid,
+        site=Site.LLM,
     )
 
 

@@ -1,4 +1,7 @@
-"""A model and its processor, by name: the embedded nano, a directory, or a name on the hub."""
+"""A model and its processor, by name: the embedded nano, a directory, or a name on the hub.
+
+"nano+FILE" is nano with the projector and LLM of a safetensors file.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,8 @@ def load_model(name: str) -> Loaded:
     Never runs code that comes with a model. Raises `WeightsError` if there is no such model, its
     files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures.
     """
+    if name.startswith("nano+"):
+        return _other_reader(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return _load(name, "auto", device, encoder_only=False)
 
@@ -73,6 +78,20 @@ def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
         source = str(path)
     model, processor = _from_pretrained(source, name, dtype, encoder_only)
     return Loaded(name, model.eval().to(device), processor)
+
+
+def _other_reader(name: str) -> Loaded:
+    from tokensieve.hf.nano import load_nano, load_reader
+
+    model, processor = load_nano()
+    path = Path(name.partition("+")[2]).expanduser()
+    try:
+        load_reader(model, path)  # type: ignore[arg-type]
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"Expected projector and LLM of nano in {path}. Got: {_first_sentence(error)}"
+        ) from error
+    return Loaded(name, model, processor)
 
 
 def hush() -> None:

@@ -5,8 +5,9 @@ n crops of a picture, L tokens of a crop, N rows of a picture, C width at the si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,10 +55,9 @@ def reduce_images(
             for kept, rows in resize_images(model, method, encoded, counts)
         ]
     visions = _visions(model, method, encoded, keys)
-    if pool is Pool.CROP:
-        reductions = _per_crop(model, method, encoded, visions, keep)
-    else:
-        reductions = _pooled(model, method, encoded, visions, keep, pool)
+    reductions = reduce_visions(
+        method, visions, encoded.prompt_of, keep, pool, partial(_text, model, encoded)
+    )
     done = []
     for vision, reduction in zip(visions, reductions, strict=True):
         rows = reduction.tokens
@@ -67,30 +67,61 @@ def reduce_images(
     return done
 
 
+def reduce_visions(
+    method: Method,
+    visions: list[VisionTokens],
+    prompt_of: Sequence[int],
+    keep: float | int,
+    pool: Pool,
+    text: Callable[[int], TextContext],
+    whole: Sequence[Tensor] | None = None,
+) -> list[Reduction]:
+    """Apply `method` to the tokens of each picture, however they were come by.
+
+    prompt_of: the prompt of each picture; text: that of a prompt, asked for where it is needed.
+    whole: (n, L) per picture, the tokens that `keep` is a share of; None: those that are valid
+        now. No more than are valid are kept.
+    """
+    whole = [vision.valid_BL for vision in visions] if whole is None else whole
+    asked = text if "text" in method.needs else None
+    if pool is Pool.CROP:
+        return _per_crop(method, visions, prompt_of, keep, asked, whole)
+    return _pooled(method, visions, prompt_of, keep, pool, asked, whole)
+
+
 def _visions(
     model: Any, method: Method, encoded: Encoded, keys: Sequence[int] | None
 ) -> list[VisionTokens]:
     """Per picture, its crops as the method's site sees them."""
     packings = encoded.packings
     tokens = _method_tokens(model, method, encoded)
+    first_keys = crop_keys(encoded, keys)
     patches: list[Tensor] | list[None] = [None] * len(packings)
     if "pixels" in method.needs:
         patches = patches_of(model, encoded.family, encoded.inputs, packings)
-    seen: dict[int, int] = {}
     visions = []
-    for i, (packing, prompt) in enumerate(zip(packings, encoded.prompt_of, strict=True)):
-        first = seen.get(prompt, 0) + (0 if keys is None else keys[prompt] * _KEY_STRIDE)
-        seen[prompt] = seen.get(prompt, 0) + packing.crops
+    for i, packing in enumerate(packings):
         vision = VisionTokens(
             tokens[i],
             grid=packing.grid,
             valid=packing.valid_nL.to(tokens[i].device),
             patches=patches[i],
-            keys=tuple(range(first, first + packing.crops)),
+            keys=first_keys[i],
         )
         vision.require_finite(f"the site '{method.site}' of picture {i + 1}")
         visions.append(vision)
     return visions
+
+
+def crop_keys(encoded: Encoded, keys: Sequence[int] | None) -> list[tuple[int, ...]]:
+    """Per picture, the keys of its crops: ordinals in the prompt, kept apart by prompts' `keys`."""
+    seen: dict[int, int] = {}
+    out = []
+    for packing, prompt in zip(encoded.packings, encoded.prompt_of, strict=True):
+        first = seen.get(prompt, 0) + (0 if keys is None else keys[prompt] * _KEY_STRIDE)
+        seen[prompt] = seen.get(prompt, 0) + packing.crops
+        out.append(tuple(range(first, first + packing.crops)))
+    return out
 
 
 def _method_tokens(model: Any, method: Method, encoded: Encoded) -> Sequence[Tensor]:
@@ -150,24 +181,23 @@ def _text(model: Any, encoded: Encoded, prompt: int) -> TextContext:
 
 
 def _per_crop(
-    model: Any, method: Method, encoded: Encoded, visions: list[VisionTokens], keep: float | int
-) -> list[Reduction]:
+    method: Method, visions: list[VisionTokens], prompt_of: Sequence[int], keep: float | int,
+    text: Callable[[int], TextContext] | None, whole: Sequence[Tensor],
+) -> list[Reduction]:  # fmt: skip
     """All crops of one shape in one call of the method."""
-    conditional = "text" in method.needs
     groups: dict[Any, list[int]] = {}
     for i, vision in enumerate(visions):
         shape = (vision.grid, vision.tokens.shape[1:])
         patch = None if vision.patches is None else vision.patches.shape[-1]
-        prompt = encoded.prompt_of[i] if conditional else None
+        prompt = None if text is None else prompt_of[i]
         groups.setdefault((shape, patch, prompt), []).append(i)
     done: dict[int, Reduction] = {}
     for (_, _, prompt), members in groups.items():
         parts = [visions[i] for i in members]
-        counts = [c for part in parts for c in _crop_counts(keep, part.valid_BL)]
-        whole = _batch(parts)
-        counts_B = torch.tensor(counts, device=whole.tokens.device)
-        text = _text(model, encoded, prompt) if conditional else None
-        reduction = method.reduce(whole, counts_B, text)
+        counts = [c for i in members for c in _crop_counts(keep, whole[i])]
+        batch = _batch(parts)
+        counts_B = torch.tensor(counts, device=batch.tokens.device).minimum(batch.valid_BL.sum(-1))
+        reduction = method.reduce(batch, counts_B, None if text is None else text(prompt))
         sizes = [len(part.tokens) for part in parts]
         for i, piece in zip(members, _unbatch(reduction, sizes), strict=True):
             done[i] = piece
@@ -195,18 +225,19 @@ def _unbatch(whole: Reduction, sizes: list[int]) -> list[Reduction]:
 
 
 def _pooled(
-    model: Any, method: Method, encoded: Encoded, visions: list[VisionTokens],
-    keep: float | int, pool: Pool,
+    method: Method, visions: list[VisionTokens], prompt_of: Sequence[int], keep: float | int,
+    pool: Pool, text: Callable[[int], TextContext] | None, whole: Sequence[Tensor],
 ) -> list[Reduction]:  # fmt: skip
     """Crops of a picture, or of all pictures of a prompt, compete for one budget."""
     pools: dict[int, list[int]] = {}
-    for i, prompt in enumerate(encoded.prompt_of):
+    for i, prompt in enumerate(prompt_of):
         pools.setdefault(i if pool is Pool.IMAGE else prompt, []).append(i)
     done: dict[int, Reduction] = {}
     for members in pools.values():
         groups = [visions[i] for i in members]
-        budget = count(keep, int(sum(group.valid_BL.sum() for group in groups)))
-        prompt = encoded.prompt_of[members[0]]
-        text = _text(model, encoded, prompt) if "text" in method.needs else None
-        done.update(zip(members, method.reduce_pool(groups, budget, text), strict=True))
+        budget = count(keep, int(sum(whole[i].sum() for i in members)))
+        left = int(sum(group.valid_BL.sum() for group in groups))
+        context = None if text is None else text(prompt_of[members[0]])
+        parts = method.reduce_pool(groups, min(budget, left), context)
+        done.update(zip(members, parts, strict=True))
     return [done[i] for i in range(len(visions))]

@@ -5,10 +5,16 @@ k kept tokens of a crop, L tokens of a crop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from tokensieve.hf.encode import Encoded
+from tokensieve.hf.layout import Packing
+from tokensieve.hf.reduce import ImageReduction
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,38 @@ class PromptReport:
 
 
 @dataclass(frozen=True)
+class StageReport:
+    """What a stage inside the LLM left: its prompts from decoder layer `layer` on."""
+
+    layer: int
+    prompts: tuple[PromptReport, ...]
+
+    @property
+    def kept_tokens(self) -> int:
+        """Visual rows the prompts hold from this layer on."""
+        return sum(image.kept for prompt in self.prompts for image in prompt.images)
+
+
+@dataclass(frozen=True)
 class Call:
     """One `generate`, forward or `compress`.
 
     ms: milliseconds by stage: "encode", "select" and, inside a sieve, "prefill", "decode".
+    stages: what was dropped inside the LLM, in order; `prompts` is then what the last one left.
     """
 
     prompts: tuple[PromptReport, ...]
     ms: dict[str, float] = field(default_factory=dict)
+    stages: tuple[StageReport, ...] = ()
+
+    def tokens_by_layer(self, layers: int) -> list[int]:
+        """Visual rows that each of the LLM's `layers` layers holds."""
+        out = []
+        whole = self.visual_tokens if self.stages else self.kept_tokens
+        for number in range(layers):
+            past = [stage.kept_tokens for stage in self.stages if stage.layer <= number]
+            out.append(past[-1] if past else whole)
+        return out
 
     @property
     def visual_tokens(self) -> int:
@@ -102,6 +132,44 @@ class Report:
         calls = f"{len(self.calls)} call" + ("" if len(self.calls) == 1 else "s")
         text = (
             f"{self.method} at keep={self.keep}: {self.kept_tokens} of {self.visual_tokens} "
-            f"visual tokens{share} in {calls}"
+            f"visual tokens{share}{self._where()} in {calls}"
         )
         return f"{text}; {times}" if times else text
+
+    def _where(self) -> str:
+        layers = sorted({stage.layer for call in self.calls for stage in call.stages})
+        return f" from layer {' and '.join(map(str, layers))} of the LLM on" if layers else ""
+
+
+def row_mask(
+    packing: Packing, kept_nL: Bool[Tensor, "n L"], *, drop_newlines: bool
+) -> Bool[Tensor, "N"]:
+    """(N,) which rows of a picture stay. A picture without tokens has no newlines either."""
+    origin_N = packing.origin_N
+    kept = kept_nL.flatten().to(origin_N.device)
+    mask = kept[origin_N.clamp(min=0)]
+    structural = bool(kept.any()) and not drop_newlines
+    return torch.where(origin_N >= 0, mask, torch.full_like(mask, structural))
+
+
+def prompt_reports(
+    encoded: Encoded, reductions: Sequence[ImageReduction], masks: Sequence[Tensor]
+) -> tuple[PromptReport, ...]:
+    """What a reduction left of every picture, by prompt; masks: which rows of it stay."""
+    images: list[list[ImageReport]] = [[] for _ in encoded.inputs["input_ids"]]
+    for prompt, packing, reduction, mask in zip(
+        encoded.prompt_of, encoded.packings, reductions, masks, strict=True
+    ):
+        valid = packing.valid_nL
+        crops = tuple(
+            CropReport(
+                packing.grid,
+                valid[c],
+                reduction.kept_nL[c].nonzero()[:, 0],
+                None if reduction.assign_nL is None else reduction.assign_nL[c],
+            )
+            for c in range(packing.crops)
+        )
+        structural = int((mask & (packing.origin_N < 0)).sum())
+        images[prompt].append(ImageReport(len(mask), int(mask.sum()), structural, crops))
+    return tuple(PromptReport(tuple(of_prompt)) for of_prompt in images)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.hf.compress import Compressed, Plan, apply_plan
+from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.report import Report
+from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import now_ms
 
 _PATCHED = ("generate", "generate_batch", "_expand_inputs_for_generation")
@@ -31,6 +33,8 @@ class Session:
     def __init__(self, model: Any, plan: Plan, report: Report) -> None:
         self.model, self.plan, self.report = model, plan, report
         self.current: Compressed | None = None  # the prompt `generate` is working on
+        self.stages: Stages | None = None  # of the last prompt, for what is decoded after it
+        self.stage_hooks: list[Any] = []
         self.inside_generate = False
         self.started = 0.0
         self.forwards: list[float] = []
@@ -60,6 +64,7 @@ class Session:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        self._unhook_stages()
         for hook in self.hooks:
             hook.remove()
         for name, value in self.before.items():
@@ -79,8 +84,10 @@ class Session:
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
         _refuse(kwargs)
+        if self.plan.stages:
+            _refuse_inside(self.model, kwargs)
         with torch.no_grad():  # as in `generate` itself
-            done = apply_plan(self.model, self.plan, kwargs)
+            done = self._apply(kwargs)
         ready = now_ms(self.model.device)
         arguments = done.inputs
         if done.shortened:
@@ -88,13 +95,26 @@ class Session:
             self._remember(done)
         self.current, self.inside_generate, self.forwards = done, True, []
         try:
-            out = self.original["generate"](**arguments)
+            with nullcontext() if self.stages is None else self.stages.hooked():
+                out = self.original["generate"](**arguments)
         finally:
             self.current, self.inside_generate = None, False
         spent = now_ms(self.model.device) - ready
         prefill = self.forwards[0] if self.forwards else 0.0
         self._record(done, prefill=prefill, decode=spent - prefill)
         return _with_prompt(out, done)
+
+    def _apply(self, inputs: Mapping[str, Any]) -> Compressed:
+        """Shorten the prompt, or get ready to shorten it inside the LLM."""
+        if not self.plan.stages:
+            return apply_plan(self.model, self.plan, inputs)
+        done, self.stages = stage_plan(self.model, self.plan, inputs)
+        return done
+
+    def _unhook_stages(self) -> None:
+        for hook in self.stage_hooks:
+            hook.remove()
+        self.stage_hooks = []
 
     def refuse_batch(self, *_args: Any, **_kwargs: Any) -> None:
         """Continuous batching packs prompts in ways a shortened one does not survive."""
@@ -148,6 +168,8 @@ class Session:
         if not pictures and not bound.get("mm_encoder_outputs"):
             if cache is not None and cache.get_seq_length() > 0:
                 _refuse_continuation(bound)
+                if self.stages is not None and cache is self.stages.cache:
+                    self.stage_hooks = self.stages.hook()
                 return None
             refuse_unsupported(bound)
             place_BS = bound["input_ids"] == self.model.config.image_token_id
@@ -158,12 +180,15 @@ class Session:
         refuse_unsupported(bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
-        done = apply_plan(self.model, self.plan, bound)
+        done = self._apply(bound)
+        if self.stages is not None:
+            self.stage_hooks = self.stages.hook()
         self._remember(done)
         return done
 
     def after_forward(self, _module: Any, _args: Any, output: Any) -> None:
         """Note the time; a plain forward is recorded here, unless it failed."""
+        self._unhook_stages()
         self.forwards.append(now_ms(self.model.device) - self.started)
         if self.inside_generate or self.current is None:
             return
@@ -178,6 +203,8 @@ class Session:
 
     def _record(self, done: Compressed, **ms: float) -> None:
         call = done.report.calls[0]
+        if self.stages is not None:
+            call = self.stages.call(call.ms)
         self.report.calls.append(replace(call, ms={**call.ms, **ms}))
 
 
@@ -192,6 +219,26 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
         raise UnsupportedError(
             "Expected an ordinary cache. Got continuous batching ('paged'). Leave it out."
         )
+
+
+def _refuse_inside(model: Any, inputs: Mapping[str, Any]) -> None:
+    """What `generate` cannot do while the layers of its cache differ in length."""
+    config = inputs.get("generation_config") or model.generation_config
+
+    def option(name: str) -> Any:
+        return inputs.get(name, getattr(config, name, None))
+
+    if option("use_cache") is False:
+        raise UnsupportedError(
+            "Expected `generate` with a cache where tokens are dropped inside the LLM. Got "
+            "use_cache=False, which would choose anew at every token. Leave it out."
+        )
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"):
+        if option(name):
+            raise UnsupportedError(
+                f"Expected plain decoding where tokens are dropped inside the LLM. Got {name}, "
+                "which goes back over the cache. Leave it out."
+            )
 
 
 def _refuse_continuation(bound: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ with sieve(model, "selector", keep=0.4) as report:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ def sieve(
     positions: str = "keep",
     pool: str = "crop",
     newlines: str = "keep",
+    layer: int | Mapping[int, float | int] | None = None,
     **options: Any,
 ) -> Iterator[Report]:
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
@@ -39,16 +40,25 @@ def sieve(
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
     pool: "crop", "image" or "prompt": over what the budget is spent (site "pixels": per crop only).
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
+    layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
+        several; None: the method's own, or before the LLM. A method of another site than "llm"
+        chooses where it always does, and its choice takes effect at the layer.
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
     the shortened prompt. Training through it works: labels are shortened along.
+
+    With `layer` prompts keep their length, and so do logits, which mean nothing (zero hidden
+    states) where a token was dropped; each layer's cache holds what is left there. It takes a
+    `DynamicCache`; not use_cache=False in `generate`, nor assisted decoding. Such a cache is of
+    no use outside the sieve.
 
     Raises `ConfigError` for wrong or nested use, `UnsupportedError` for what cannot be shortened
     (videos, `inputs_embeds`, continuous batching, pictures behind a filled cache).
     """
     plan = Plan.of(
-        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options
-    )
+        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
+        layer=layer,
+    )  # fmt: skip
     report = Report(plan.name, plan.keep)
     with Session(model, plan, report):
         yield report

@@ -61,6 +61,11 @@ class Method(ABC):
         """The site, or the sites of which weights choose one, for tables."""
         return str(cls.site)
 
+    @property
+    def llm_layer(self) -> int | None:
+        """Site "llm": the decoder layer whose incoming hidden states it reads; None: any."""
+        return None
+
     def bind(self, encoder: EncoderInfo) -> Method:
         """This method made ready for `encoder` (load or check weights); itself by default."""
         return self

@@ -19,6 +19,7 @@ _METHODS = {
     "downsample": "tokensieve.methods.downsample:Downsample",
     "divprune": "tokensieve.methods.divprune:DivPrune",
     "selector": "tokensieve.methods.selector:LearnedSelection",
+    "conditional": "tokensieve.methods.conditional:Conditional",
 }
 
 

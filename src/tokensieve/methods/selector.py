@@ -23,12 +23,10 @@ from tokensieve.functional.counts import (
     mask_counts,
     threshold_at,
 )
-from tokensieve.functional.diversity import weighted_diversity
-from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod, as_one, keep_all, split_groups
 from tokensieve.nn.config import CHOICES
-from tokensieve.nn.ranking import ranked, rule_weights
+from tokensieve.nn.ranking import choose, ranked
 from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
 
@@ -105,7 +103,7 @@ class LearnedSelection(ScoringMethod):
             )
         if self.counts != "adaptive":
             return
-        if config.encoder.grid is None:
+        if not config.thresholds and config.encoder.grid is None:
             raise UnsupportedError(
                 "Expected an encoder whose crops have one grid, for counts='adaptive'. Got one "
                 "whose grid varies with the picture. Use counts='fixed'."
@@ -189,13 +187,9 @@ class LearnedSelection(ScoringMethod):
     def _choose_exactly(
         self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
     ) -> Bool[Tensor, "B L"]:
-        if self.chosen_rule == "top":
-            return topk_mask(scores_BL, counts, vision.valid_BL)
-        if self.chosen_rule == "gated":
-            standard_BLC = self.selector.standardise(vision.tokens)
-            return gated_mask(scores_BL, standard_BLC, counts, vision.valid_BL)
-        even_BLC, weight_BL = rule_weights(self.selector, vision.tokens, scores_BL, vision.valid_BL)
-        return weighted_diversity(even_BLC, weight_BL, counts, vision.valid_BL)
+        return choose(
+            self.selector, vision.tokens, scores_BL, counts, vision.valid_BL, self.chosen_rule
+        )
 
 
 @dataclass(frozen=True)

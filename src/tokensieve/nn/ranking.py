@@ -15,7 +15,9 @@ from torch import Tensor
 from tokensieve.budget import count
 from tokensieve.errors import InputError, NonFiniteError
 from tokensieve.functional.counts import SHARES, adaptive_counts
-from tokensieve.functional.diversity import crowd_sizes, diverse_order
+from tokensieve.functional.diversity import crowd_sizes, diverse_order, weighted_diversity
+from tokensieve.functional.gate import gated_mask
+from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.selector import Selector
 
 
@@ -51,6 +53,24 @@ def ranked(
     free_BL = scores_BL.float().masked_fill(~valid_BL, -torch.inf)
     worth_BL, order_BL = free_BL.sort(dim=-1, descending=True, stable=True)
     return order_BL[:, :steps], worth_BL[:, :steps]
+
+
+def choose(
+    selector: Selector,
+    tokens_BLC: Float[Tensor, "B L C"],
+    scores_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+    rule: str | None = None,
+) -> Bool[Tensor, "B L"]:
+    """Which `counts` tokens stay, by `rule` (None: the config's; see `SelectorConfig.rule`)."""
+    rule = rule or selector.config.rule
+    if rule == "top":
+        return topk_mask(scores_BL, counts_B, valid_BL)
+    if rule == "gated":
+        return gated_mask(scores_BL, selector.standardise(tokens_BLC), counts_B, valid_BL)
+    even_BLC, weight_BL = rule_weights(selector, tokens_BLC, scores_BL, valid_BL)
+    return weighted_diversity(even_BLC, weight_BL, counts_B, valid_BL)
 
 
 @torch.no_grad()

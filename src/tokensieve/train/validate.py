@@ -13,11 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.data.features import FeatureBatch, FeatureStore
-from tokensieve.functional.diversity import first_of
 from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.autoencoder import SelectorAutoencoder
-from tokensieve.nn.ranking import ranked
-from tokensieve.nn.selector import Selector
+from tokensieve.nn.ranking import choose
 from tokensieve.train.batches import generator_of
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -65,7 +63,7 @@ def validate(
         for share in shares:
             counts_B = (share * valid_BL.sum(-1)).round().long().clamp_min(1)
             masks = {
-                "selector": _by_rule(model.selector, crops, scores_BL, counts_B),
+                "selector": choose(model.selector, crops.features, scores_BL, counts_B, valid_BL),
                 "ranking": topk_mask(scores_BL, counts_B, valid_BL),
                 "random": topk_mask(chance_BL, counts_B, valid_BL),
                 "stride": stride_mask(counts_B, valid_BL),
@@ -83,16 +81,6 @@ def validate(
         found |= {"kept": sum(kept) / count, "histogram": [int(value) for value in tenths]}
     found["lost"] = {s: {n: round(v / count, 6) for n, v in by.items()} for s, by in lost.items()}
     return {**found, "crops": count}
-
-
-def _by_rule(
-    selector: Selector, crops: FeatureBatch, scores_BL: Float[Tensor, "B L"],
-    counts_B: Int[Tensor, "B"],
-) -> Bool[Tensor, "B L"]:  # fmt: skip
-    """What the selector's own rule keeps; "gated" counts as its ranking."""
-    valid_BL, rule = crops.valid_BL, selector.config.rule
-    order_BK, _ = ranked(selector, crops.features, scores_BL, valid_BL, rule, int(counts_B.max()))
-    return first_of(order_BK, counts_B, valid_BL)
 
 
 def stride_mask(counts_B: Int[Tensor, "B"], valid_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
