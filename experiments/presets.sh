@@ -12,7 +12,5 @@ train() {
 for seed in 0 1 2; do
   train wlie "$seed" --preset when-less-is-enough --set train.lr=0.001
 done
-for seed in 0 1; do
-  train adaptive "$seed" --preset adaptive --set train.lr=0.001 --set train.batch=16
-done
+train adaptive 0 --preset adaptive --set train.lr=0.001 --set train.batch=16
 train wlie-printed 0 --preset when-less-is-enough --set train.lr=0.00001

@@ -2,7 +2,7 @@
 # Towers that are not CLIP, with random weights: the same two commands for each.
 # usage: experiments/worlds.sh PYTHON OUT [PICTURES STEPS]
 set -eu
-python=$1 out=$2 pictures=${3:-600} steps=${4:-200}
+python=$1 out=$2 pictures=${3:-600} steps=${4:-100}
 mkdir -p "$out"
 
 # Pictures of many sizes, for the tower that takes them as they are.
