@@ -12,7 +12,7 @@ from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extract import ExtractSettings
 from tokensieve.errors import ConfigError, NonFiniteError, UnknownNameError, WeightsError
 from tokensieve.types import Site
-from unit.extract_tiny import SMALL
+from unit.extract_tiny import SMALL, noise
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,19 @@ def test_bad_settings(options, error, told) -> None:
 def test_other_sites_are_refused(nano) -> None:
     with pytest.raises(ConfigError, match=r"Expected the site .features. or .embeds.\. Got .llm."):
         CropEncoder(nano, Site.LLM, torch.float16, pixels=False)
+
+
+def test_other_pictures_of_the_same_names_are_refused(made, tmp_path) -> None:
+    for name, seed in (("pa", 0), ("pb", 1)):
+        (tmp_path / name).mkdir()
+        noise(40, 40, seed).save(tmp_path / name / "a.bmp")
+    made("store", f"p={tmp_path / 'pa'}")
+    with pytest.raises(ConfigError, match="same names and of other sizes or bytes"):
+        made("store", f"p={tmp_path / 'pb'}")
+    (tmp_path / "pa").rename(tmp_path / "moved")
+    assert made("store", f"p={tmp_path / 'moved'}").pictures == 1
+    path = tmp_path / "store" / "store.json"
+    record = json.loads(path.read_text())
+    del record["listing"]["content"]  # as stores of before were
+    path.write_text(json.dumps(record))
+    assert made("store", f"p={tmp_path / 'moved'}").pictures == 1

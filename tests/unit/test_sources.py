@@ -251,3 +251,36 @@ def test_reading_from_several_threads(tmp_path) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(source.read, order)) == [png(i) for i in order]
+
+
+def test_the_listing_content_sees_other_pictures_of_the_same_names(tmp_path) -> None:
+    def contents(folder: str, seed: int) -> list[str]:
+        place = tmp_path / folder
+        (place / "pics").mkdir(parents=True)
+        for i in range(3):
+            noise(20, 30, seed + i).save(place / "pics" / f"{i}.bmp")  # all of one size
+        make_tar(place / "t.tar", [(f"{i}.bmp", (place / "pics" / f"{i}.bmp").read_bytes())
+                                   for i in range(3)])  # fmt: skip
+        cells = [(place / "pics" / f"{i}.bmp").read_bytes() for i in range(3)]
+        pq.write_table(pa.table({"image": cells}), place / "d.parquet", compression="none")
+        specs = ("pics", "t.tar", "d.parquet", "pics/1.bmp")
+        return [Listing([open_source(f"p={place / spec}")]).content() for spec in specs]
+
+    one, same, other = contents("a", 0), contents("b", 0), contents("c", 7)
+    assert one == same, "a copy elsewhere is the same"
+    assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+def test_the_content_of_a_data_set_sees_its_split(tmp_path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"photo": datasets.Image()})
+    parts = {
+        name: datasets.Dataset.from_dict(
+            {"photo": [{"bytes": png(seed), "path": None}]}, features=features
+        )
+        for name, seed in (("train", 0), ("test", 1))
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "d"))
+    found = {open_source(f"hf:{tmp_path / 'd'}:{split}").content() for split in parts}
+    assert len(found) == 2
+    assert open_source(f"hf:{tmp_path / 'd'}:test").content() in found

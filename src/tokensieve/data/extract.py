@@ -117,6 +117,7 @@ def _identity(
         listing={
             "pictures": len(listing),
             "hash": listing.hash(),
+            "content": listing.content(),
             "sources": {source.name: len(source.keys) for source in listing.sources},
         },
     )

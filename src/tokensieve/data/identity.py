@@ -17,6 +17,7 @@ from tokensieve.types import EncoderInfo
 STORE = "store.json"
 FORMAT = 1
 _ONLY_TOLD = ("model",)  # the same weights under another name are welcome
+_CONTENT = "listing.content"  # stores of before it was told do without
 
 
 def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) -> dict[str, Any]:
@@ -52,11 +53,17 @@ def begin(folder: Path, identity: dict[str, Any]) -> None:
         with written_whole(path) as part:
             part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     before, now = _flat(read_identity(folder)), _flat(identity)
+    before.setdefault(_CONTENT, now.get(_CONTENT))
     different = [
         f"{name}={_short(now.get(name))} (there: {_short(before.get(name))})"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and name not in _ONLY_TOLD
     ]
+    if different and all(name.startswith(_CONTENT) for name in different):
+        raise ConfigError(
+            f"Expected the pictures that the store in {folder} was begun with. Got files of the "
+            "same names and of other sizes or bytes. Choose another --out, or delete the folder."
+        )
     if different:
         raise ConfigError(
             f"Expected what the store in {folder} was begun with. Got {'; '.join(different[:4])}. "

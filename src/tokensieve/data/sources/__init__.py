@@ -18,6 +18,7 @@ from glob import glob
 from pathlib import Path
 
 from tokensieve.data.sources.base import Listing, Read, Source, content_hash
+from tokensieve.data.sources.content import spans_hash, whole_files
 from tokensieve.data.sources.files import PICTURES, FolderSource, TarSource, read_bytes
 from tokensieve.data.sources.generated import GeneratedSource
 from tokensieve.data.sources.tables import DatasetSource, ParquetSource
@@ -37,6 +38,10 @@ class FileSource:
     def __init__(self, name: str, path: Path) -> None:
         self.name, self._path = name, path
         self.keys: Sequence[str] = [path.name]
+
+    def content(self) -> str:
+        """Short hash of the file's size and edges."""
+        return spans_hash(whole_files([self._path]))
 
     def read(self, index: int) -> bytes:
         """The file's bytes. Raises `PictureError`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from tokensieve.data.sources.content import spans_hash, whole_files
 from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys
 from tokensieve.errors import InputError, PictureError
 
@@ -33,7 +34,7 @@ class FolderSource:
     def __init__(self, name: str, folder: Path, frames: int) -> None:
         self.name, self._folder = name, folder
         self._reader = FrameReader(frames)
-        paths = sorted(_below(folder))
+        self._paths = paths = sorted(_below(folder))
         self.keys: Sequence[str] = [
             key
             for path in paths
@@ -46,6 +47,10 @@ class FolderSource:
                 f"Expected pictures ({' '.join(sorted(PICTURES))}) or videos below {folder}. "
                 "Got none. Check the path."
             )
+
+    def content(self) -> str:
+        """Short hash of the files' sizes, and of the edges of some."""
+        return spans_hash(whole_files(self._folder / path for path in self._paths))
 
     def read(self, index: int) -> bytes | Image.Image:
         """The picture file's bytes, or the frame. Raises `PictureError`."""
@@ -104,6 +109,10 @@ class TarSource:
                 f"Expected pictures ({' '.join(sorted(PICTURES))}) in {self._paths[0]}. Got none. "
                 "Check the file."
             )
+
+    def content(self) -> str:
+        """Short hash of the pictures' sizes, and of the edges of some."""
+        return spans_hash([(self._paths[n], start, size) for n, start, size in self._places])
 
     def read(self, index: int) -> bytes:
         """The picture file's bytes. Raises `PictureError` where the tar ends before them."""

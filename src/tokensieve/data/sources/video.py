@@ -15,6 +15,7 @@ from PIL import Image
 
 from tokensieve.data.extras import need
 from tokensieve.data.pictures import to_rgb
+from tokensieve.data.sources.content import spans_hash, whole_files
 from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
 
 VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
@@ -34,6 +35,10 @@ class VideoSource:
             self._reader.read(path, 0)
         except PictureError as error:
             raise InputError(str(error)) from error
+
+    def content(self) -> str:
+        """Short hash of the video's size and edges."""
+        return spans_hash(whole_files([self._path]))
 
     def read(self, index: int) -> Image.Image:
         """The frame. Raises `PictureError`."""
