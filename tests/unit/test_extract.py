@@ -219,3 +219,15 @@ def test_nothing_readable_is_an_error(made, tmp_path) -> None:
     with pytest.raises(InputError, match=r"at least one readable picture\. Got 1.*bad/a\.png"):
         made("store", str(tmp_path / "bad"))
     assert not (tmp_path / "store" / "manifest.parquet").exists()
+
+
+def test_a_name_that_is_no_utf8_can_be_finished(made, tmp_path) -> None:
+    place = tmp_path / "odd"
+    place.mkdir()
+    noise(50, 70).save(place / "a.png")
+    os.rename(place / "a.png", os.fsencode(place) + b"/caf\xe9.png")
+    Path(os.fsdecode(os.fsencode(place) + b"/\xe8.png")).write_bytes(b"no")
+    for _ in range(2):
+        summary = made("store", f"p={place}")
+        assert (summary.crops, summary.skipped) == (1, 1)
+    assert contents(tmp_path / "store")[1][0]["key"] == "caf\\xe9.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import io
+import os
 import tarfile
 
 import numpy as np
@@ -284,3 +285,70 @@ def test_the_content_of_a_data_set_sees_its_split(tmp_path) -> None:
     found = {open_source(f"hf:{tmp_path / 'd'}:{split}").content() for split in parts}
     assert len(found) == 2
     assert open_source(f"hf:{tmp_path / 'd'}:test").content() in found
+
+
+def test_a_name_that_is_no_utf8_is_listed_escaped_and_read(tmp_path) -> None:
+    place = tmp_path / "p"
+    place.mkdir()
+    with open(bytes(place) + b"/caf\xe9.png", "wb") as file:
+        file.write(png(0))
+    source = open_source(str(place))
+    assert list(source.keys) == ["caf\\xe9.png"]
+    assert source.read(0) == png(0)
+    alone = open_source(str(next(place.iterdir())))
+    assert (list(alone.keys), alone.read(0)) == (["caf\\xe9.png"], png(0))
+    next(place.iterdir()).unlink()
+    Listing([source]).read(0).error.encode()  # as the manifest does
+
+
+def test_a_picture_named_like_a_frame(tmp_path) -> None:
+    (tmp_path / "clip.mp4#t5.png").write_bytes(png(0))
+    source = open_source(f"p={tmp_path}")
+    assert source.read(0) == png(0)
+
+
+def test_a_video_without_pyav_is_told_when_listing(tmp_path, monkeypatch) -> None:
+    def without(name):
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr("tokensieve.data.extras.import_module", without)
+    (tmp_path / "a.png").write_bytes(png(0))
+    assert len(open_source(f"p={tmp_path}").keys) == 1
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    with pytest.raises(MissingPackageError, match=r"pip install 'tokensieve\[video\]'"):
+        open_source(f"p={tmp_path}", frames=1)
+
+
+def test_links_to_folders_are_followed_once(tmp_path) -> None:
+    place, other = tmp_path / "p", tmp_path / "other"
+    (place / "real").mkdir(parents=True)
+    (other / "deep").mkdir(parents=True)
+    (place / "real" / "a.png").write_bytes(png(0))
+    (other / "deep" / "b.png").write_bytes(png(1))
+    (place / "link").symlink_to(other)
+    (place / "more").symlink_to(other / "deep")
+    (place / "again").symlink_to(place / "real")
+    (other / "loop").symlink_to(place)
+    source = open_source(f"p={place}")
+    assert list(source.keys) == ["link/deep/b.png", "real/a.png"]
+    assert source.read(0) == png(1)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.png").write_bytes(png(0))
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"readable folder at .*shut\. Got: Permission denied"):
+        open_source(f"p={tmp_path}")
+
+
+def test_a_name_in_any_script(tmp_path) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    assert open_source(f"фото={tmp_path}").name == "фото"

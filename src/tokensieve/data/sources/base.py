@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from tokensieve.data.pictures import decode_picture
+from tokensieve.data.sources.content import plain
 from tokensieve.errors import ConfigError, PictureError
 
 
@@ -85,7 +86,7 @@ class Listing:
         for source in self.sources:
             digest.update(f"\n{source.name}\n{source.detail}\n".encode())
             for key in source.keys:
-                digest.update(key.encode("utf-8", "surrogateescape") + b"\0")
+                digest.update(key.encode() + b"\0")
         return digest.hexdigest()[:16]
 
     def content(self) -> str:
@@ -103,9 +104,10 @@ class Listing:
             if isinstance(data, bytes):
                 data = decode_picture(data, f"{source.name}/{source.keys[number]}")
         except PictureError as error:
-            return Read(None, sha, str(error))
+            return Read(None, sha, plain(str(error)))
         except OSError as error:
-            return Read(None, sha, f"Expected a readable source {source.name}. Got: {error}.")
+            said = f"Expected a readable source {source.name}. Got: {error}."
+            return Read(None, sha, plain(said))
         return Read(data, sha)
 
 

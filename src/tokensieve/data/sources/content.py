@@ -1,4 +1,5 @@
-"""What tells other pictures of the same names apart, at the price of a look at some of them."""
+"""What tells other pictures of the same names apart, at the price of a look at some of them; and
+names as text that can be stored."""
 
 from __future__ import annotations
 
@@ -9,6 +10,11 @@ from pathlib import Path
 SAMPLED = 64  # places looked at
 EDGE = 4096  # bytes at either end of each
 PARTS = 16  # of a large file
+
+
+def plain(name: str) -> str:
+    r"""A file's name as text: bytes that are no UTF-8, which Python hides in it, as '\xe9'."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def spread(total: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.data.extras import need
-from tokensieve.data.sources.content import in_parts, spans_hash, spread
+from tokensieve.data.sources.content import in_parts, plain, spans_hash, spread
 from tokensieve.data.sources.files import read_bytes
 from tokensieve.errors import ConfigError, InputError, PictureError
 
@@ -46,7 +46,7 @@ class ParquetSource:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 self._rows += [(number, group, row) for row in range(count)]
-            prefix = f"{path.name}#" if len(self._paths) > 1 else ""
+            prefix = f"{plain(path.name)}#" if len(self._paths) > 1 else ""
             keys += [f"{prefix}{row:08d}" for row in range(file.metadata.num_rows)]
         self.detail = self._column = column or ""
         self.keys: Sequence[str] = keys
