@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from tokensieve.data.files import written_whole
+from tokensieve.data.files import left_behind, written_whole
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.types import EncoderInfo
 
 STORE = "store.json"
 FORMAT = 1
 _ONLY_TOLD = ("model",)  # the same weights under another name are welcome
+_STAGED = re.compile(r"\.[\w-]+\..+\.part(\.\w+)?")
 _CONTENT = "listing.content"  # stores of before it was told do without
 
 
@@ -94,35 +94,20 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path, mine: set[str]) -> None:
-    """Remove what dead processes left half written of the files named in `mine`."""
+    """Remove what dead processes of this machine left half written of the files named in `mine`."""
     for path in folder.glob(".*.part*"):
-        match = re.fullmatch(r"\.([\w-]+)\.(\d+)\.part(\.\w+)?", path.name)
-        if match is None or _alive(int(match[2])):
-            continue
-        if path.is_dir() and f"{match[1]}.safetensors" in mine:
+        stem, suffix = left_behind(path.name) or ("", "")
+        if path.is_dir() and f"{stem}.safetensors" in mine:
             shutil.rmtree(path, ignore_errors=True)
-        elif f"{match[1]}{match[3]}" in mine:
+        elif f"{stem}{suffix}" in mine:
             path.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
-    """Whether another process of this machine goes by that number."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _foreign(folder: Path) -> bool:
-    """Whether a folder without store.json holds anything but what a killed run leaves."""
-    return any(
-        not path.name.startswith(f".{STORE.partition('.')[0]}.") for path in folder.iterdir()
-    )
+    """Whether a folder holds anything but a store, begun by another process just now maybe, or
+    what a killed run leaves."""
+    names = {path.name for path in folder.iterdir()}
+    return STORE not in names and any(not _STAGED.fullmatch(name) for name in names)
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

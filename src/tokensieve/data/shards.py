@@ -102,7 +102,6 @@ def write_shard(
     metadata = {"shard": json.dumps({"content": _content(told, tensors), "records": told})}
     with staged(path) as part:
         save_file(tensors, part, metadata=metadata)
-        part.chmod(0o644)  # safetensors lets nobody else read it
 
 
 def _valid(crop: Crop) -> Tensor:
