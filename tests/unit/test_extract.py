@@ -264,3 +264,20 @@ def test_a_name_that_is_no_utf8_can_be_finished(made, tmp_path) -> None:
         summary = made("store", f"p={place}")
         assert (summary.crops, summary.skipped) == (1, 1)
     assert contents(tmp_path / "store")[1][0]["key"] == "caf\\xe9.png"
+
+
+def test_repaired_pictures_are_read_again(made, folder, tmp_path) -> None:
+    made("store", f"pics={folder}")
+    noise(64, 64, 5).save(folder / "b.png")
+    with pytest.raises(ConfigError, match="--retry-skipped if some that were skipped"):
+        made("store", f"pics={folder}")
+    seen: list[tuple[int, int]] = []
+    summary = made("store", f"pics={folder}", retry_skipped=True,
+                   progress=lambda done, total: seen.append((done, total)))  # fmt: skip
+    assert (summary.crops, summary.skipped, seen[-1]) == (4, 1, (5, 5))
+    made("anew", f"pics={folder}")
+    assert contents(tmp_path / "store") == contents(tmp_path / "anew")
+    assert made("store", f"pics={folder}").crops == 4, "what the files are now is recorded"
+    noise(64, 64, 9).save(folder / "a.png")
+    with pytest.raises(ConfigError, match=r"begun with\. Got another pics/a\.png"):
+        made("store", f"pics={folder}", retry_skipped=True)

@@ -32,8 +32,10 @@ def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) 
     return dict(json.loads(json.dumps(record)))
 
 
-def begin(folder: Path, identity: dict[str, Any]) -> None:
+def begin(folder: Path, identity: dict[str, Any], *, repaired: bool = False) -> None:
     """Make the store's folder, or make sure that it is this store's.
+
+    repaired: the bytes under the listing's keys may have changed; what they are now is recorded.
 
     Raises `ConfigError` if it was begun with anything else, or holds other files.
     """
@@ -50,10 +52,11 @@ def begin(folder: Path, identity: dict[str, Any]) -> None:
             raise ConfigError(
                 f"Expected rights to make the folder {folder}. Got: {error}. Choose another --out."
             ) from error
-        with written_whole(path) as part:
-            part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        _write(path, identity)
     before, now = _flat(read_identity(folder)), _flat(identity)
-    before.setdefault(_CONTENT, now.get(_CONTENT))
+    known = before.setdefault(_CONTENT, now.get(_CONTENT))
+    if repaired:
+        before[_CONTENT] = now.get(_CONTENT)
     different = [
         f"{name}={_short(now.get(name))} (there: {_short(before.get(name))})"
         for name in sorted(before.keys() | now.keys())
@@ -62,13 +65,21 @@ def begin(folder: Path, identity: dict[str, Any]) -> None:
     if different and all(name.startswith(_CONTENT) for name in different):
         raise ConfigError(
             f"Expected the pictures that the store in {folder} was begun with. Got files of the "
-            "same names and of other sizes or bytes. Choose another --out, or delete the folder."
+            "same names and of other sizes or bytes. Choose another --out, or pass --retry-skipped "
+            "if some that were skipped have been repaired."
         )
     if different:
         raise ConfigError(
             f"Expected what the store in {folder} was begun with. Got {'; '.join(different[:4])}. "
             "Choose another --out, or delete the folder."
         )
+    if known != now.get(_CONTENT):
+        _write(path, identity)
+
+
+def _write(path: Path, identity: dict[str, Any]) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:

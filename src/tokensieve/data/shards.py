@@ -26,6 +26,7 @@ from tokensieve.data.files import staged
 from tokensieve.errors import UnsupportedError, WeightsError
 
 SKIPPED = "skipped"
+NONFINITE = "Expected finite "  # how the error of a picture begins that the dtype cannot hold
 
 
 @dataclass(frozen=True)
