@@ -281,3 +281,9 @@ def test_repaired_pictures_are_read_again(made, folder, tmp_path) -> None:
     noise(64, 64, 9).save(folder / "a.png")
     with pytest.raises(ConfigError, match=r"begun with\. Got another pics/a\.png"):
         made("store", f"pics={folder}", retry_skipped=True)
+
+
+def test_retrying_with_fewer_pictures_is_refused(made) -> None:
+    made("store")
+    with pytest.raises(ConfigError, match=r"listing\.pictures=5 \(there: 8\)"):
+        made("store", "synth:mix:5", retry_skipped=True)
