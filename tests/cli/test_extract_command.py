@@ -90,3 +90,16 @@ def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
         "30 of 130 pictures, 2.0/s, 0:50 left\n130 of 130 pictures, 4.8/s\n"
     )
     assert clock(3723.4) == "1:02:03"
+
+
+def test_what_was_skipped_can_be_tried_again(run, picture, tmp_path):
+    (tmp_path / "pics").mkdir()
+    shutil.copy(picture, tmp_path / "pics" / "a.png")
+    (tmp_path / "pics" / "b.png").write_bytes(b"no")
+    command = ("extract", "--images", tmp_path / "pics", "--out", tmp_path / "store")
+    assert "The same command with --retry-skipped reads them again." in run(*command)[1]
+    shutil.copy(picture, tmp_path / "pics" / "b.png")
+    code, out, err = run(*command, "--retry-skipped")
+    assert code == 0, err
+    assert "1 duplicates by content, 0 skipped" in out
+    assert "--retry-skipped" not in out

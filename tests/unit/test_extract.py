@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokensieve.data import shards
+from tokensieve.data import manifest, shards
 from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extract import ExtractSettings
 from tokensieve.data.features import FeatureStore
+from tokensieve.data.files import machine
 from tokensieve.data.identity import remove_leftovers
+from tokensieve.data.manifest import write_manifest
 from tokensieve.data.synth import ROTATION, generate
 from tokensieve.errors import (
     ConfigError,
@@ -152,18 +154,49 @@ def test_two_processes_at_once(made, tmp_path) -> None:
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
-def test_leftovers_of_the_living_stay(tmp_path) -> None:
-    dead, alive, other = (
-        tmp_path / f".shard-{name}.part"
-        for name in ("000001.4194000", f"000002.{os.getppid()}", "000003.4194000")
-    )
-    for path in (dead, alive, other):
+def test_leftovers_of_the_living_and_of_other_machines_stay(tmp_path) -> None:
+    here, dead = machine(), 4194000
+    names = (f"000001.{here}.{dead}", f"000002.{here}.{os.getppid()}", f"000003.{here}.{dead}",
+             f"000001.elsewhere-1.{dead}")  # fmt: skip
+    gone, *stay = (tmp_path / f".shard-{name}.0123abcd.part" for name in names)
+    for path in (gone, *stay):
         path.mkdir()
         (path / ".tmpAbC").write_bytes(b"half")
-    (tmp_path / ".store.4194000.part.json").write_text("{")
+    (tmp_path / f".store.{here}.{dead}.0123abcd.part.json").write_text("{")
     mine = {"shard-000001.safetensors", "shard-000002.safetensors", "store.json"}
     remove_leftovers(tmp_path, mine)
-    assert sorted(tmp_path.iterdir()) == sorted([alive, other])
+    assert sorted(tmp_path.iterdir()) == sorted(stay)
+
+
+def test_a_manifest_written_twice_at_once_is_whole(made, tmp_path, monkeypatch) -> None:
+    made("store")
+    before, other = contents(tmp_path / "store"), []
+    read = manifest.read_info
+
+    def meanwhile(path):  # the other machine has the same process number
+        if not other:
+            other.append(None)
+            write_manifest(tmp_path / "store", sorted(before[0]))
+        return read(path)
+
+    monkeypatch.setattr(manifest, "read_info", meanwhile)
+    (tmp_path / "store" / "manifest.parquet").unlink()
+    write_manifest(tmp_path / "store", sorted(before[0]))
+    assert contents(tmp_path / "store") == before
+
+
+def test_another_process_begins_the_store_first(made, tmp_path, monkeypatch) -> None:
+    made("store")
+    listed = Path.exists
+
+    def late(path, **options):  # store.json appears after it was looked for
+        return path.name != "store.json" and listed(path, **options)
+
+    monkeypatch.setattr(Path, "exists", late)
+    assert made("store").pictures == 8
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh" / ".shard-000001.elsewhere.7.0123abcd.part").mkdir()
+    assert made("fresh").pictures == 8
 
 
 @pytest.fixture
@@ -219,3 +252,38 @@ def test_nothing_readable_is_an_error(made, tmp_path) -> None:
     with pytest.raises(InputError, match=r"at least one readable picture\. Got 1.*bad/a\.png"):
         made("store", str(tmp_path / "bad"))
     assert not (tmp_path / "store" / "manifest.parquet").exists()
+
+
+def test_a_name_that_is_no_utf8_can_be_finished(made, tmp_path) -> None:
+    place = tmp_path / "odd"
+    place.mkdir()
+    noise(50, 70).save(place / "a.png")
+    os.rename(place / "a.png", os.fsencode(place) + b"/caf\xe9.png")
+    Path(os.fsdecode(os.fsencode(place) + b"/\xe8.png")).write_bytes(b"no")
+    for _ in range(2):
+        summary = made("store", f"p={place}")
+        assert (summary.crops, summary.skipped) == (1, 1)
+    assert contents(tmp_path / "store")[1][0]["key"] == "caf\\xe9.png"
+
+
+def test_repaired_pictures_are_read_again(made, folder, tmp_path) -> None:
+    made("store", f"pics={folder}")
+    noise(64, 64, 5).save(folder / "b.png")
+    with pytest.raises(ConfigError, match="--retry-skipped if some that were skipped"):
+        made("store", f"pics={folder}")
+    seen: list[tuple[int, int]] = []
+    summary = made("store", f"pics={folder}", retry_skipped=True,
+                   progress=lambda done, total: seen.append((done, total)))  # fmt: skip
+    assert (summary.crops, summary.skipped, seen[-1]) == (4, 1, (5, 5))
+    made("anew", f"pics={folder}")
+    assert contents(tmp_path / "store") == contents(tmp_path / "anew")
+    assert made("store", f"pics={folder}").crops == 4, "what the files are now is recorded"
+    noise(64, 64, 9).save(folder / "a.png")
+    with pytest.raises(ConfigError, match=r"begun with\. Got another pics/a\.png"):
+        made("store", f"pics={folder}", retry_skipped=True)
+
+
+def test_retrying_with_fewer_pictures_is_refused(made) -> None:
+    made("store")
+    with pytest.raises(ConfigError, match=r"listing\.pictures=5 \(there: 8\)"):
+        made("store", "synth:mix:5", retry_skipped=True)

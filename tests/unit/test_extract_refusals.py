@@ -12,7 +12,7 @@ from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extract import ExtractSettings
 from tokensieve.errors import ConfigError, NonFiniteError, UnknownNameError, WeightsError
 from tokensieve.types import Site
-from unit.extract_tiny import SMALL
+from unit.extract_tiny import SMALL, noise
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,12 @@ def test_another_model_is_refused_and_foreign_folders_too(made, nano, tmp_path) 
 def test_what_float16_cannot_hold_names_the_picture(made, monkeypatch) -> None:
     from tokensieve.data import crops
 
-    whole = crops.site_tokens
+    whole, calls = crops.site_tokens, []
 
     def loud(model, site, encoded):
-        tokens = whole(model, site, encoded)
-        return [part * 1e6 for part in tokens] if len(tokens) > 1 else tokens
+        probe = not calls  # of a grey picture
+        calls.append(site)
+        return [part if probe else part * 1e6 for part in whole(model, site, encoded)]
 
     monkeypatch.setattr(crops, "site_tokens", loud)
     with pytest.raises(NonFiniteError, match=r"of mix/train/cluttered-000000\..*--dtype bfloat16"):
@@ -87,3 +88,36 @@ def test_bad_settings(options, error, told) -> None:
 def test_other_sites_are_refused(nano) -> None:
     with pytest.raises(ConfigError, match=r"Expected the site .features. or .embeds.\. Got .llm."):
         CropEncoder(nano, Site.LLM, torch.float16, pixels=False)
+
+
+def test_other_pictures_of_the_same_names_are_refused(made, tmp_path) -> None:
+    for name, seed in (("pa", 0), ("pb", 1)):
+        (tmp_path / name).mkdir()
+        noise(40, 40, seed).save(tmp_path / name / "a.bmp")
+    made("store", f"p={tmp_path / 'pa'}")
+    with pytest.raises(ConfigError, match="same names and of other sizes or bytes"):
+        made("store", f"p={tmp_path / 'pb'}")
+    (tmp_path / "pa").rename(tmp_path / "moved")
+    assert made("store", f"p={tmp_path / 'moved'}").pictures == 1
+    path = tmp_path / "store" / "store.json"
+    record = json.loads(path.read_text())
+    del record["listing"]["content"]  # as stores of before were
+    path.write_text(json.dumps(record))
+    assert made("store", f"p={tmp_path / 'moved'}").pictures == 1
+
+
+def test_one_picture_that_float16_cannot_hold_is_skipped(made, monkeypatch) -> None:
+    from tokensieve.data import crops
+
+    whole = crops.site_tokens
+
+    def loud(model, site, encoded):
+        first, *others = whole(model, site, encoded)
+        return [first, *(part * 1e6 for part in others)]
+
+    monkeypatch.setattr(crops, "site_tokens", loud)
+    summary = made("store")
+    assert (summary.pictures, summary.crops, summary.skipped, summary.nonfinite) == (8, 5, 3, 3)
+    where, error = summary.skipped_first[0]
+    assert error.startswith(f"Expected finite features of {where}. Got NaN or Inf")
+    assert "--dtype bfloat16" in error

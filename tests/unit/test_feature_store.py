@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tokensieve.data.features import FeatureStore, write_store
+from tokensieve.data.groups import grouped
 from tokensieve.data.identity import make_identity
 from tokensieve.data.manifest import write_manifest
 from tokensieve.data.shards import Crop, Record, write_shard
@@ -191,3 +192,43 @@ def test_what_cannot_be_stored(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"one size .*Got 4 x 4, 5 x 4"):
         write_shard(tmp_path / "s.safetensors", [], crops, 16, torch.float16)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def labelled(folder: Path, source: str, pictures: list[tuple[str, str, int]]) -> Path:
+    """A store of pictures (key, sha256, crops; 0 crops for a skipped one)."""
+    folder.mkdir()
+    identity = make_identity(ENCODER, dtype="float16", chunk=9, pixels=False)
+    (folder / "store.json").write_text(json.dumps(identity))
+    records = [
+        Record(i, source, key, sha, crops=crops, error="" if crops else "broken")
+        for i, (key, sha, crops) in enumerate(pictures)
+    ]
+    crops = [Crop(torch.zeros(25, 16).half(), (5, 5)) for _, _, n in pictures for _ in range(n)]
+    write_shard(folder / "shard-000000.safetensors", records, crops, 16, torch.float16)
+    write_manifest(folder, ["shard-000000.safetensors"])
+    return folder
+
+
+def test_groups_hold_together_what_must_not_be_split(stored: Path, tmp_path: Path) -> None:
+    one = labelled(tmp_path / "one", "s", [
+        ("a.png", "a0", 2), ("broken.png", "", 0), ("v/clip.MP4#0", "b0", 1),
+        ("v/clip.MP4#1", "b1", 1), ("v/other.mp4#0", "b2", 1), ("copy.png", "a0", 1),
+        ("d.parquet#00000001", "c1", 1), ("d.parquet#00000002", "c2", 1),
+    ])  # fmt: skip
+    two = labelled(tmp_path / "two", "t", [
+        ("a.png", "b1", 1), ("b.png", "a0", 2), ("v/clip.MP4#0", "d0", 1), ("w.gif#1", "d1", 1),
+        ("w.gif#0", "d2", 1), ("v/other.mp4#3", "d3", 1), ("new.png", "d4", 1),
+    ])  # fmt: skip
+    first = FeatureStore([one])
+    assert first.group_N.tolist() == [0, 0, 2, 2, 4, 0, 6, 7]
+    assert first.picture_N.tolist() == [0, 0, 2, 3, 4, 5, 6, 7]
+    both = FeatureStore([one, two]).group_N.tolist()
+    assert both == [0, 0, 2, 2, 4, 0, 6, 7, 2, 0, 0, 10, 11, 11, 13, 14]
+    own = FeatureStore([stored, stored])  # written without hashes: each picture alone
+    assert torch.equal(own.group_N, own.picture_N)
+
+
+def test_groups_hang_together_over_several_steps() -> None:
+    kinds = torch.tensor([[5, 5, -1, 7, 7, -1], [-1, 3, 3, 3, -1, -1]])
+    found = grouped(torch.tensor([0, 1, 2, 3, 4, 5]), *kinds)
+    assert found.tolist() == [0, 0, 0, 0, 0, 5]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import io
+import os
 import tarfile
 
 import numpy as np
@@ -251,3 +252,103 @@ def test_reading_from_several_threads(tmp_path) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(source.read, order)) == [png(i) for i in order]
+
+
+def test_the_listing_content_sees_other_pictures_of_the_same_names(tmp_path) -> None:
+    def contents(folder: str, seed: int) -> list[str]:
+        place = tmp_path / folder
+        (place / "pics").mkdir(parents=True)
+        for i in range(3):
+            noise(20, 30, seed + i).save(place / "pics" / f"{i}.bmp")  # all of one size
+        make_tar(place / "t.tar", [(f"{i}.bmp", (place / "pics" / f"{i}.bmp").read_bytes())
+                                   for i in range(3)])  # fmt: skip
+        cells = [(place / "pics" / f"{i}.bmp").read_bytes() for i in range(3)]
+        pq.write_table(pa.table({"image": cells}), place / "d.parquet", compression="none")
+        specs = ("pics", "t.tar", "d.parquet", "pics/1.bmp")
+        return [Listing([open_source(f"p={place / spec}")]).content() for spec in specs]
+
+    one, same, other = contents("a", 0), contents("b", 0), contents("c", 7)
+    assert one == same, "a copy elsewhere is the same"
+    assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+def test_the_content_of_a_data_set_sees_its_split(tmp_path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"photo": datasets.Image()})
+    parts = {
+        name: datasets.Dataset.from_dict(
+            {"photo": [{"bytes": png(seed), "path": None}]}, features=features
+        )
+        for name, seed in (("train", 0), ("test", 1))
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "d"))
+    found = {open_source(f"hf:{tmp_path / 'd'}:{split}").content() for split in parts}
+    assert len(found) == 2
+    assert open_source(f"hf:{tmp_path / 'd'}:test").content() in found
+
+
+def test_a_name_that_is_no_utf8_is_listed_escaped_and_read(tmp_path) -> None:
+    place = tmp_path / "p"
+    place.mkdir()
+    with open(bytes(place) + b"/caf\xe9.png", "wb") as file:
+        file.write(png(0))
+    source = open_source(str(place))
+    assert list(source.keys) == ["caf\\xe9.png"]
+    assert source.read(0) == png(0)
+    alone = open_source(str(next(place.iterdir())))
+    assert (list(alone.keys), alone.read(0)) == (["caf\\xe9.png"], png(0))
+    next(place.iterdir()).unlink()
+    Listing([source]).read(0).error.encode()  # as the manifest does
+
+
+def test_a_picture_named_like_a_frame(tmp_path) -> None:
+    (tmp_path / "clip.mp4#t5.png").write_bytes(png(0))
+    source = open_source(f"p={tmp_path}")
+    assert source.read(0) == png(0)
+
+
+def test_a_video_without_pyav_is_told_when_listing(tmp_path, monkeypatch) -> None:
+    def without(name):
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr("tokensieve.data.extras.import_module", without)
+    (tmp_path / "a.png").write_bytes(png(0))
+    assert len(open_source(f"p={tmp_path}").keys) == 1
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    with pytest.raises(MissingPackageError, match=r"pip install 'tokensieve\[video\]'"):
+        open_source(f"p={tmp_path}", frames=1)
+
+
+def test_links_to_folders_are_followed_once(tmp_path) -> None:
+    place, other = tmp_path / "p", tmp_path / "other"
+    (place / "real").mkdir(parents=True)
+    (other / "deep").mkdir(parents=True)
+    (place / "real" / "a.png").write_bytes(png(0))
+    (other / "deep" / "b.png").write_bytes(png(1))
+    (place / "link").symlink_to(other)
+    (place / "more").symlink_to(other / "deep")
+    (place / "again").symlink_to(place / "real")
+    (other / "loop").symlink_to(place)
+    source = open_source(f"p={place}")
+    assert list(source.keys) == ["link/deep/b.png", "real/a.png"]
+    assert source.read(0) == png(1)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.png").write_bytes(png(0))
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"readable folder at .*shut\. Got: Permission denied"):
+        open_source(f"p={tmp_path}")
+
+
+def test_a_name_in_any_script(tmp_path) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    assert open_source(f"фото={tmp_path}").name == "фото"

@@ -13,7 +13,10 @@ import typer
 from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tokensieve.data.extract import ExtractSettings
     from tokensieve.data.manifest import Summary
+    from tokensieve.data.sources import Source
+    from tokensieve.hf.models import Loaded
 
 
 def extract(
@@ -53,23 +56,39 @@ def extract(
     chunk: Annotated[int, typer.Option(help="Pictures of a shard, the unit of resuming.")] = 256,
     batch: Annotated[int, typer.Option(help="Pictures the encoder reads at once.")] = 16,
     workers: Annotated[int, typer.Option(help="Threads that decode ahead.")] = 4,
+    retry_skipped: Annotated[
+        bool, typer.Option("--retry-skipped", help="Read chunks with skipped pictures again.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Store what a frozen encoder says of pictures, to train on. Resumes where it stopped."""
     from tokensieve.data.extract import ExtractSettings
-    from tokensieve.data.extract import extract as run
-    from tokensieve.data.progress import Progress
     from tokensieve.data.sources import open_source
     from tokensieve.hf.models import hush, load_encoder
     from tokensieve.types import Site
 
-    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if site not in (Site.FEATURES, Site.EMBEDS):
         raise ConfigError(f"Expected `--site` features or embeds. Got '{site}'.")
     settings = ExtractSettings(Site(site), dtype, pixels, chunk, batch, workers)
     sources = [open_source(spec, frames=frames, column=column) for spec in [*images, *(more or ())]]
     hush()
     loaded = load_encoder(model, compute, device or _own_gpu())
+    _run(loaded, sources, out, settings, retry_skipped, as_json)
+
+
+def _run(
+    loaded: Loaded,
+    sources: list[Source],
+    out: Path,
+    settings: ExtractSettings,
+    retry_skipped: bool,
+    as_json: bool,
+) -> None:
+    """Extract this process' share, with a bar, and say what came of it."""
+    from tokensieve.data.extract import extract as run
+    from tokensieve.data.progress import Progress
+
+    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     start, seen = perf_counter(), [0]
     with Progress() as bar:
 
@@ -78,7 +97,10 @@ def extract(
             if rank == 0:
                 bar(done, total)
 
-        summary = run(loaded, sources, out, settings, rank=rank, world=world, progress=progress)
+        summary = run(
+            loaded, sources, out, settings, rank=rank, world=world,
+            retry_skipped=retry_skipped, progress=progress,
+        )  # fmt: skip
     rate = seen[0] / (perf_counter() - start)
     if summary is None:
         typer.echo(f"Process {rank} of {world} has done its share; others are still at theirs.")
@@ -119,4 +141,11 @@ def _told(summary: Summary, out: Path, read: int, rate: float) -> str:
     lines += [f"    {where}: {error}" for where, error in summary.skipped_first]
     if summary.skipped > len(summary.skipped_first):
         lines.append(f"    ... all of them: status 'skipped' in {out / 'manifest.parquet'}")
+    if summary.skipped:
+        lines.append("  Repaired some? The same command with --retry-skipped reads them again.")
+    if summary.nonfinite:
+        lines.append(
+            f"  {summary.nonfinite:,} could not be stored for NaN or Inf: a new store with another "
+            "--dtype or --compute may hold them."
+        )
     return "\n".join(lines)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.data.shards import Crop
+from tokensieve.data.shards import NONFINITE, Crop
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.hf.fingerprint import encoder_hash, encoder_info
@@ -65,6 +65,8 @@ class CropEncoder:
                 f"{type(self._processor).__name__}, which says: {said}. Check the model's files."
             ) from error
         (crops,) = self.crops(inputs, ["a grey picture"])
+        if isinstance(crops, NonFiniteError):
+            raise crops
         width = crops[0].tokens.shape[-1]
         if self._site is Site.FEATURES and width != info.width:
             raise UnsupportedError(
@@ -121,24 +123,30 @@ class CropEncoder:
         return calls, refused
 
     @torch.inference_mode()
-    def crops(self, inputs: dict[str, Any], labels: Sequence[str]) -> list[list[Crop]]:
-        """The crops of each picture, on the CPU, as they are stored.
+    def crops(
+        self, inputs: dict[str, Any], labels: Sequence[str]
+    ) -> list[list[Crop] | NonFiniteError]:
+        """The crops of each picture, on the CPU, as they are stored; or why they cannot be.
 
-        Raises `NonFiniteError` that names the picture, `UnsupportedError` for the site.
+        Raises `UnsupportedError` for the site.
         """
         model = self._model
         moved = {key: _moved(value, model.device, model.dtype) for key, value in inputs.items()}
         encoded = encode(model, moved)
-        done: list[list[Crop]] = []
+        done: list[list[Crop] | NonFiniteError] = []
         tokens = site_tokens(model, self._site, encoded)
         pixels = self._crop_pixels(encoded)
         parts = zip(encoded.prompt_of, encoded.packings, tokens, pixels, strict=True)
         for prompt, group in groupby(parts, key=lambda part: part[0]):
             found: list[Crop] = []
-            for _, packing, tokens_nLC, images in group:
-                stored = self._stored(tokens_nLC, labels[prompt])
-                found += _cut(packing, stored, images)
-            done.append(found)
+            try:
+                for _, packing, tokens_nLC, images in group:
+                    stored = self._stored(tokens_nLC, labels[prompt])
+                    found += _cut(packing, stored, images)
+            except NonFiniteError as error:
+                done.append(error)
+            else:
+                done.append(found)
         return done
 
     def _stored(self, tokens_nLC: Tensor, label: str) -> Tensor:
@@ -150,7 +158,7 @@ class CropEncoder:
         else:
             advice = "the model overflows or its weights are broken: use --compute bfloat16"
         raise NonFiniteError(
-            f"Expected finite {self._site} of {label}. Got NaN or Inf; {advice}, or take the "
+            f"{NONFINITE}{self._site} of {label}. Got NaN or Inf; {advice}, or take the "
             "picture out."
         )
 

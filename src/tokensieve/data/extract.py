@@ -20,9 +20,10 @@ from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extras import need
 from tokensieve.data.identity import STORE, begin, make_identity, remove_leftovers
 from tokensieve.data.manifest import MANIFEST, Summary, write_manifest
-from tokensieve.data.shards import Crop, Record, shard_name, write_shard
+from tokensieve.data.retry import check_same_pictures, skipped_chunks
+from tokensieve.data.shards import NONFINITE, Crop, Record, shard_name, write_shard
 from tokensieve.data.sources import Listing, Source
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.errors import ConfigError, NonFiniteError, UnknownNameError
 from tokensieve.hf.models import Loaded
 from tokensieve.types import Site
 
@@ -71,17 +72,19 @@ def extract(
     *,
     rank: int = 0,
     world: int = 1,
+    retry_skipped: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary | None:
     """Bring the store at `out` to completion, as far as process `rank` of `world` is concerned.
 
-    progress: called with pictures done and pictures to do by this process in this run.
+    retry_skipped: read the chunks that hold skipped pictures again. progress: called with pictures
+    done and pictures to do by this process in this run.
     Returns the finished store's summary, or None while shards of other processes are missing:
     whichever process ends last writes the manifest.
 
     Raises `ConfigError` for a store begun with something else, `InputError` if no picture could be
-    read, `NonFiniteError` for features the dtype cannot hold, `UnsupportedError` for the site, and
-    `MissingPackageError` without pyarrow.
+    read, `NonFiniteError` if the dtype can hold the features of no picture of the first chunk,
+    `UnsupportedError` for the site, and `MissingPackageError` without pyarrow.
     """
     settings, out = settings or ExtractSettings(), Path(out)
     if not 0 <= rank < world:
@@ -89,11 +92,20 @@ def extract(
     need("pyarrow", "train", "to write the manifest")
     listing = Listing(sources)
     encoder = CropEncoder(loaded, settings.site, DTYPES[settings.dtype], pixels=settings.pixels)
-    begin(out, _identity(loaded, encoder, listing, settings))
     names = [shard_name(i) for i in range(-(-len(listing) // settings.chunk))]
     mine = names[rank::world]
+    if retry_skipped:
+        check_same_pictures(out, names, listing)
+    begin(out, _identity(loaded, encoder, listing, settings), repaired=retry_skipped)
     remove_leftovers(out, set(mine))
-    missing = [i for i in range(rank, len(names), world) if not (out / names[i]).exists()]
+    again = set(skipped_chunks(out, mine)) if retry_skipped else set()
+    if again:
+        (out / MANIFEST).unlink(missing_ok=True)
+    missing = [
+        i
+        for i in range(rank, len(names), world)
+        if names[i] in again or not (out / names[i]).exists()
+    ]
     _run(encoder, listing, out, missing, settings, progress or (lambda done, total: None))
     there = {path.name for path in out.glob("shard-*.safetensors")}
     if not there.issuperset(names):
@@ -117,6 +129,7 @@ def _identity(
         listing={
             "pictures": len(listing),
             "hash": listing.hash(),
+            "content": listing.content(),
             "sources": {source.name: len(source.keys) for source in listing.sources},
         },
     )
@@ -133,6 +146,7 @@ def _run(
     """Write the shards of `chunks`: threads read ahead, this one encodes, another one writes."""
     spans = [_span(chunk, settings.chunk, len(listing)) for chunk in chunks]
     total, done = sum(map(len, spans)), 0
+    fresh = next(out.glob("shard-*.safetensors"), None) is None
     readers = ThreadPoolExecutor(settings.workers)
     writer = ThreadPoolExecutor(1)
     written: Future[None] | None = None
@@ -147,6 +161,9 @@ def _run(
                 crops += [crop for _, own in found for crop in own]
                 done += len(found)
                 progress(done, total)
+            if fresh and not crops:
+                _check_storable(records)
+            fresh = False
             if written is not None:
                 written.result()
             path, dtype = out / shard_name(chunk), DTYPES[settings.dtype]
@@ -156,6 +173,12 @@ def _run(
     finally:
         readers.shutdown(cancel_futures=True)
         writer.shutdown()
+
+
+def _check_storable(records: Sequence[Record]) -> None:
+    """Raise `NonFiniteError` if that is why none of the first pictures could be stored."""
+    if errors := [r.error for r in records if r.error.startswith(NONFINITE)]:
+        raise NonFiniteError(errors[0])
 
 
 def _span(chunk: int, size: int, total: int) -> range:
@@ -199,11 +222,13 @@ def read_batch(encoder: CropEncoder, listing: Listing, part: range) -> Batch:
 
 def _encode(encoder: CropEncoder, batch: Batch) -> list[tuple[Record, list[Crop]]]:
     """Each picture's record and its crops, none for a skipped one."""
-    crops: dict[int, list[Crop]] = {}
+    records, crops = list(batch.records), [list[Crop]() for _ in batch.records]
     for rows, inputs in batch.calls:
-        labels = [f"{batch.records[row].source}/{batch.records[row].key}" for row in rows]
-        crops.update(zip(rows, encoder.crops(inputs, labels), strict=True))
-    return [
-        (replace(record, crops=len(crops.get(row, ()))), crops.get(row, []))
-        for row, record in enumerate(batch.records)
-    ]
+        labels = [f"{records[row].source}/{records[row].key}" for row in rows]
+        for row, found in zip(rows, encoder.crops(inputs, labels), strict=True):
+            if isinstance(found, NonFiniteError):
+                records[row] = replace(records[row], error=str(found))
+            else:
+                crops[row] = found
+                records[row] = replace(records[row], crops=len(found))
+    return list(zip(records, crops, strict=True))

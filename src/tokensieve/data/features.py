@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokensieve.data.groups import codes, grouped
 from tokensieve.data.identity import begin, make_identity, read_identity
-from tokensieve.data.manifest import read_manifest, write_manifest
+from tokensieve.data.manifest import Manifest, read_manifest, write_manifest
 from tokensieve.data.shards import Crop, Record, Shard, shard_name, write_shard
 from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
 from tokensieve.nn.config import encoder_from_dict
@@ -69,6 +70,8 @@ class FeatureStore:
     encoder: what made the features. fingerprint: changes with any stored feature, row or picture.
     sources: names; those of the same name in two stores are one. source_N: which of them each crop
     is from. picture_N: which picture, counted over all stores, those that were skipped too.
+    group_N: the first picture of each crop's group. Crops of one picture, of pictures of equal
+    bytes and of frames of one video are a group: hold out groups, not pictures.
 
     Raises `WeightsError` for a folder that is no store, an unfinished or a damaged one,
     `EncoderMismatchError` for stores of different encoders or sites, `InputError` for stores of
@@ -84,14 +87,15 @@ class FeatureStore:
         self.has_pixels = bool(records[0].get("pixels"))
         digest = hashlib.sha256()
         sources: dict[str, int] = {}
-        codes, counts, pictures = [], [], []
+        origins, counts, pictures, manifests = [], [], [], []
         before = 0
         self._paths: list[Path] = []
         for folder, record in zip(places, records, strict=True):
             _check_fits(places[0], records[0], folder, record)
             manifest = read_manifest(folder)
             order = [sources.setdefault(name, len(sources)) for name in manifest.sources]
-            codes.append(torch.tensor(order, dtype=torch.long)[manifest.source_N])
+            manifests.append(manifest)
+            origins.append(torch.tensor(order, dtype=torch.long)[manifest.source_N])
             pictures.append(manifest.picture_N + before)
             before = int(pictures[-1][-1]) + 1
             self._paths += [folder / name for name, *_ in manifest.shards]
@@ -99,10 +103,20 @@ class FeatureStore:
             told = [record["encoder"], record["dtype"], [c for _, c, *_ in manifest.shards]]
             digest.update(repr(told).encode())
         self.fingerprint = digest.hexdigest()[:16]
-        self.sources, self.source_N = tuple(sources), torch.cat(codes)
+        self.sources, self.source_N = tuple(sources), torch.cat(origins)
         self.picture_N = torch.cat(pictures)
+        self.group_N = self._groups(manifests)
         self._ends = list(accumulate(counts))
         self._shards: dict[int, Shard] = {}
+
+    def _groups(self, manifests: Sequence[Manifest]) -> Int[Tensor, "N"]:
+        video_N = codes([manifest.video for manifest in manifests])
+        of_source_N = video_N * len(self.sources) + self.source_N
+        return grouped(
+            self.picture_N,
+            codes([manifest.sha256 for manifest in manifests]),
+            torch.where(video_N < 0, -1, of_source_N),
+        )
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tokensieve.errors import ConfigError
@@ -40,6 +44,46 @@ def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
     return path
 
 
+@cache
+def machine() -> str:
+    """Where process numbers mean something: the host and, in a container, its own numbering."""
+    try:
+        numbering = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:  # no Linux
+        numbering = ""
+    return re.sub(r"\W+", "-", f"{platform.node()[:64]}-{numbering}", flags=re.ASCII)
+
+
+def part_name(stem: str) -> str:
+    """`.{stem}.{machine}.{pid}.{random}.part`: nobody else's, and whose it was can be told."""
+    return f".{stem}.{machine()}.{os.getpid()}.{secrets.token_hex(4)}.part"
+
+
+def left_behind(name: str) -> tuple[str, str] | None:
+    """(stem, suffix) of what `name`, a `part_name`, would have become, if its process is dead.
+
+    None for other names, for processes that live, and for those of other machines, which cannot
+    be asked.
+    """
+    match = re.fullmatch(r"\.([\w-]+)\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.part(\.\w+)?", name)
+    if match is None or match[2] != machine() or _alive(int(match[3])):
+        return None
+    return match[1], match[4] or ""
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process of this machine goes by that number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block ends well.
@@ -49,7 +93,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     stays. Raises `ConfigError` where the disk refuses.
     """
     path = check_writable(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f"{part_name(path.stem)}{path.suffix}")
     try:
         yield part
         _flush(part)
@@ -63,12 +107,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """The same, written inside a folder `.{stem}.{pid}.part` beside `path`.
+    """The same, written inside a folder of a `part_name` beside `path`.
 
     For writers that make temporary files of their own, as safetensors does: what a killed process
     leaves lies in that folder, and whose it was can be told.
     """
-    folder = check_writable(path).with_name(f".{path.stem}.{os.getpid()}.part")
+    folder = check_writable(path).with_name(part_name(path.stem))
     try:
         folder.mkdir(exist_ok=True)
         part = folder / path.name

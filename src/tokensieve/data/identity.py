@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from tokensieve.data.files import written_whole
+from tokensieve.data.files import left_behind, written_whole
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.types import EncoderInfo
 
 STORE = "store.json"
 FORMAT = 1
 _ONLY_TOLD = ("model",)  # the same weights under another name are welcome
+_STAGED = re.compile(r"\.[\w-]+\..+\.part(\.\w+)?")
+_CONTENT = "listing.content"  # stores of before it was told do without
 
 
 def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) -> dict[str, Any]:
@@ -31,8 +32,10 @@ def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) 
     return dict(json.loads(json.dumps(record)))
 
 
-def begin(folder: Path, identity: dict[str, Any]) -> None:
+def begin(folder: Path, identity: dict[str, Any], *, repaired: bool = False) -> None:
     """Make the store's folder, or make sure that it is this store's.
+
+    repaired: the bytes under the listing's keys may have changed; what they are now is recorded.
 
     Raises `ConfigError` if it was begun with anything else, or holds other files.
     """
@@ -49,19 +52,34 @@ def begin(folder: Path, identity: dict[str, Any]) -> None:
             raise ConfigError(
                 f"Expected rights to make the folder {folder}. Got: {error}. Choose another --out."
             ) from error
-        with written_whole(path) as part:
-            part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        _write(path, identity)
     before, now = _flat(read_identity(folder)), _flat(identity)
+    known = before.setdefault(_CONTENT, now.get(_CONTENT))
+    if repaired:
+        before[_CONTENT] = now.get(_CONTENT)
     different = [
         f"{name}={_short(now.get(name))} (there: {_short(before.get(name))})"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and name not in _ONLY_TOLD
     ]
+    if different and all(name.startswith(_CONTENT) for name in different):
+        raise ConfigError(
+            f"Expected the pictures that the store in {folder} was begun with. Got files of the "
+            "same names and of other sizes or bytes. Choose another --out, or pass --retry-skipped "
+            "if some that were skipped have been repaired."
+        )
     if different:
         raise ConfigError(
             f"Expected what the store in {folder} was begun with. Got {'; '.join(different[:4])}. "
             "Choose another --out, or delete the folder."
         )
+    if known != now.get(_CONTENT):
+        _write(path, identity)
+
+
+def _write(path: Path, identity: dict[str, Any]) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
@@ -87,35 +105,20 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path, mine: set[str]) -> None:
-    """Remove what dead processes left half written of the files named in `mine`."""
+    """Remove what dead processes of this machine left half written of the files named in `mine`."""
     for path in folder.glob(".*.part*"):
-        match = re.fullmatch(r"\.([\w-]+)\.(\d+)\.part(\.\w+)?", path.name)
-        if match is None or _alive(int(match[2])):
-            continue
-        if path.is_dir() and f"{match[1]}.safetensors" in mine:
+        stem, suffix = left_behind(path.name) or ("", "")
+        if path.is_dir() and f"{stem}.safetensors" in mine:
             shutil.rmtree(path, ignore_errors=True)
-        elif f"{match[1]}{match[3]}" in mine:
+        elif f"{stem}{suffix}" in mine:
             path.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
-    """Whether another process of this machine goes by that number."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _foreign(folder: Path) -> bool:
-    """Whether a folder without store.json holds anything but what a killed run leaves."""
-    return any(
-        not path.name.startswith(f".{STORE.partition('.')[0]}.") for path in folder.iterdir()
-    )
+    """Whether a folder holds anything but a store, begun by another process just now maybe, or
+    what a killed run leaves."""
+    names = {path.name for path in folder.iterdir()}
+    return STORE not in names and any(not _STAGED.fullmatch(name) for name in names)
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

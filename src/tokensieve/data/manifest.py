@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tokensieve.data.extras import need
 from tokensieve.data.files import written_whole
-from tokensieve.data.shards import SKIPPED, ShardInfo, read_info
+from tokensieve.data.groups import videos
+from tokensieve.data.shards import NONFINITE, SKIPPED, ShardInfo, read_info
 from tokensieve.errors import InputError, WeightsError
 
 MANIFEST = "manifest.parquet"
@@ -34,7 +35,8 @@ class Summary:
     """What a store holds.
 
     duplicates: pictures whose bytes equal an earlier one's. skipped_first: (source/key, error) of
-    the first skipped pictures; the rest are in the manifest.
+    the first skipped pictures; the rest are in the manifest. nonfinite: those skipped because the
+    dtype cannot hold their features.
     """
 
     pictures: int
@@ -44,6 +46,7 @@ class Summary:
     duplicates: int
     bytes: int
     skipped_first: tuple[tuple[str, str], ...]
+    nonfinite: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, ready for `json.dumps`."""
@@ -53,12 +56,14 @@ class Summary:
 @dataclass(frozen=True)
 class Manifest:
     """What a reader needs: source and picture of each crop; per shard, name, content hash, crops
-    and bytes."""
+    and bytes. sha256, video: of each crop, as dictionary-encoded columns; "" for none."""
 
     sources: tuple[str, ...]
     source_N: Int[Tensor, "N"]
     picture_N: Int[Tensor, "N"]
     shards: tuple[tuple[str, str, int, int], ...]
+    sha256: Any
+    video: Any
 
 
 def write_manifest(folder: Path, names: Sequence[str]) -> Summary:
@@ -96,7 +101,7 @@ class _Total:
 
     def __init__(self) -> None:
         self.pictures = self.crops = self.tokens = self.skipped = self.duplicates = 0
-        self.bytes = 0
+        self.bytes = self.nonfinite = 0
         self.skipped_first: list[tuple[str, str]] = []
         self.shards: list[tuple[str, str, int, int]] = []
         self._seen: set[bytes] = set()
@@ -110,6 +115,7 @@ class _Total:
         for record in info.records:
             if record.error:
                 self.skipped += 1
+                self.nonfinite += record.error.startswith(NONFINITE)
                 if len(self.skipped_first) < SHOWN:
                     self.skipped_first.append((f"{record.source}/{record.key}", record.error))
                 continue
@@ -120,7 +126,7 @@ class _Total:
     def summary(self) -> Summary:
         return Summary(
             self.pictures, self.crops, self.tokens, self.skipped, self.duplicates, self.bytes,
-            tuple(self.skipped_first),
+            tuple(self.skipped_first), self.nonfinite,
         )  # fmt: skip
 
 
@@ -157,7 +163,9 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         table = parquet.read_table(
-            path, columns=["source", "row", "picture"], read_dictionary=["source"]
+            path,
+            columns=["source", "row", "picture", "sha256", "key"],
+            read_dictionary=["source", "sha256", "key"],
         )
         shards = json.loads(parquet.read_metadata(path).metadata[b"shards"])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
@@ -165,7 +173,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"Expected a whole {path}. Got: {error}. Delete it and run extract again."
         ) from error
     table = table.filter(pa.compute.greater_equal(table["row"], 0)) if len(table) else table
-    column = table["source"].unify_dictionaries().combine_chunks()
+    column, sha256, key = (
+        table[name].unify_dictionaries().combine_chunks() for name in ("source", "sha256", "key")
+    )
     codes = torch.from_numpy(column.indices.to_numpy(zero_copy_only=False).copy()).long()
     pictures = torch.from_numpy(table["picture"].to_numpy().copy()).long()
     ends = [0]
@@ -178,7 +188,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     return Manifest(
         tuple(column.dictionary.to_pylist()), codes, pictures,
-        tuple((n, c, k, s) for n, c, k, s in shards),
+        tuple((n, c, k, s) for n, c, k, s in shards), sha256, videos(key),
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from tokensieve.data.files import staged
 from tokensieve.errors import UnsupportedError, WeightsError
 
 SKIPPED = "skipped"
+NONFINITE = "Expected finite "  # how the error of a picture begins that the dtype cannot hold
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,6 @@ def write_shard(
     metadata = {"shard": json.dumps({"content": _content(told, tensors), "records": told})}
     with staged(path) as part:
         save_file(tensors, part, metadata=metadata)
-        part.chmod(0o644)  # safetensors lets nobody else read it
 
 
 def _valid(crop: Crop) -> Tensor:

@@ -18,6 +18,7 @@ from glob import glob
 from pathlib import Path
 
 from tokensieve.data.sources.base import Listing, Read, Source, content_hash
+from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.data.sources.files import PICTURES, FolderSource, TarSource, read_bytes
 from tokensieve.data.sources.generated import GeneratedSource
 from tokensieve.data.sources.tables import DatasetSource, ParquetSource
@@ -26,7 +27,7 @@ from tokensieve.errors import ConfigError, InputError
 
 __all__ = ["Listing", "Read", "Source", "content_hash", "open_source"]
 
-_NAMED = re.compile(r"([A-Za-z0-9_.+-]+)=(.+)", re.DOTALL)
+_NAMED = re.compile(r"([\w.+-]+)=(.+)", re.DOTALL)
 
 
 class FileSource:
@@ -36,7 +37,11 @@ class FileSource:
 
     def __init__(self, name: str, path: Path) -> None:
         self.name, self._path = name, path
-        self.keys: Sequence[str] = [path.name]
+        self.keys: Sequence[str] = [plain(path.name)]
+
+    def content(self) -> str:
+        """Short hash of the file's size and edges."""
+        return spans_hash(whole_files([self._path]))
 
     def read(self, index: int) -> bytes:
         """The file's bytes. Raises `PictureError`."""
@@ -64,7 +69,7 @@ def open_source(spec: str, *, frames: int = 8, column: str | None = None) -> Sou
     paths = _paths(where)
     first = paths[0]
     stem = re.sub(r"[^\w.+-]+|[-_]*[*?].*", "", first.stem if len(paths) == 1 else Path(where).stem)
-    name = name or stem or first.absolute().name
+    name = name or stem or plain(first.absolute().name)
     if first.is_dir():
         if (first / "dataset_dict.json").exists() or (first / "state.json").exists():
             return DatasetSource(name, str(first), None, column)

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from tokensieve.data.pictures import decode_picture
+from tokensieve.data.sources.content import plain
 from tokensieve.errors import ConfigError, PictureError
 
 
@@ -20,14 +21,19 @@ class Source(Protocol):
     """Pictures under a name, in an order that never changes.
 
     name: what the manifest calls it. keys: one per picture. detail: what else decides which
-    pictures these are, such as a table's column. `read` gives the bytes of a picture
-    file or, where there is no such file, the picture itself; it may be called from several
+    pictures these are, such as a table's column. `content` is a short hash that other pictures
+    under the same keys change, cheap even for a million of them. `read` gives the bytes of a
+    picture file or, where there is no such file, the picture itself; it may be called from several
     threads, and raises `PictureError` for a picture that cannot be read.
     """
 
     name: str
     keys: Sequence[str]
     detail: str
+
+    def content(self) -> str:
+        """Short hash of what lies under the keys, the same on every machine."""
+        ...
 
     def read(self, index: int) -> bytes | Image.Image:
         """The picture of key number `index`."""
@@ -80,8 +86,13 @@ class Listing:
         for source in self.sources:
             digest.update(f"\n{source.name}\n{source.detail}\n".encode())
             for key in source.keys:
-                digest.update(key.encode("utf-8", "surrogateescape") + b"\0")
+                digest.update(key.encode() + b"\0")
         return digest.hexdigest()[:16]
+
+    def content(self) -> str:
+        """Short hash over what lies under the keys, as far as each source looks."""
+        told = repr([source.content() for source in self.sources])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def read(self, index: int) -> Read:
         """Picture `index`, decoded; one that cannot be read is no exception here."""
@@ -93,9 +104,10 @@ class Listing:
             if isinstance(data, bytes):
                 data = decode_picture(data, f"{source.name}/{source.keys[number]}")
         except PictureError as error:
-            return Read(None, sha, str(error))
+            return Read(None, sha, plain(str(error)))
         except OSError as error:
-            return Read(None, sha, f"Expected a readable source {source.name}. Got: {error}.")
+            said = f"Expected a readable source {source.name}. Got: {error}."
+            return Read(None, sha, plain(said))
         return Read(data, sha)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys
+from tokensieve.data.sources.content import plain, spans_hash, whole_files
+from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys, need_av
 from tokensieve.errors import InputError, PictureError
 
 PICTURES = frozenset(
@@ -25,7 +26,9 @@ class FolderSource:
     """Every picture below a folder, sorted by path; of a video, frames.
 
     A key is the path from the folder on, with '#3' for the fourth frame of a video. Hidden files
-    are left out. Raises `InputError` if there is no picture.
+    are left out; links to folders are followed, each folder being read once. Raises `InputError`
+    if there is no picture or a folder cannot be read, `MissingPackageError` for videos without
+    PyAV.
     """
 
     detail = ""
@@ -33,39 +36,67 @@ class FolderSource:
     def __init__(self, name: str, folder: Path, frames: int) -> None:
         self.name, self._folder = name, folder
         self._reader = FrameReader(frames)
-        paths = sorted(_below(folder))
-        self.keys: Sequence[str] = [
-            key
-            for path in paths
-            for key in (
-                frame_keys(path, frames) if Path(path).suffix.lower() in VIDEOS else (path,)
-            )
-        ]
-        if not self.keys:
+        self._paths = sorted(_below(folder))
+        self._places: list[tuple[str, int | None]] = []  # path, and number of the frame
+        keys: list[str] = []
+        for path in self._paths:
+            if Path(path).suffix.lower() in VIDEOS:
+                keys += frame_keys(path, frames)
+                self._places += [(path, frame) for frame in range(frames)]
+            else:
+                keys.append(plain(path))
+                self._places.append((path, None))
+        self.keys: Sequence[str] = keys
+        if not keys:
             raise InputError(
                 f"Expected pictures ({' '.join(sorted(PICTURES))}) or videos below {folder}. "
                 "Got none. Check the path."
             )
+        if any(frame is not None for _, frame in self._places):
+            need_av()  # now, not hours later
+
+    def content(self) -> str:
+        """Short hash of the files' sizes, and of the edges of some."""
+        return spans_hash(whole_files(self._folder / path for path in self._paths))
 
     def read(self, index: int) -> bytes | Image.Image:
         """The picture file's bytes, or the frame. Raises `PictureError`."""
-        path, mark, frame = self.keys[index].rpartition("#")
-        if mark and Path(path).suffix.lower() in VIDEOS:
-            return self._reader.read(self._folder / path, int(frame))
-        return read_bytes(self._folder / self.keys[index])
+        path, frame = self._places[index]
+        if frame is not None:
+            return self._reader.read(self._folder / path, frame)
+        return read_bytes(self._folder / path)
 
 
 def _below(folder: Path) -> list[str]:
     """Paths of pictures and videos below `folder`, relative to it, with '/' between."""
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(root) / name).relative_to(folder).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES | VIDEOS
-        ]
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            for root, folders, files in os.walk(start, onerror=_refuse):
+                here = Path(root)
+                status = here.stat()
+                if (status.st_dev, status.st_ino) in seen:  # where a link led before
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                links += [here / name for name in folders if (here / name).is_symlink()]
+                found += [
+                    (here / name).relative_to(folder).as_posix()
+                    for name in files
+                    if not name.startswith(".") and Path(name).suffix.lower() in PICTURES | VIDEOS
+                ]
+        waiting = sorted(links)
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(
+        f"Expected a readable folder at {error.filename}. Got: {error.strerror}. Check its rights."
+    ) from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -96,7 +127,7 @@ class TarSource:
         keys = []
         for number, path in enumerate(self._paths):
             for member, start, size in _members(path):
-                keys.append(f"{path.name}/{member}" if len(self._paths) > 1 else member)
+                keys.append(plain(f"{path.name}/{member}" if len(self._paths) > 1 else member))
                 self._places.append((number, start, size))
         self.keys = keys
         if not keys:
@@ -104,6 +135,10 @@ class TarSource:
                 f"Expected pictures ({' '.join(sorted(PICTURES))}) in {self._paths[0]}. Got none. "
                 "Check the file."
             )
+
+    def content(self) -> str:
+        """Short hash of the pictures' sizes, and of the edges of some."""
+        return spans_hash([(self._paths[n], start, size) for n, start, size in self._places])
 
     def read(self, index: int) -> bytes:
         """The picture file's bytes. Raises `PictureError` where the tar ends before them."""

@@ -31,6 +31,10 @@ class GeneratedSource:
         self._kinds = [chosen[i % len(chosen)] for i in range(count)]
         self.keys: Sequence[str] = [f"{split}/{kind}-{i:06d}" for i, kind in enumerate(self._kinds)]
 
+    def content(self) -> str:
+        """Nothing: the keys hold kinds and split, and those decide."""
+        return ""
+
     def read(self, index: int) -> Image.Image:
         """The picture, generated."""
         return generate(self._kinds[index], index, self._split).image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.data.extras import need
+from tokensieve.data.sources.content import in_parts, plain, spans_hash, spread
 from tokensieve.data.sources.files import read_bytes
 from tokensieve.errors import ConfigError, InputError, PictureError
 
@@ -44,12 +46,16 @@ class ParquetSource:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 self._rows += [(number, group, row) for row in range(count)]
-            prefix = f"{path.name}#" if len(self._paths) > 1 else ""
+            prefix = f"{plain(path.name)}#" if len(self._paths) > 1 else ""
             keys += [f"{prefix}{row:08d}" for row in range(file.metadata.num_rows)]
         self.detail = self._column = column or ""
         self.keys: Sequence[str] = keys
         if not keys:
             raise InputError(f"Expected rows in {self._paths[0]}. Got none. Check the file.")
+
+    def content(self) -> str:
+        """Short hash of the files' sizes, and of places in them, footers among these."""
+        return spans_hash(in_parts(self._paths))
 
     def read(self, index: int) -> bytes:
         """The picture file's bytes. Raises `PictureError` for an empty cell."""
@@ -96,6 +102,16 @@ class DatasetSource:
         self.keys: Sequence[str] = [f"{row:08d}" for row in range(len(table))]
         if not self.keys:
             raise InputError(f"Expected rows in the data set {dataset}. Got none. Choose a split.")
+
+    def content(self) -> str:
+        """Short hash of the split's name and of some pictures' bytes."""
+        digest = hashlib.sha256(str(self._table.split).encode())
+        for index in spread(len(self.keys)):
+            try:
+                digest.update(hashlib.sha256(self.read(index)).digest())
+            except (PictureError, OSError):
+                digest.update(b"?")
+        return digest.hexdigest()[:16]
 
     def read(self, index: int) -> bytes:
         """The picture file's bytes. Raises `PictureError` for an empty cell."""

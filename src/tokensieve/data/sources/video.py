@@ -15,6 +15,7 @@ from PIL import Image
 
 from tokensieve.data.extras import need
 from tokensieve.data.pictures import to_rgb
+from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
 
 VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
@@ -35,6 +36,10 @@ class VideoSource:
         except PictureError as error:
             raise InputError(str(error)) from error
 
+    def content(self) -> str:
+        """Short hash of the video's size and edges."""
+        return spans_hash(whole_files([self._path]))
+
     def read(self, index: int) -> Image.Image:
         """The frame. Raises `PictureError`."""
         return self._reader.read(self._path, index)
@@ -44,7 +49,7 @@ def frame_keys(path: str, frames: int) -> list[str]:
     """One key per frame of the video at `path`. Raises `ConfigError` for less than one."""
     if frames < 1:
         raise ConfigError(f"Expected `frames` of at least 1. Got {frames}.")
-    return [f"{path}#{i}" for i in range(frames)]
+    return [f"{plain(path)}#{i}" for i in range(frames)]
 
 
 class FrameReader:
@@ -98,13 +103,18 @@ def _gif(path: Path, count: int) -> list[Image.Image]:
 
 
 def _decoded(path: Path, count: int) -> list[Image.Image]:
-    av = need("av", "video", "to read videos")
+    av = need_av()
     try:
         return _with_av(av, path, count)
     except av.error.FFmpegError as error:
         raise PictureError(
             f"Expected a whole video at {path}. Got: {error}. Fetch it again."
         ) from error
+
+
+def need_av() -> Any:
+    """PyAV. Raises `MissingPackageError` that says how to install it."""
+    return need("av", "video", "to read videos")
 
 
 def _with_av(av: Any, path: Path, count: int) -> list[Image.Image]:
