@@ -10,7 +10,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from eval_tiny import tiny_subject
-from tokensieve.hf.models import load_model
 
 from tokensieve.cost.flops import prefill_flops, prefill_flops_by_layer
 from tokensieve.cost.shapes import TransformerShape
@@ -21,6 +20,7 @@ from tokensieve.eval.score import Batch, append, prompt, score
 from tokensieve.eval.subject import Subject
 from tokensieve.eval.tasks import load_tasks
 from tokensieve.hf.encode import encode
+from tokensieve.hf.models import load_model
 from tokensieve.hf.sieve import sieve
 
 SHAPE = TransformerShape(2, 32, 88, 4, 4, 8, vocab=100)

@@ -249,6 +249,8 @@ def test_a_share_of_the_pictures_is_held_out(store: FeatureStore, tmp_path: Path
     assert [int(held_out(store, s).sum()) for s in (0.0, 0.001, 0.3, 0.9)] == [0, 1, 19, 58]
     with pytest.raises(ConfigError, match=r"`holdout` in \[0, 1\)\. Got 1"):
         held_out(store, 1.0)
+    store.group_N = torch.arange(64) // 8  # as of eight videos
+    assert held_out(store, 0.25).nonzero()[:, 0].tolist() == [*range(8), *range(32, 40)]
     single = FeatureStore([toy_store(tmp_path / "single", crops=1)])
     with pytest.raises(ConfigError, match="Expected at least two pictures"):
         held_out(single, 0.1)

@@ -123,21 +123,23 @@ def make_accelerator(out: Path, trackers: Sequence[str]) -> Accelerator:
 def held_out(store: FeatureStore, share: float) -> Bool[Tensor, "N"]:
     """True for the crops of `share` of the pictures, at even distances in the store.
 
-    Raises `ConfigError` unless 0 <= share < 1.
+    Crops of a picture, pictures of equal content and frames of a video stay together.
+
+    Raises `ConfigError` unless 0 <= share < 1, or where there is nothing left to train on.
     """
     if not 0 <= share < 1:
         raise ConfigError(f"Expected `holdout` in [0, 1). Got {share}.")
     held_N = torch.zeros(len(store), dtype=torch.bool)
     if share == 0:
         return held_N
-    pictures: Tensor = torch.unique(store.picture_N)
-    if len(pictures) < 2:
+    groups: Tensor = torch.unique(store.group_N)
+    if len(groups) < 2:
         raise ConfigError(
             "Expected at least two pictures, to hold some out. Got one. Pass --validation with "
             "another store, or --holdout 0."
         )
-    count = min(len(pictures) - 1, max(1, round(share * len(pictures))))
-    return torch.isin(store.picture_N, some_of(pictures, count))
+    count = min(len(groups) - 1, max(1, round(share * len(groups))))
+    return torch.isin(store.group_N, some_of(groups, count))
 
 
 def _check_validation(store: FeatureStore, judged: FeatureStore, recipe: Recipe) -> None:
