@@ -1,6 +1,6 @@
 #!/bin/sh
-# The papers' presets on the features and for the steps of what ships; seed 0 also at the printed
-# learning rate. usage: experiments/presets.sh PYTHON STORE
+# The papers' presets on the features, for the steps and at the learning rate of what ships (1e-5, as
+# the follow-up prints, is for 100 epochs). usage: experiments/presets.sh PYTHON STORE
 set -eu
 python=$1 store=$2
 train() {
@@ -13,4 +13,3 @@ for seed in 0 1 2; do
   train wlie "$seed" --preset when-less-is-enough --set train.lr=0.001
 done
 train adaptive 0 --preset adaptive --set train.lr=0.001 --set train.batch=16
-train wlie-printed 0 --preset when-less-is-enough --set train.lr=0.00001
