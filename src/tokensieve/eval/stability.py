@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/stability"))
     parser.add_argument("--root", type=Path, default=Path("."), help="where docs/ lies")
     parser.add_argument("--weights", nargs="+", default=WEIGHTS, help="selectors, one per seed")
-    parser.add_argument("--pictures", type=int, default=60, help="pictures per kind")
+    parser.add_argument("--pictures", type=int, default=40, help="pictures per kind")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--page-only", action="store_true", help="rebuild the page from records")
     options = parser.parse_args(arguments)
