@@ -32,7 +32,7 @@ def write_report(spec: Mapping[str, Any], spec_file: Path, folder: Path, docs: P
         f"per cent under the pure ranking (the highest scores stay), on {spec['pictures']} "
         f"pictures of the split `{spec['split']}` per kind: mean, and the seeds' extremes. AUC: "
         "chance that a patch with text outranks one without, cluttered pages. kept: share of kept "
-        "tokens in the training's last tenth; mask: what became of it, some, all ones or all zeros.",
+        "tokens in the training's last tenth; mask: some, all ones or all zeros.",
         "![training curves](figures/ablation-curves.png)",
         "![by depth, length and p](figures/ablations.png)",
     ]
