@@ -59,7 +59,7 @@ def table(spec: Mapping[str, Any], group: str, found: Mapping[str, Record]) -> s
             for keep in keeps
         ]
         aucs = [r["auc"]["cluttered"] for r in of_seed if r["auc"].get("cluttered") is not None]
-        states = sorted({STATES.get(r["state"], r["state"]) for r in of_seed})
+        states = sorted({STATES.get(str(r["state"]), str(r["state"])) for r in of_seed})
         rows.append([name, *cells, spread(aucs, ".3f"), spread([last(r) for r in of_seed], ".2f"),
                      " / ".join(states)])  # fmt: skip
     return markdown.table(rows)
