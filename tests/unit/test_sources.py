@@ -204,7 +204,6 @@ def test_generated_pictures_are_those_of_the_pool() -> None:
         ("synth:mixed,pge:3", UnknownNameError, "Unknown kind of picture 'pge'"),
         ("synth:mix:3:tset", UnknownNameError, "Did you mean 'test'"),
         ("synth:mix:0", ConfigError, "at least one generated picture"),
-        ("hf:{tmp}/empty", InputError, "Expected a data set that `datasets` can load"),
     ],
 )
 def test_sources_that_are_none(spec, error, told, tmp_path) -> None:
@@ -215,6 +214,12 @@ def test_sources_that_are_none(spec, error, told, tmp_path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"no")
     with pytest.raises(error, match=told):
         open_source(spec.format(tmp=tmp_path))
+
+
+def test_a_folder_that_is_no_data_set(tmp_path) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(InputError, match="Expected a data set that `datasets` can load"):
+        open_source(f"hf:{tmp_path}")
 
 
 def test_two_sources_of_one_name(tmp_path) -> None:
