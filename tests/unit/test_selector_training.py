@@ -309,3 +309,15 @@ def test_thresholds_are_measured_on_crops_of_every_number(tmp_path: Path) -> Non
     few = calibration_rows(store, Rows.of(store, keep_N=store.picture_N % 2 == 0), 3, generator)
     assert set((few // 5).tolist()) <= set(range(0, 12, 2))
     assert len(few) == 3
+
+
+def test_crops_that_are_all_padded_are_trained_on_without_thresholds(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, valid = FeatureStore.batch, torch.arange(25) < 20
+    monkeypatch.setattr(
+        FeatureStore, "batch",
+        lambda *a, **k: replace(b := read(*a, **k), valid=valid.expand(len(b.features), 25)),
+    )  # fmt: skip
+    train_selector(store, small(store, "train.steps=1"), tmp_path / "run")
+    assert Selector.from_pretrained(tmp_path / "run" / "selector").config.thresholds == ()

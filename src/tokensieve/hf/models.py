@@ -52,6 +52,7 @@ def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> L
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
+    # what torch raises for a device it was not built for, and for one it does not know
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
             f"Expected a device of this machine, such as cpu or cuda:0. Got '{device}': "

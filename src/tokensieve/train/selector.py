@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,15 +96,27 @@ def train_selector(
     run.train(batches, first)
     model.eval().to("cpu")
     if accelerator.is_main_process:
-        if store.encoder.grid is not None:
-            chosen = calibration_rows(store, rows, CALIBRATION, generator_of(seed, -2))
-            calibrate(model.selector, whole_crops(store, chosen))
-        model.selector.save_pretrained(out / "selector")
-        model.reconstructor.save_pretrained(out / "reconstructor")
-        if model.image is not None:
-            model.image.save_pretrained(out / "image")
+        _calibrate(model, store, rows, seed)
+        _save(model, out)
     accelerator.end_training()
     return model
+
+
+def _calibrate(model: SelectorAutoencoder, store: FeatureStore, rows: Rows, seed: int) -> None:
+    """Measure thresholds of adaptive counts, where there are crops without padding to do it on."""
+    if store.encoder.grid is None:
+        return
+    chosen = calibration_rows(store, rows, CALIBRATION, generator_of(seed, -2))
+    batches = whole_crops(store, chosen)
+    if (first := next(batches, None)) is not None:
+        calibrate(model.selector, chain([first], batches))
+
+
+def _save(model: SelectorAutoencoder, out: Path) -> None:
+    model.selector.save_pretrained(out / "selector")
+    model.reconstructor.save_pretrained(out / "reconstructor")
+    if model.image is not None:
+        model.image.save_pretrained(out / "image")
 
 
 def make_accelerator(out: Path, trackers: Sequence[str]) -> Accelerator:
