@@ -5,14 +5,21 @@ B crops (or pictures) of equal length, L tokens of a crop, C width, P pixel valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError, EncoderMismatchError, InputError, NonFiniteError
+from tokensieve.errors import (
+    ConfigError,
+    EncoderMismatchError,
+    InputError,
+    NonFiniteError,
+    UnsupportedError,
+)
 
 
 class Site(StrEnum):
@@ -23,6 +30,36 @@ class Site(StrEnum):
     FEATURES = "features"  # encoder output, before the projector
     EMBEDS = "embeds"  # projector output, before the LLM
     LLM = "llm"  # inside the LLM
+
+
+class Kind(StrEnum):
+    """What an attention layer says about tokens, beside the tokens themselves.
+
+    Attention is the mean over heads; it is computed from queries and keys, only the rows asked for,
+    so SDPA and FlashAttention stay on. Shapes are for B crops of L tokens.
+    """
+
+    CLS_ATTENTION = "cls-attention"  # (B, L) from CLS; from all queries where there is no CLS
+    RECEIVED_ATTENTION = "received-attention"  # (B, L) mean over all queries
+    ATTENTION_MAP = "attention-map"  # (B, L, L) row: query; CLS left out, not renormalised
+    KEYS = "keys"  # (B, L, K) mean over heads
+    # inside the LLM
+    LAST_ATTENTION = "last-attention"  # (B, L) from the last token of the prompt
+    TEXT_ATTENTION = "text-attention"  # (B, L, T) from each text token of `TextContext`
+    LAST_UNROTATED = "last-unrotated"  # (B, L) as from the last token, without rotary positions
+    MEAN_UNROTATED = "mean-unrotated"  # (B, L) by the mean query of visual tokens, no rotary
+    KEYS_UNROTATED = "keys-unrotated"  # (B, L, K) keys of all heads, without rotary positions
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One `Kind` of signal of one attention layer.
+
+    block: the encoder's layer, counted from 0; None: the one just run (sites "encoder", "llm").
+    """
+
+    kind: Kind
+    block: int | None = None
 
 
 Grid = tuple[int, int]  # rows, columns
@@ -93,6 +130,11 @@ class EncoderInfo:
                     f"Use weights trained for this {what}, or train them (see the README)."
                 )
 
+    @property
+    def block(self) -> int:
+        """The layer, counted from 0, whose output it is."""
+        return self._absolute_layer() - 1
+
     def _absolute_layer(self) -> int:
         return self.layer if self.layer >= 0 else self.depth + 1 + self.layer
 
@@ -108,6 +150,10 @@ class VisionTokens:
         methods that need "pixels".
     keys: one integer per crop, its ordinal in the prompt: seeds what is random, so that a crop
         is treated alike alone and in a batch.
+    signals: what `Method.signals` asked for, by its names; shapes as `Kind` says.
+    sizes: (B, L) how many patches each token stands for (site "encoder"); None: one.
+    tiles: (rows, columns) of the crops behind the first, which shows the whole picture; None: the
+        crops are not laid out so.
 
     Raises `InputError` where shapes contradict each other.
     """
@@ -117,6 +163,9 @@ class VisionTokens:
     valid: Bool[Tensor, "B L"] | None = None
     patches: Float[Tensor, "B L P"] | None = None
     keys: tuple[int, ...] | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+    sizes: Float[Tensor, "B L"] | None = None
+    tiles: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         B, L, _ = self.tokens.shape
@@ -131,6 +180,21 @@ class VisionTokens:
         if self.valid is not None:
             return self.valid
         return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+
+    def signal(self, name: str) -> Tensor:
+        """The signal of that name. Raises `UnsupportedError` without it, `NonFiniteError` for NaN."""
+        if name not in self.signals:
+            raise UnsupportedError(
+                f"Expected the signal '{name}' of an attention layer. Got none. Run the encoder "
+                "inside the sieve (pass pixels), on a model whose attention can be read."
+            )
+        found = self.signals[name]
+        if not bool(torch.isfinite(found).all()):
+            raise NonFiniteError(
+                f"Expected finite numbers for the signal '{name}'. Got NaN or Inf. Check the "
+                "picture and the model's dtype (try bfloat16 instead of float16)."
+            )
+        return found
 
     def require_finite(self, where: str) -> None:
         """Raise `NonFiniteError` naming `where` if any real token holds NaN or Inf."""

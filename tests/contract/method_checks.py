@@ -11,29 +11,56 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.testing import assert_close
 
 from tokensieve.errors import NonFiniteError
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
-from tokensieve.types import EncoderInfo, Reduction, Site, VisionTokens
+from tokensieve.types import EncoderInfo, Kind, Reduction, Site, TextContext, VisionTokens
 
-GRID, WIDTH, PIXELS = (5, 6), 16, 12
+GRID, WIDTH, PIXELS, KEY, TEXT = (5, 6), 16, 12, 8, 4
 ENCODER = EncoderInfo("toy", WIDTH, -1, 2, 2, 32)
 COUNTS = (4, 30, 11)
 
 
 def vision(crops: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> VisionTokens:
-    """Crops of random tokens and pixels, all real, with keys that are no ordinals."""
+    """Crops of random tokens, pixels and signals, all real, with keys that are no ordinals."""
     g = torch.Generator().manual_seed(seed)
     L = GRID[0] * GRID[1]
+    tokens = torch.randn(crops, L, WIDTH, generator=g).to(dtype)
+    patches = torch.rand(crops, L, PIXELS, generator=g).to(dtype)
     return VisionTokens(
-        torch.randn(crops, L, WIDTH, generator=g).to(dtype),
+        tokens,
         grid=GRID,
-        patches=torch.rand(crops, L, PIXELS, generator=g).to(dtype),
+        patches=patches,
         keys=tuple(7 + 3 * b for b in range(crops)),
+        signals=Signals({kind: _signal(kind, crops, L, g).to(dtype) for kind in Kind}),
     )
+
+
+class Signals(dict[str, torch.Tensor]):
+    """Signals of every kind; `named` gives those a method asks for the names it has for them."""
+
+    def named(self, method: Method) -> dict[str, torch.Tensor]:
+        """By the method's own names. Two signals of one kind differ."""
+        asked = method.signals(ENCODER)
+        return {
+            name: self[signal.kind].roll(place, 1) if place else self[signal.kind]
+            for place, (name, signal) in enumerate(asked.items())
+        }
+
+
+def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
+    """Made up, with the shape of its kind; rows of attention sum to at most 1."""
+    if kind in (Kind.KEYS, Kind.KEYS_UNROTATED):
+        return torch.randn(B, L, KEY, generator=g)
+    columns = {Kind.ATTENTION_MAP: L, Kind.TEXT_ATTENTION: TEXT}.get(kind, 1)
+    drawn = torch.randn(B, L, columns, generator=g)
+    if kind is Kind.ATTENTION_MAP:
+        return drawn.softmax(-1)
+    return drawn.softmax(1) if kind is Kind.TEXT_ATTENTION else drawn[..., 0].softmax(-1)
 
 
 def padded(v: VisionTokens, junk: float) -> tuple[VisionTokens, torch.Tensor]:
@@ -44,11 +71,38 @@ def padded(v: VisionTokens, junk: float) -> tuple[VisionTokens, torch.Tensor]:
     tokens[:, place], patches[:, place] = v.tokens, v.patches
     valid = torch.zeros(B, L + 9, dtype=torch.bool)
     valid[:, place] = True
-    return VisionTokens(tokens, valid=valid, patches=patches, keys=v.keys), place
+    signals = Signals({kind: _spread(Kind(kind), s, place) for kind, s in v.signals.items()})
+    return replace(
+        v, tokens=tokens, grid=None, valid=valid, patches=patches, signals=signals
+    ), place
+
+
+def _spread(kind: Kind, signal: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """A signal among padding, of which no attention layer says anything: zeros."""
+    B, L = signal.shape[0], len(place) + 9
+    if kind is Kind.ATTENTION_MAP:
+        wide = signal.new_zeros(B, L, L)
+        wide[:, place[:, None], place] = signal
+        return wide
+    wide = signal.new_zeros(B, L, *signal.shape[2:])
+    wide[:, place] = signal
+    return wide
 
 
 def reduce(method: Method, v: VisionTokens, counts: tuple[int, ...] = COUNTS) -> Reduction:
-    return method.reduce(v, torch.tensor(counts[: len(v.tokens)]))
+    return method.reduce(told(method, v), torch.tensor(counts[: len(v.tokens)]), text_for(method))
+
+
+def told(method: Method, v: VisionTokens) -> VisionTokens:
+    """The tokens with their signals by the method's names."""
+    return replace(v, signals=v.signals.named(method)) if isinstance(v.signals, Signals) else v
+
+
+def text_for(method: Method) -> TextContext | None:
+    """A prompt's text for a method that reads it."""
+    if "text" not in method.needs:
+        return None
+    return TextContext(torch.randn(TEXT, WIDTH, generator=torch.Generator().manual_seed(11)))
 
 
 def check_budget(method: Method) -> None:
@@ -104,7 +158,7 @@ def check_identity(method: Method) -> None:
     if not method.reads_picture:
         return
     for v in (vision(), replace(vision(), grid=None), padded(vision(), junk=9.0)[0]):
-        r = method.reduce(v, v.valid_BL.sum(-1))
+        r = method.reduce(told(method, v), v.valid_BL.sum(-1), text_for(method))
         assert torch.equal(r.kept, v.valid_BL)
         for got, tokens, valid in zip(r.apply(v.tokens), v.tokens, v.valid_BL, strict=True):
             assert torch.equal(got, tokens[valid])
@@ -116,8 +170,9 @@ def check_alone_as_in_batch(method: Method) -> None:
     whole = reduce(method, v)
     for b in range(len(v.tokens)):
         cut = slice(b, b + 1)
-        one = VisionTokens(v.tokens[cut], v.grid, None, v.patches[cut], v.keys[cut])
-        single = method.reduce(one, torch.tensor(COUNTS[cut]))
+        signals = Signals({kind: signal[cut] for kind, signal in v.signals.items()})
+        one = VisionTokens(v.tokens[cut], v.grid, None, v.patches[cut], v.keys[cut], signals)
+        single = method.reduce(told(method, one), torch.tensor(COUNTS[cut]), text_for(method))
         assert torch.equal(single.kept[0], whole.kept[b])
         assert_close(single.apply(one.tokens)[0], whole.apply(v.tokens)[b])
 
@@ -147,10 +202,13 @@ def check_dtype(method: Method) -> None:
 def check_inputs_untouched(method: Method) -> None:
     """Tokens, mask, pixels and counts are as before."""
     v, _ = padded(vision(), junk=1.0)
+    v = told(method, v)
     before, counts = copy.deepcopy(v), torch.tensor(COUNTS)
-    method.reduce(v, counts)
+    method.reduce(v, counts, text_for(method))
     for field in ("tokens", "valid", "patches"):
         assert torch.equal(getattr(v, field), getattr(before, field))
+    for name, signal in before.signals.items():
+        assert torch.equal(v.signals[name], signal)
     assert counts.tolist() == list(COUNTS)
 
 
@@ -168,21 +226,31 @@ def check_deterministic(method: Method) -> None:
 
 
 def check_nan(method: Method) -> None:
-    """NaN in a real token is an error, or does not matter because tokens are not read."""
+    """NaN in a real token is an error, or does not matter because tokens are not read; NaN in a
+    signal is an error."""
     v = vision()
+    for name in method.signals(ENCODER):
+        signals = dict(told(method, v).signals)
+        signals[name] = signals[name].clone()
+        signals[name][1, 3] = float("nan")
+        with pytest.raises(NonFiniteError, match=name):
+            reduce(method, replace(v, signals=signals))
     broken = v.tokens.clone()
     broken[1, 3, 0] = float("nan")
     try:
         kept = reduce(method, replace(v, tokens=broken)).kept
     except NonFiniteError:
         return
-    assert torch.equal(kept, reduce(method, vision(seed=5)).kept) or "pixels" in method.needs
+    unread = replace(vision(seed=5), signals=v.signals)
+    assert torch.equal(kept, reduce(method, unread).kept) or "pixels" in method.needs
 
 
 def check_pool(method: Method) -> None:
     """A pooled budget is spent in full over groups of different grids."""
+    if method.site is Site.ENCODER:  # a crop is encoded by itself
+        return
     groups = [vision(2), replace(vision(1, seed=3), grid=(6, 5))]
-    parts = method.reduce_pool(groups, 40)
+    parts = method.reduce_pool([told(method, g) for g in groups], 40, text_for(method))
     for group, part in zip(groups, parts, strict=True):
         assert part.kept.shape == group.tokens.shape[:2]
     total = sum(int(part.counts_B.sum()) for part in parts)

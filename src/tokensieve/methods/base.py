@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.functional.topk import topk_mask
-from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
+from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, VisionTokens
 
 JsonValue = str | int | float | bool | None
 
@@ -69,6 +69,14 @@ class Method(ABC):
     def bind(self, encoder: EncoderInfo) -> Method:
         """This method made ready for `encoder` (load or check weights); itself by default."""
         return self
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        """What it must be told of attention layers, by names of its own: `vision.signal(name)`.
+
+        encoder: at the sites "encoder" and "llm" what it says of depth and layer matters little,
+        since signals are of the layer just run.
+        """
+        return {}
 
     @abstractmethod
     def reduce(
@@ -127,6 +135,10 @@ def as_one(groups: Sequence[VisionTokens]) -> VisionTokens:
         valid=torch.cat([g.valid_BL.flatten() for g in groups])[None],
         patches=torch.cat(given)[None] if given else None,
         keys=None if first.keys is None else first.keys[:1],
+        signals={
+            name: torch.cat([g.signals[name].flatten(0, 1) for g in groups])[None]
+            for name in first.signals
+        },
     )
 
 
