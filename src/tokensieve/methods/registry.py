@@ -19,6 +19,12 @@ _METHODS = {
     "downsample": "tokensieve.methods.downsample:Downsample",
     "divprune": "tokensieve.methods.divprune:DivPrune",
     "selector": "tokensieve.methods.selector:LearnedSelection",
+    "tome": "tokensieve.methods.tome:ToMe",
+    "dymu": "tokensieve.methods.dymu:DyMu",
+    "evit": "tokensieve.methods.evit:EViT",
+    "zero-tprune": "tokensieve.methods.zero_tprune:ZeroTPrune",
+    "mctf": "tokensieve.methods.mctf:Mctf",
+    "token-transforming": "tokensieve.methods.token_transforming:TokenTransforming",
     "conditional": "tokensieve.methods.conditional:Conditional",
 }
 
