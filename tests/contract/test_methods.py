@@ -10,6 +10,7 @@ from method_checks import CHECKS, ENCODER, check_config_round_trip, vision
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.methods.base import Method
+from tokensieve.methods.dymu import Thresholds
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import calibrate
@@ -33,7 +34,14 @@ def bound(name: str, options: dict[str, object]) -> Method:
             selector = Selector(config).eval()
             calibrate(selector, [vision(8, seed=9).tokens])
             options = {**options, "weights": selector}
+    if name == "dymu":
+        options = {"thresholds": halving(encoder_of(name)), **options}
     return get_method(name, **options).bind(encoder_of(name))
+
+
+def halving(encoder: EncoderInfo) -> Thresholds:
+    """Thresholds at which about half of all pairs of random keys merge."""
+    return Thresholds(encoder, (0.2, 0.9), ((0.0,) * (encoder.block + 1),) * 2)
 
 
 def encoder_of(name: str) -> EncoderInfo:

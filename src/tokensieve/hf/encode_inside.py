@@ -48,7 +48,7 @@ def encode_inside(
     inputs: Mapping[str, Any],
     keys: Sequence[int] | None = None,
 ) -> tuple[Encoded, list[ImageReduction]]:
-    """The pictures in `inputs` encoded by an encoder that drops tokens on its way, and what is left.
+    """Pictures encoded by an encoder that drops tokens on its way, and what is left of them.
 
     Without anything to drop the encoder is left alone. Raises `UnsupportedError` for models whose
     encoder does not bear it and inputs without pixels, and what `Inside` raises.

@@ -44,14 +44,16 @@ class Inside:
         self.method, self.wanted, self.block = method, wanted, info.block
         self.layers = list(encoder_layers(model))
         self.cls = int(has_cls(model))
-        self.kind = str(tower_of(model).config._attn_implementation)
+        config: Any = tower_of(model).config
+        self.kind = str(config._attn_implementation)
         self.asked = method.signals(info)
         self.schedules = {
             (n, c): _schedule(method, n, c, self.block + 1)
             for n, c, less in zip(wanted.lengths, wanted.counts, wanted.shrinks, strict=True)
             if less
         }
-        self.left = Left.whole(*wanted.reaches_BP.shape, wanted.reaches_BP.device)
+        crops, patches = wanted.reaches_BP.shape
+        self.left = Left.whole(crops, patches, wanted.reaches_BP.device)
         self.signals: dict[Kind, Tensor] = {}
         self.bias: Tensor | None = None
         self.short: Tensor | None = None  # what the layers behind the one that is read go on with

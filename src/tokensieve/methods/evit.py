@@ -25,7 +25,7 @@ class EViT(Method):
     """At a few encoder layers, keep the tokens CLS attends to and fuse the others into one [1].
 
     The fused token is the mean of its sources by their attention; it counts in the budget, and
-    stands where the most attentive of them stood. An encoder without CLS: attention from all tokens.
+    stands where the most attentive of them stood. Encoders without CLS: attention from all tokens.
 
     stages: layers where tokens go, evenly between first and last; the same share goes at each.
 

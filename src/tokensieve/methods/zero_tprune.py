@@ -33,9 +33,9 @@ class ZeroTPrune(Method):
     iterations: steps of the flow of importance.
     stages: layers where tokens go, evenly between first and last; the same share goes at each.
 
-    Differs from the paper: the graph is the mean over heads (the paper filters heads by the variance
-    of their importance and joins them by a root of squares), without CLS, which never goes; steps of
-    the flow do not become fewer in later layers; tokens go behind the layer.
+    Differs from the paper: the graph is the mean over heads (the paper filters heads by how much
+    their importance varies and joins them by a root of squares), without CLS, which never goes; the
+    flow takes as many steps in later layers; tokens go behind the layer.
 
     [1] Zero-TPrune, arXiv 2305.17328.
     """
