@@ -46,9 +46,14 @@ class Signals(dict[str, torch.Tensor]):
         """By the method's own names. Two signals of one kind differ."""
         asked = method.signals(ENCODER)
         return {
-            name: self[signal.kind].roll(place, 1) if place else self[signal.kind]
+            name: _other(self[signal.kind], place) if place else self[signal.kind]
             for place, (name, signal) in enumerate(asked.items())
         }
+
+
+def _other(signal: torch.Tensor, place: int) -> torch.Tensor:
+    """Another signal of that kind, token by token: padding keeps its zeros, wherever it is."""
+    return (signal * 97**place).frac() / (GRID[0] * GRID[1])
 
 
 def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
