@@ -71,36 +71,29 @@ class Mctf(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        told_BL, valid_BL = vision.signal("attention").float().clamp_min(1e-9), vision.valid_BL
+        told_BL = vision.signal("attention").float().clamp_min(1e-9)
         sizes_BL = torch.ones_like(told_BL) if vision.sizes is None else vision.sizes.float()
-        weight_BL = told_BL * sizes_BL
+        own_BL = torch.arange(told_BL.shape[1], device=told_BL.device).expand(told_BL.shape)
+
+        def fuse(assign_BL: Tensor, from_BL: Tensor, to_BL: Tensor, n_B: Tensor) -> Tensor:
+            """The `n_B` pairs that attract most, after what has joined already."""
+            tokens_BLC = mean_at(vision.tokens, assign_BL, told_BL * sizes_BL)
+            mean_BL = mean_at(told_BL[..., None], assign_BL, sizes_BL)[..., 0]
+            given_BL = sizes_BL.masked_fill(assign_BL < 0, 0)
+            size_BL = torch.zeros_like(given_BL).scatter_add_(1, assign_BL.clamp_min(0), given_BL)
+            bias_BL = -self.information * mean_BL.log() - self.size * size_BL.clamp_min(1).log()
+            good_BL, into_BL = best_edges(tokens_BLC, from_BL, to_BL, bias_BL / self.similarity)
+            return join(good_BL, into_BL, n_B, assign_BL >= 0)
 
         def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
             first_BL, second_BL = deal(alive_BL)
             remove_B = torch.minimum(remove_B, alive_BL.sum(-1) // 2)
-            there = self._fuse(vision, assign_BL, first_BL, second_BL, (remove_B + 1) // 2)
-            left_BL = first_BL & (there == torch.arange(there.shape[1], device=there.device))
-            assign_BL = follow(assign_BL, there)
-            back = self._fuse(vision, assign_BL, second_BL, left_BL, remove_B // 2)
-            return follow(there, back)
+            there_BL = fuse(assign_BL, first_BL, second_BL, (remove_B + 1) // 2)
+            left_BL, now_BL = first_BL & (there_BL == own_BL), follow(assign_BL, there_BL)
+            return follow(there_BL, fuse(now_BL, second_BL, left_BL, remove_B // 2))
 
-        kept_BL, assign_BL = join_down(counts, valid_BL, match)
-        if torch.equal(kept_BL, valid_BL):
+        kept_BL, assign_BL = join_down(counts, vision.valid_BL, match)
+        if torch.equal(kept_BL, vision.valid_BL):
             return Reduction(kept_BL)
-        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL, weight_BL), assign_BL)
-
-    def _fuse(
-        self, vision: VisionTokens, assign_BL: Tensor, from_BL: Tensor, to_BL: Tensor, n_B: Tensor
-    ) -> Tensor:
-        """The `n_B` pairs that attract most, after what has joined already."""
-        told_BL = vision.signal("attention").float().clamp_min(1e-9)
-        sizes_BL = torch.ones_like(told_BL) if vision.sizes is None else vision.sizes.float()
         tokens_BLC = mean_at(vision.tokens, assign_BL, told_BL * sizes_BL)
-        told_BL = mean_at(told_BL[..., None], assign_BL, sizes_BL)[..., 0]
-        real_BL = assign_BL >= 0
-        total_BL = torch.zeros_like(sizes_BL).scatter_add_(
-            1, assign_BL.clamp_min(0), sizes_BL.masked_fill(~real_BL, 0)
-        )
-        bias_BL = -self.information * told_BL.log() - self.size * total_BL.clamp_min(1).log()
-        good_BL, into_BL = best_edges(tokens_BLC, from_BL, to_BL, bias_BL / self.similarity)
-        return join(good_BL, into_BL, n_B, from_BL | to_BL | real_BL)
+        return Reduction(kept_BL, tokens_BLC, assign_BL)
