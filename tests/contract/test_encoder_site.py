@@ -9,11 +9,11 @@ from functools import cache
 
 import pytest
 import torch
-from families.checks import answer
-from families.tiny import IMAGE, Tiny, build
 from PIL import Image
 from torch.testing import assert_close
 
+from families.checks import answer
+from families.tiny import IMAGE, Tiny, build
 from tokensieve.errors import BudgetError, ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.blocks import even_blocks
 from tokensieve.hf import left as left_module
@@ -71,7 +71,7 @@ class Ragged(Norm):
     exact = False
 
     def reduce(self, vision, counts, text=None):
-        fewer = counts - 4 * torch.tensor(vision.keys, device=counts.device) % 3
+        fewer = counts - 4 * (torch.tensor(vision.keys, device=counts.device) % 3)
         return super().reduce(vision, fewer.clamp(min=1), text)
 
 
@@ -105,8 +105,8 @@ class Peek(Norm):
     seen: list = dataclasses.field(default_factory=list)
 
     def signals(self, encoder):
-        return {kind.value: Signal(kind) for kind in
-                (Kind.KEYS, Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.ATTENTION_MAP)}  # fmt: skip
+        asked = (Kind.KEYS, Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.ATTENTION_MAP)
+        return {kind.value: Signal(kind) for kind in asked}
 
     def reduce(self, vision, counts, text=None):
         self.seen.append(vision)
