@@ -527,7 +527,7 @@ def test_nan_names_the_layer(method):
 
 def test_a_mask_that_flash_attention_does_not_take_is_refused(monkeypatch):
     tiny = build("llava")
-    monkeypatch.setattr("tokensieve.hf.inside._MASKED", ("eager",))
+    monkeypatch.setattr("tokensieve.hf.encoder_steps._MASKED", ("eager",))
     with pytest.raises(UnsupportedError, match="attn_implementation='sdpa', or use proportional"):
         compress(tiny.model, tiny.inputs([1]), "tome", 0.4)
     compress(tiny.model, tiny.inputs([1]), "tome", 0.4, proportional=False)

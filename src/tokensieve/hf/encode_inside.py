@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encode import Encoded, encode
+from tokensieve.hf.encoder_steps import EncoderSteps
 from tokensieve.hf.families import FAMILIES, family_of
 from tokensieve.hf.fingerprint import encoder_info
-from tokensieve.hf.inside import Inside
 from tokensieve.hf.layout import Packing, pack_anyres
 from tokensieve.hf.left import Wanted
 from tokensieve.hf.reduce import ImageReduction, crop_counts, crop_keys
@@ -51,7 +51,7 @@ def encode_inside(
     """Pictures encoded by an encoder that drops tokens on its way, and what is left of them.
 
     Without anything to drop the encoder is left alone. Raises `UnsupportedError` for models whose
-    encoder does not bear it and inputs without pixels, and what `Inside` raises.
+    encoder does not bear it and inputs without pixels, and what `EncoderSteps` raises.
     """
     require_inside(model)
     if (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
@@ -69,7 +69,7 @@ def encode_inside(
     if not any(wanted.shrinks):
         encoded = encode(model, inputs)
         return encoded, [ImageReduction(packing.valid_nL) for packing in encoded.packings]
-    inside = Inside(model, method, info, wanted)
+    inside = EncoderSteps(model, method, info, wanted)
     with inside.hooked():
         encoded = encode(model, inputs)
     shapes = [[(p.crops, p.length) for p in e.packings] for e in (laid_out, encoded)]
@@ -116,7 +116,7 @@ def _wanted(
     return Wanted(tuple(counts), reaches, seeds, groups.to(device))
 
 
-def _reductions(inside: Inside, packings: Sequence[Packing]) -> list[ImageReduction]:
+def _reductions(inside: EncoderSteps, packings: Sequence[Packing]) -> list[ImageReduction]:
     left, wanted = inside.left, inside.wanted
     kept_BL = left.kept_BG(wanted.groups_GM, wanted.reaches_BP)
     assign_BL: Tensor | None = None

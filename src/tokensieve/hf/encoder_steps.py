@@ -32,7 +32,7 @@ from tokensieve.types import EncoderInfo, Kind, VisionTokens
 _MASKED = ("sdpa", "eager")  # attention that takes a mask of numbers
 
 
-class Inside:
+class EncoderSteps:
     """One run of an encoder with a method at work in it.
 
     Raises `BudgetError` for a budget the method's schedule does not reach, `ConfigError` for a
