@@ -77,7 +77,7 @@ def test_a_file_of_another_encoder_is_refused(tmp_path):
             onevision.model, onevision.inputs([1]), "dymu", 0.5,
             thresholds=tmp_path / "llava.json",
         )  # fmt: skip
-    with pytest.raises(EncoderMismatchError, match="Shipped: dymu-nano. Pass thresholds=FILE"):
+    with pytest.raises(EncoderMismatchError, match=r"Shipped: dymu-nano\. Pass thresholds=FILE"):
         compress(llava.model, llava.inputs([1]), "dymu", 0.5)
 
 

@@ -175,12 +175,10 @@ class _Behind(DyMu):
     """The same behind one layer, for one share."""
 
     block: int = 0
-    share: float = 1.0
+    left: float = 1.0  # share of a crop's tokens
 
     def threshold_B(self, counts: Int[Tensor, "B"], valid_BL: Tensor) -> Float[Tensor, "B"]:
-        return self._table.at(
-            self.block, torch.full(counts.shape, self.share, device=counts.device)
-        )
+        return self._table.at(self.block, torch.full(counts.shape, self.left, device=counts.device))
 
 
 @dataclass(frozen=True)
