@@ -89,7 +89,10 @@ def test_visionzip(k: int, c: int) -> None:
 @pytest.mark.parametrize(("k", "c"), [(64, 10), (128, 20), (192, 30)])
 def test_visionzip_has_the_papers_budgets(k: int, c: int) -> None:
     g = torch.Generator().manual_seed(2)
-    signals = {"attention": torch.rand(1, 576, generator=g), "keys": torch.randn(1, 576, 4, generator=g)}
+    signals = {
+        "attention": torch.rand(1, 576, generator=g),
+        "keys": torch.randn(1, 576, 4, generator=g),
+    }
     v = VisionTokens(torch.randn(1, 576, 4, generator=g), (24, 24), signals=signals)
     kept = get_method("visionzip").reduce(v, torch.tensor([k])).kept[0]
     dominant = top(signals["attention"][0].numpy(), k - c)
@@ -211,3 +214,20 @@ def test_mustdrop_merges_and_drops() -> None:
         compare(r, v, mustdrop(v, 30, 0.8, 0.0))
     with pytest.raises(AssertionError):
         compare(r, v, mustdrop(v, 30, 0.8, 0.5, side=2))
+
+
+@pytest.mark.parametrize("name", ["visionzip", "prumerge", "prumerge-plus", "mustdrop", "vflowopt"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_crop_asked_for_all_its_tokens_is_untouched_in_a_batch(name, dtype) -> None:
+    one, other = crop(6, smooth=True), crop(7, smooth=True)
+    v = VisionTokens(
+        torch.cat([one.tokens, other.tokens]).to(dtype),
+        GRID,
+        patches=torch.rand(2, N, 12, generator=torch.Generator().manual_seed(1)),
+        signals={key: torch.cat([one.signals[key], other.signals[key]]) for key in one.signals},
+    )
+    r = get_method(name).reduce(v, torch.tensor([20, N]))
+    assert torch.equal(r.tokens[1], v.tokens[1])
+    assert not torch.equal(r.tokens[0], v.tokens[0])
+    assert r.tokens.dtype == dtype
+    assert get_method(name).reduce(v, torch.tensor([N, N])).tokens is None
