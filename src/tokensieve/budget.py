@@ -61,13 +61,13 @@ def count(keep: float | int, total: int) -> int:
     return min(total, max(1, math.floor(keep * total + 0.5 + _EPS)))
 
 
-def check_share(name: str, share: float) -> None:
+def check_share(name: str, share: float | int) -> None:
     """Raise `ConfigError` unless the option `name` holds a share, from 0 to 1."""
     if not 0 <= share <= 1:
         raise ConfigError(f"Expected `{name}` from 0 to 1. Got {share!r}. Give a share.")
 
 
-def split_by_weight(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
+def split_by_weight(total: int, weights: Sequence[float | int], sizes: Sequence[int]) -> list[int]:
     """`total` tokens over crops of `sizes` tokens in proportion to `weights`, spent exactly.
 
     At least one token a crop and no more than it has; what a full crop leaves goes to the others,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.budget import Pool, count, split_by_weight, split_evenly
-from tokensieve.errors import UnsupportedError
+from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import project
 from tokensieve.hf.fingerprint import encoder_info
@@ -183,6 +183,11 @@ def crop_counts(keep: float | int, valid_nL: Tensor, share_n: Tensor | None = No
     sizes = valid_nL.sum(-1).tolist()
     real = [size for size in sizes if size]
     even = split_evenly(keep, real)
+    if share_n is not None and len(share_n) != len(sizes):
+        raise ConfigError(
+            f"Expected one share per crop, {len(sizes)} of them. Got {len(share_n)}. Correct the "
+            "method's `share`."
+        )
     if share_n is not None:
         weights = [w for w, size in zip(share_n.tolist(), sizes, strict=True) if size]
         even = split_by_weight(sum(even), weights, real)

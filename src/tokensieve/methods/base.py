@@ -197,3 +197,16 @@ def keep_all(vision: VisionTokens) -> Bool[Tensor, "B L"]:
 def keep_none(vision: VisionTokens) -> Bool[Tensor, "B L"]:
     """Mask of no token."""
     return torch.zeros_like(vision.valid_BL)
+
+
+def merged(
+    vision: VisionTokens,
+    kept_BL: Bool[Tensor, "B L"],
+    tokens_BLC: Float[Tensor, "B L C"],
+    assign_BL: Int[Tensor, "B L"] | None = None,
+) -> Reduction:
+    """Kept tokens with new values. Where every real token stays they are the old ones, and the VLM
+    is spared from projecting them anew, which would round them otherwise."""
+    if torch.equal(kept_BL, vision.valid_BL):
+        return Reduction(kept_BL)
+    return Reduction(kept_BL, tokens_BLC, assign_BL)

@@ -17,7 +17,7 @@ from tokensieve.errors import ConfigError
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 from tokensieve.functional.windows import merge_windows, window_of
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -89,4 +89,4 @@ class MustDrop(Method):
         own_L = torch.arange(valid_BL.shape[1], device=valid_BL.device)
         kept_BL = topk_mask(attention_BL, counts, valid_BL & (into_BL == own_L))
         tokens_BLC = mean_at(vision.tokens, into_BL.masked_fill(~valid_BL, -1))
-        return Reduction(kept_BL, tokens_BLC)
+        return merged(vision, kept_BL, tokens_BLC)

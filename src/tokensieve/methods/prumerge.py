@@ -16,7 +16,7 @@ from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.functional.absorb import absorb_nearest
 from tokensieve.functional.counts import outlier_counts
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -83,4 +83,4 @@ class PruMerge(Method):
         tokens_BLC = absorb_nearest(
             vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours
         )
-        return Reduction(kept_BL, tokens_BLC)
+        return merged(vision, kept_BL, tokens_BLC)

@@ -18,7 +18,7 @@ from tokensieve.functional.absorb import absorb_nearest
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.grid import cells_of_crops
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -81,4 +81,4 @@ class PruMergePlus(Method):
         tokens_BLC = absorb_nearest(
             vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours
         )
-        return Reduction(kept_BL, tokens_BLC)
+        return merged(vision, kept_BL, tokens_BLC)

@@ -19,7 +19,7 @@ from tokensieve.functional.counts import part_of
 from tokensieve.functional.entropy import patch_entropy
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -96,4 +96,4 @@ class VFlowOpt(Method):
         run_BL = runs_of(pruned_BL, recycled_B)
         assign_BL = run_BL.where(pruned_BL, own_L).masked_fill(~vision.valid_BL, -1)
         kept_BL = kept_BL | (assign_BL == own_L)
-        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)

@@ -17,7 +17,7 @@ from tokensieve.functional.absorb import nearest_target
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -78,7 +78,7 @@ class VisionZip(Method):
         own_L = torch.arange(rest_BL.shape[1], device=rest_BL.device)
         join_BL = nearest_target(keys_BLK, target_BL)
         assign_BL = join_BL.where(rest_BL, own_L).masked_fill(~vision.valid_BL, -1)
-        return Reduction(dominant_BL | target_BL, mean_at(vision.tokens, assign_BL), assign_BL)
+        return merged(vision, dominant_BL | target_BL, mean_at(vision.tokens, assign_BL), assign_BL)
 
 
 def every_step(rest_BL: Bool[Tensor, "B L"], counts_B: Int[Tensor, "B"]) -> Bool[Tensor, "B L"]:
