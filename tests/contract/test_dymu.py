@@ -14,7 +14,7 @@ from tokensieve.errors import BudgetError, EncoderMismatchError, UnsupportedErro
 from tokensieve.hf.calibrate_dymu import calibrate_dymu
 from tokensieve.hf.models import load_model
 from tokensieve.hf.sieve import compress
-from tokensieve.methods.dymu import Thresholds
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.train import calibrate_dymu as command
 
 

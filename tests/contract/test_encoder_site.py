@@ -22,8 +22,8 @@ from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.random_models import RANDOM_MODELS
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.base import Method, ScoringMethod
-from tokensieve.methods.dymu import Thresholds
 from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import Kind, Signal, Site
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl")

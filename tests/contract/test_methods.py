@@ -10,11 +10,11 @@ from method_checks import CHECKS, ENCODER, check_config_round_trip, vision
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.methods.base import Method
-from tokensieve.methods.dymu import Thresholds
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector, SelectorConfig
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import EncoderInfo, Site
 
 VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]

@@ -12,10 +12,10 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encode import encode
 from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.sieve import compress, sieve
-from tokensieve.methods.dymu import Thresholds
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import Site
 
 WINDOWED = ("qwen2_5_vl",)  # encoders in which no token can be dropped

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from tokensieve.errors import BudgetError
 from tokensieve.functional.blocks import even_blocks, staged_blocks
-from tokensieve.methods.dymu import Thresholds
 from tokensieve.methods.registry import get_method
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import EncoderInfo, VisionTokens
 
 L, C, K = 14, 6, 5

@@ -10,7 +10,8 @@ import torch
 from tokensieve.errors import BudgetError
 from tokensieve.hf.encode_inside import encode_inside, require_inside
 from tokensieve.hf.fingerprint import encoder_info
-from tokensieve.methods.dymu import Calibration, Thresholds
+from tokensieve.methods.dymu import Calibration
+from tokensieve.nn.thresholds import Thresholds
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
