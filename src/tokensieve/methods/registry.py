@@ -18,6 +18,8 @@ _METHODS = {
     "pixel-variance": "tokensieve.methods.pixel_variance:PixelVariance",
     "downsample": "tokensieve.methods.downsample:Downsample",
     "divprune": "tokensieve.methods.divprune:DivPrune",
+    "todre": "tokensieve.methods.todre:ToDRE",
+    "cdpruner": "tokensieve.methods.cdpruner:CDPruner",
     "selector": "tokensieve.methods.selector:LearnedSelection",
     "conditional": "tokensieve.methods.conditional:Conditional",
 }
