@@ -78,6 +78,14 @@ class Method(ABC):
         """
         return {}
 
+    def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
+        """How a budget per picture is shared by its crops, in any unit; None: evenly.
+
+        vision: the crops of one picture. Whole tokens are made of it elsewhere: the budget is spent
+        exactly, each crop keeps at least one token and no more than it has.
+        """
+        return None
+
     @abstractmethod
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
