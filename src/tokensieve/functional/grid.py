@@ -108,6 +108,15 @@ def grid_centres(full: tuple[int, int], small: tuple[int, int]) -> Int[Tensor, "
     return (rows[:, None] * full[1] + columns).flatten()
 
 
+def coarse_cells(grid: tuple[int, int], cells: int) -> Int[Tensor, "L"]:
+    """The cell of each token when the grid is cut into `cells` bands of rows and of columns (fewer
+    where it has fewer)."""
+    H, W = grid
+    rows, columns = min(cells, H), min(cells, W)
+    row_H, column_W = torch.arange(H) * rows // H, torch.arange(W) * columns // W
+    return (row_H[:, None] * columns + column_W).flatten()
+
+
 def best_grid(full: tuple[int, int], count: int) -> tuple[int, int]:
     """The grid of at most `count` tokens nearest to `full` in shape and large in area.
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.methods.base import Method
+from tokensieve.methods.compose import composed
 
 _METHODS = {
     "full": "tokensieve.methods.full:Full",
@@ -52,10 +53,15 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
-def get_method(name: str, **options: object) -> Method:
+def get_method(
+    name: str, *, recycle: object = False, cover: object = 0, **options: object
+) -> Method:
     """An instance of the method `name` with its dataclass fields set from `options`.
 
-    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have.
+    recycle (True or False), cover (a number): what to compose it with, as of `composed`.
+
+    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have, and what
+    `composed` raises.
     """
     cls = method_class(name)
     fields = [field.name for field in dataclasses.fields(cls)]
@@ -63,4 +69,4 @@ def get_method(name: str, **options: object) -> Method:
         if option not in fields:
             known = ", ".join(fields) or "none"
             raise ConfigError(f"Method '{name}' has no option '{option}'. Its options: {known}.")
-    return cls(**options)
+    return composed(cls(**options), recycle=recycle, cover=cover)
