@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 _PART = 512  # rows and columns of a product computed at a time
 _FLOATS = 80_000_000  # kept at a time: 320 MB, whatever L
@@ -145,11 +144,13 @@ def cosine_along(
     valid_BL: Bool[Tensor, "B L"],
 ) -> Float[Tensor, "B L"]:
     """Each token at length 1 times a direction of its crop; 0 in padding."""
-    found = [
-        normalize(part_BPC.float(), dim=-1) @ direction_BC.float()[..., None]
-        for part_BPC in torch.split(tokens_BLC, _PART, dim=1)
-    ]
-    return torch.cat(found, 1)[..., 0].masked_fill(~valid_BL, 0)
+    direction_BC1 = direction_BC.float()[..., None]
+    found = []
+    for part_BPC in torch.split(tokens_BLC, _PART, dim=1):
+        part_BPC = part_BPC.float()
+        length_BP = torch.linalg.vector_norm(part_BPC, dim=-1).clamp_min(_EPS)
+        found.append((part_BPC @ direction_BC1)[..., 0] / length_BP)
+    return torch.cat(found, 1).masked_fill(~valid_BL, 0)
 
 
 def mean_token(

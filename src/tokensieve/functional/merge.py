@@ -34,7 +34,8 @@ def mean_at(
     shared = _Shared.of(target_BL, (total > 0).view_as(target_BL))
     sums_UC = torch.zeros(len(shared.at_U), flat_C.shape[1], device=mass.device)
     for source, slot in shared.parts():
-        sums_UC.index_add_(0, slot, flat_C[source].float() * mass[source, None])
+        part_C = flat_C[source].float()
+        sums_UC.index_add_(0, slot, part_C if weight_BL is None else part_C * mass[source, None])
     mean_UC = sums_UC.div_(total[shared.at_U, None])
     return _written(tokens_BLC, shared.at_U, mean_UC)
 
