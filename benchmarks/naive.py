@@ -65,17 +65,21 @@ def cdpruner(crop: Crop) -> Chosen:
 
 
 def aim(crop: Crop) -> Chosen:
-    """Groups as lists; each round all pairs of halves."""
+    """Groups as lists; each round every pair of the two halves in turn."""
     groups = [[i] for i in range(len(crop.tokens))]
     while len(groups) > crop.count:
-        means = torch.stack([crop.tokens[group].mean(0) for group in groups])
-        unit = normalize(means, dim=-1)
-        best = (unit[0::2] @ unit[1::2].T).max(1)
-        order = best.values.argsort(descending=True, stable=True).tolist()
-        for a in order[: min(len(groups) - crop.count, len(groups) // 2)]:
-            into = groups[2 * int(best.indices[a]) + 1]
-            into += groups[2 * a]
-            groups[2 * a] = []
+        unit = normalize(torch.stack([crop.tokens[group].mean(0) for group in groups]), dim=-1)
+        pairs = []
+        for a in range(0, len(groups), 2):
+            best, goal = -2.0, -1
+            for b in range(1, len(groups), 2):
+                if (cosine := float(unit[a] @ unit[b])) > best:
+                    best, goal = cosine, b
+            pairs.append((best, a, goal))
+        pairs.sort(key=lambda pair: -pair[0])
+        for _, a, b in pairs[: min(len(groups) - crop.count, len(groups) // 2)]:
+            groups[b] += groups[a]
+            groups[a] = []
         groups = [group for group in groups if group]
     return _places(crop.tokens, groups)
 
@@ -84,7 +88,7 @@ def prumerge(crop: Crop) -> Chosen:
     """For each kept token, all others sorted."""
     attention, keys = crop.signals["attention"], normalize(crop.signals["keys"], dim=-1)
     kept = _top(attention, crop.count)
-    pruned = [i for i in range(len(attention)) if i not in set(kept)]
+    pruned = _others(kept, len(attention))
     values = []
     for i in kept:
         alike = sorted(pruned, key=lambda j, i=i: -float(keys[i] @ keys[j]))[:32]
@@ -99,7 +103,7 @@ def visionzip(crop: Crop) -> Chosen:
     attention, keys = crop.signals["attention"], normalize(crop.signals["keys"], dim=-1)
     contextual = max(1, int(crop.count * 10 / 64 + 0.5))
     dominant = _top(attention, crop.count - contextual)
-    rest = [i for i in range(len(attention)) if i not in set(dominant)]
+    rest = _others(dominant, len(attention))
     targets = rest[:: max(1, len(rest) // contextual)][:contextual]
     groups = {i: [i] for i in [*dominant, *targets]}
     for i in rest:
@@ -115,20 +119,18 @@ def visionzip(crop: Crop) -> Chosen:
 
 
 def hiprune(crop: Crop) -> Chosen:
-    """Anchors and neighbours token by token."""
-    H, W = crop.grid
+    """Each token held against each anchor."""
+    W = crop.grid[1]
     middle, deep = crop.signals["middle"], crop.signals["deep"]
-    kept = _top(middle, int(crop.count * 0.1 / 5 + 0.5))
-    around = set[int]()
-    for i in kept:
-        row, column = divmod(i, W)
-        for r, c in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            if 0 <= r < H and 0 <= c < W and r * W + c not in kept:
-                around.add(r * W + c)
+    anchors = _top(middle, int(crop.count * 0.1 / 5 + 0.5))
     order = deep.argsort(descending=True, stable=True).tolist()
-    kept += [i for i in order if i in around][: crop.count - len(kept)]
-    kept += [i for i in order if i not in set(kept)][: crop.count - len(kept)]
-    return sorted(kept), None
+    buffers, others = [], []
+    for i in order:
+        if i in anchors:
+            continue
+        steps = [abs(i // W - a // W) + abs(i % W - a % W) for a in anchors]
+        (buffers if 1 in steps else others).append(i)
+    return sorted([*anchors, *buffers, *others][: crop.count]), None
 
 
 def avgpool(crop: Crop) -> Chosen:
@@ -173,5 +175,10 @@ def _top(scores: Tensor, count: int) -> list[int]:
 
 
 def _places(tokens: Tensor, groups: list[list[int]]) -> Chosen:
-    """Groups under their first member."""
+    """Groups, in order, at their first member: the one that others joined."""
     return [group[0] for group in groups], torch.stack([tokens[group].mean(0) for group in groups])
+
+
+def _others(kept: list[int], n: int) -> list[int]:
+    gone = set(kept)
+    return [i for i in range(n) if i not in gone]
