@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -93,11 +94,18 @@ def measure(
     def ours() -> Reduction:
         return method.reduce(v, counts, text if "text" in method.needs else None)
 
-    ours()
-    row = {"n": n, "batch": B, "keep": keep, "dtype": str(v.tokens.dtype).removeprefix("torch."),
-           "s": _median(ours, rounds), "peak_mb": round(peak_bytes(ours) / 1e6, 1)}  # fmt: skip
     x = v.tokens[0].float()
-    row["product_s"] = B * _median(lambda: x @ x.T, min(rounds, 3))
+    ours()
+    seconds, product_s = _medians((ours, lambda: x @ x.T), rounds)
+    row: dict[str, Any] = {
+        "n": n,
+        "batch": B,
+        "keep": keep,
+        "dtype": str(v.tokens.dtype).removeprefix("torch."),
+        "s": seconds,
+        "product_s": B * product_s,
+        "peak_mb": round(peak_bytes(ours) / 1e6, 1),
+    }
     if naive and name in NAIVE:
         crops = [
             Crop(v.tokens[b].float(), {k: s[b].float() for k, s in v.signals.items()},
@@ -122,15 +130,15 @@ def _require_same(got: Reduction, v: VisionTokens, want: list[Any]) -> None:
             torch.testing.assert_close(tokens.float(), values, atol=tolerance, rtol=tolerance)
 
 
-def _median(run: Any, rounds: int) -> float:
-    times = []
-    for _ in range(rounds):
-        start = perf_counter()
-        run()
-        times.append(perf_counter() - start)
-        if sum(times) > 60:
-            break
-    return median(times)
+def _medians(runs: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Seconds of each, in turns, so that what else runs on the machine slows both alike."""
+    times: list[list[float]] = [[] for _ in runs]
+    while len(times[0]) < rounds and sum(map(sum, times)) < 60:
+        for run, took in zip(runs, times, strict=True):
+            start = perf_counter()
+            run()
+            took.append(perf_counter() - start)
+    return [median(took) for took in times]
 
 
 def peak_bytes(run: Any) -> int:
