@@ -1,4 +1,4 @@
-"""Seconds of one decoder layer at the shapes of a 7B LLM: what dropping tokens saves of a prefill."""
+"""Seconds of one decoder layer at the shapes of a 7B LLM: what dropping tokens saves."""
 
 from __future__ import annotations
 

@@ -198,6 +198,10 @@ class VisionTokens:
 
     def require_finite(self, where: str) -> None:
         """Raise `NonFiniteError` naming `where` if any real token holds NaN or Inf."""
+        # NaN and Inf survive a sum; an overflow is looked into. A tenth of the time, no copy.
+        finite_BL = torch.isfinite(self.tokens.sum(-1))
+        if bool((finite_BL | ~self.valid_BL).all()):
+            return
         finite_BL = torch.isfinite(self.tokens).all(-1)
         if not bool((finite_BL | ~self.valid_BL).all()):
             raise NonFiniteError(

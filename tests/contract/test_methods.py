@@ -26,7 +26,7 @@ VARIANTS += [("visionzip", {"contextual": share}) for share in (0.0, 0.6)]
 VARIANTS += [("prumerge", {"counts": "outliers"}), ("prumerge-plus", {"neighbours": 2})]
 VARIANTS += [
     ("hiprune", {"alpha": 1.0}),
-    ("vflowopt", {"recycle": 0.0}),
+    ("vflowopt", {"recycled": 0.0}),
     ("vflowopt", {"alpha": 0.0}),
 ]
 VARIANTS += [("mustdrop", {"threshold": -1.0}), ("mustdrop", {"protect": 0.0, "window": 2})]

@@ -33,6 +33,14 @@ def test_nan_counts_in_real_tokens_only() -> None:
     assert padding.valid_BL.sum() == 2
 
 
+def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
+    tokens = torch.full((1, 3, 4), 6e4, dtype=torch.float16)
+    VisionTokens(tokens).require_finite("here")
+    tokens[0, 2, 1] = float("inf")
+    with pytest.raises(NonFiniteError, match="at here"):
+        VisionTokens(tokens).require_finite("here")
+
+
 def test_reduction_applies_new_values_at_kept_places() -> None:
     kept = torch.tensor([[True, False, True]])
     old, new = torch.zeros(1, 3, 1), torch.tensor([[[5.0], [6.0], [7.0]]])

@@ -5,10 +5,14 @@ B crops, L tokens, C width, n tokens chosen. All crops advance together, one tok
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from tokensieve.functional.cosine import Cosines, crops_at_once
 
 _PART = 1024  # tokens compared with all others at a time
 _ALIKE = 1e-6  # distance of equal tokens: above 0, so that among them the heaviest comes first
@@ -22,23 +26,79 @@ def max_min_diversity(
     """`counts_B[b]` tokens chosen so that the closest two are far apart in cosine [1].
 
     First the token farthest from its nearest neighbour, then always the one farthest from those
-    chosen. O(L^2 C) for the first, O(n L) for the rest.
+    chosen. O(L^2 C) for the first, O(n L) for the rest; `Cosines` says what is held in memory.
 
     [1] DivPrune, arXiv 2503.02175.
     """
-    unit = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
-    distance_BLL = 1 - unit @ unit.transpose(1, 2)
-    self_or_padding = torch.eye(unit.shape[1], dtype=torch.bool, device=unit.device)
-    alone = distance_BLL.masked_fill(self_or_padding | ~valid_BL[:, None], torch.inf).amin(-1)
-    kept = torch.zeros_like(valid_BL)
-    nearest = alone  # to choose the first; then the distance to the chosen set
-    row = torch.arange(len(kept), device=kept.device)
-    for step in range(int(counts_B.max())):
-        pick = nearest.masked_fill(kept | ~valid_BL, -torch.inf).argmax(-1)
-        kept[row, pick] |= step < counts_B
-        to_pick = distance_BLL[row, pick]
-        nearest = to_pick if step == 0 else torch.minimum(nearest, to_pick)
-    return kept & valid_BL
+
+    def isolation(cosines: Cosines, part: slice) -> Float[Tensor, "B L"]:
+        return -cosines.nearest_BL
+
+    return _farthest_first(tokens_BLC, counts_B, valid_BL, isolation, torch.minimum, nearest=True)
+
+
+def k_centre(
+    tokens_BLC: Float[Tensor, "B L C"],
+    first_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """`counts_B[b]` tokens to which all others are near in cosine: greedy k-centre.
+
+    The token with the highest `first_BL`, then always the one farthest from those chosen.
+    """
+    return _farthest_first(
+        tokens_BLC, counts_B, valid_BL, lambda _, part: first_BL[part], torch.minimum
+    )
+
+
+def max_sum_diversity(
+    tokens_BLC: Float[Tensor, "B L C"],
+    first_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """`counts_B[b]` tokens with a large sum of cosine distances between them, greedily.
+
+    The token with the highest `first_BL`, then always the one with the largest sum of distances to
+    those chosen.
+    """
+    return _farthest_first(
+        tokens_BLC, counts_B, valid_BL, lambda _, part: first_BL[part], torch.add
+    )
+
+
+def _farthest_first(
+    tokens_BLC: Float[Tensor, "B L C"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+    first: Callable[[Cosines, slice], Float[Tensor, "B L"]],
+    join: Callable[[Tensor, Tensor], Tensor],
+    *,
+    nearest: bool = False,
+) -> Bool[Tensor, "B L"]:
+    """The token highest by `first`, then always the one farthest from those chosen.
+
+    join: what a distance to one more chosen token makes of the distance to those before it.
+    """
+    kept_BL = counts_B[:, None].expand_as(valid_BL) >= valid_BL.sum(-1, keepdim=True)
+    if bool(kept_BL.all()):
+        return valid_BL.clone()
+    kept_BL = torch.zeros_like(valid_BL)
+    for part in crops_at_once(tokens_BLC):
+        counts, valid, kept = counts_B[part], valid_BL[part], kept_BL[part]
+        if (steps := int(counts.max())) == 0:
+            continue
+        cosines = Cosines(tokens_BLC[part], valid, steps, nearest=nearest)
+        crop = torch.arange(len(counts), device=counts.device)
+        far = first(cosines, part).float().masked_fill(~valid, -torch.inf)
+        for step in range(steps):
+            pick = far.argmax(-1)
+            kept[crop, pick] |= step < counts
+            to_pick = 1 - cosines.row(pick)
+            far = join(far, to_pick) if step else to_pick.masked_fill(~valid, -torch.inf)
+            far[crop, pick] = -torch.inf
+    return kept_BL & valid_BL
 
 
 def weighted_diversity(

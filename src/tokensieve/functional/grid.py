@@ -36,15 +36,21 @@ def _cells(H: int, W: int, k: int) -> tuple[list[int], list[int]]:
     label, centre = [0] * (H * W), list[int]()
     if k == 0:
         return label, centre
-    bands = min(H, k, max(math.ceil(k / W), round(math.sqrt(k * H / W)), 1))
-    for i, (top, bottom) in enumerate(_cuts(H, bands)):
-        share = (i + 1) * k // bands - i * k // bands
+    per_band = shares((H, W), k)
+    for share, (top, bottom) in zip(per_band, _cuts(H, len(per_band)), strict=True):
         for left, right in _cuts(W, share):
             for row in range(top, bottom):
                 for column in range(left, right):
                     label[row * W + column] = len(centre)
             centre.append((top + bottom - 1) // 2 * W + (left + right - 1) // 2)
     return label, centre
+
+
+def shares(grid: tuple[int, int], k: int) -> list[int]:
+    """Cells in each band of rows that `cells` cuts the grid into."""
+    H, W = grid
+    bands = min(H, k, max(math.ceil(k / W), round(math.sqrt(k * H / W)), 1))
+    return [(i + 1) * k // bands - i * k // bands for i in range(bands)]
 
 
 def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
@@ -67,14 +73,14 @@ def cells_of_crops(
     kept_BL = torch.zeros(valid_BL.shape, dtype=torch.bool)
     for b, (k, valid_L) in enumerate(zip(counts_B.tolist(), valid_BL.cpu(), strict=True)):
         real = valid_L.nonzero()[:, 0]
-        label, centre = cells(_rectangle(real, grid) or (1, len(real)), k)
+        label, centre = cells(rectangle(real, grid) or (1, len(real)), k)
         if k:
             centre_BL[b, real] = real[centre[label]]
             kept_BL[b, real[centre]] = True
     return centre_BL.to(valid_BL.device), kept_BL.to(valid_BL.device)
 
 
-def _rectangle(real: Int[Tensor, "n"], grid: tuple[int, int] | None) -> tuple[int, int] | None:
+def rectangle(real: Int[Tensor, "n"], grid: tuple[int, int] | None) -> tuple[int, int] | None:
     """Rows and columns of the rectangle the real tokens fill; None where they fill none."""
     if grid is None or len(real) == 0:
         return None
@@ -100,6 +106,15 @@ def grid_centres(full: tuple[int, int], small: tuple[int, int]) -> Int[Tensor, "
         ((torch.arange(n) + 0.5) * size / n).long() for n, size in zip(small, full, strict=True)
     )
     return (rows[:, None] * full[1] + columns).flatten()
+
+
+def coarse_cells(grid: tuple[int, int], cells: int) -> Int[Tensor, "L"]:
+    """The cell of each token when the grid is cut into `cells` bands of rows and of columns (fewer
+    where it has fewer)."""
+    H, W = grid
+    rows, columns = min(cells, H), min(cells, W)
+    row_H, column_W = torch.arange(H) * rows // H, torch.arange(W) * columns // W
+    return (row_H[:, None] * columns + column_W).flatten()
 
 
 def best_grid(full: tuple[int, int], count: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 
 _PART = 1024  # tokens compared with the other half at a time
@@ -36,7 +37,8 @@ def bipartite_match(
     if L < 2 or not bool((most_B > 0).any()):
         return target_BL
     real_first_BL = (~valid_BL).to(torch.uint8).argsort(dim=-1, stable=True)
-    first_BA, second_BD = real_first_BL[:, 0::2], real_first_BL[:, 1::2]
+    longest = int(valid_BL.sum(-1).max())
+    first_BA, second_BD = real_first_BL[:, 0:longest:2], real_first_BL[:, 1:longest:2]
     cosine_BA, best_BA = _nearest(keys_BLK, first_BA, second_BD, valid_BL)
     real_BA = valid_BL.gather(1, first_BA)
     joined_BA = topk_mask(cosine_BA, most_B, real_BA)
@@ -65,3 +67,25 @@ def _unit(keys_BLK: Float[Tensor, "B L K"], index_BN: Int[Tensor, "B N"]) -> Flo
     """Those keys at length 1."""
     crop_B1 = torch.arange(len(keys_BLK), device=keys_BLK.device)[:, None]
     return normalize(keys_BLK[crop_B1, index_BN].float(), dim=-1)
+
+
+def repeated_match(
+    tokens_BLC: Float[Tensor, "B L C"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Int[Tensor, "B L"]:
+    """The token that each one ends up in when `bipartite_match` is repeated until `counts_B` stay.
+
+    A round joins as many pairs as it can, half of the tokens or less; joined tokens are compared
+    by the mean of all they hold. -1 in padding, and in crops of which nothing is to stay.
+    """
+    own_BL = torch.arange(valid_BL.shape[1], device=valid_BL.device).expand(valid_BL.shape)
+    open_BL = valid_BL & (counts_B > 0)[:, None]
+    target_BL = own_BL.masked_fill(~open_BL, -1)
+    now_BLC: Tensor | None = tokens_BLC
+    while bool(((stay_BL := target_BL == own_BL).sum(-1) > counts_B).any()):
+        now_BLC = mean_at(tokens_BLC, target_BL) if now_BLC is None else now_BLC
+        step_BL = bipartite_match(now_BLC, stay_BL.sum(-1) - counts_B, stay_BL)
+        now_BLC = None  # room for the next means
+        target_BL = step_BL.gather(1, target_BL.clamp_min(0)).where(open_BL, target_BL)
+    return target_BL

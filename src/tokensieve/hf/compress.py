@@ -69,6 +69,8 @@ def compress(
     pool: str = "crop",
     newlines: str = "keep",
     keys: Sequence[int] | None = None,
+    recycle: bool = False,
+    cover: int = 0,
     **options: Any,
 ) -> Compressed:
     """`inputs` with fewer visual tokens; see `sieve` for the arguments.
@@ -82,7 +84,7 @@ def compress(
     """
     plan = Plan.of(
         model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
-        pure=True,
+        pure=True, recycle=recycle, cover=cover,
     )  # fmt: skip
     return apply_plan(model, plan, inputs, keys)
 

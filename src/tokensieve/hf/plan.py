@@ -14,6 +14,7 @@ from tokensieve.hf.families import decoder_of
 from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.stages import Policy, Stage
 from tokensieve.methods.base import Method
+from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method
 from tokensieve.types import Signal, Site
 
@@ -48,13 +49,14 @@ class Plan:
     def of(
         cls, model: Any, method: str | Method, keep: float | int, *,
         positions: str, pool: str, newlines: str, options: Mapping[str, Any],
-        layer: Layers = None, pure: bool = False,
+        layer: Layers = None, pure: bool = False, recycle: bool = False, cover: int = 0,
     ) -> Plan:  # fmt: skip
         """Check every argument before any work is done. pure: nothing inside the LLM can change.
 
         Raises `ConfigError`, `BudgetError`, `UnknownNameError`, `UnsupportedError`.
         """
         name, chosen = _named(method, options)
+        chosen = composed(chosen, recycle=recycle, cover=cover)
         _one_of("positions", positions, ("keep", "renumber"))
         _one_of("newlines", newlines, ("keep", "drop"))
         _one_of("pool", pool, tuple(Pool))

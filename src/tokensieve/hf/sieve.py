@@ -30,6 +30,8 @@ def sieve(
     pool: str = "crop",
     newlines: str = "keep",
     layer: int | Mapping[int, float | int] | None = None,
+    recycle: bool = False,
+    cover: int = 0,
     **options: Any,
 ) -> Iterator[Report]:
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
@@ -43,6 +45,10 @@ def sieve(
     layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
         several; None: the method's own, or before the LLM. A method of another site than "llm"
         chooses where it always does, and its choice takes effect at the layer.
+    recycle: merge each dropped token into the kept one most like it (cosine), which becomes their
+        mean. Not for methods that make new tokens themselves.
+    cover: keep a token or more of every cell of a `cover` x `cover` grid over each crop; 0: no such
+        floor. For methods that score tokens.
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
     the shortened prompt. Training through it works: labels are shortened along.
@@ -57,7 +63,7 @@ def sieve(
     """
     plan = Plan.of(
         model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
-        layer=layer,
+        layer=layer, recycle=recycle, cover=cover,
     )  # fmt: skip
     report = Report(plan.name, plan.keep)
     with Session(model, plan, report):

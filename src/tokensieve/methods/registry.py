@@ -7,6 +7,7 @@ from importlib import import_module
 
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.methods.base import Method
+from tokensieve.methods.compose import composed
 
 _METHODS = {
     "full": "tokensieve.methods.full:Full",
@@ -14,10 +15,15 @@ _METHODS = {
     "random": "tokensieve.methods.random:Random",
     "stride": "tokensieve.methods.stride:Stride",
     "avgpool": "tokensieve.methods.avgpool:AvgPool",
+    "interpolate": "tokensieve.methods.interpolate:Interpolate",
+    "token-concat": "tokensieve.methods.token_concat:TokenConcat",
     "feature-norm": "tokensieve.methods.feature_norm:FeatureNorm",
     "pixel-variance": "tokensieve.methods.pixel_variance:PixelVariance",
     "downsample": "tokensieve.methods.downsample:Downsample",
     "divprune": "tokensieve.methods.divprune:DivPrune",
+    "todre": "tokensieve.methods.todre:ToDRE",
+    "cdpruner": "tokensieve.methods.cdpruner:CDPruner",
+    "aim": "tokensieve.methods.aim:AIM",
     "fastervlm": "tokensieve.methods.fastervlm:FasterVLM",
     "vtc-cls": "tokensieve.methods.vtc_cls:VtcCls",
     "fopru": "tokensieve.methods.fopru:FoPru",
@@ -53,10 +59,15 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
-def get_method(name: str, **options: object) -> Method:
+def get_method(
+    name: str, *, recycle: object = False, cover: object = 0, **options: object
+) -> Method:
     """An instance of the method `name` with its dataclass fields set from `options`.
 
-    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have.
+    recycle (True or False), cover (a number): what to compose it with, as of `composed`.
+
+    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have, and what
+    `composed` raises.
     """
     cls = method_class(name)
     fields = [field.name for field in dataclasses.fields(cls)]
@@ -64,4 +75,4 @@ def get_method(name: str, **options: object) -> Method:
         if option not in fields:
             known = ", ".join(fields) or "none"
             raise ConfigError(f"Method '{name}' has no option '{option}'. Its options: {known}.")
-    return cls(**options)
+    return composed(cls(**options), recycle=recycle, cover=cover)

@@ -41,7 +41,7 @@ class VFlowOpt(Method):
     middle of its run.
 
     alpha: weight of the entropy.
-    recycle: share of the budget for recycled tokens, at least one of them; 0: none.
+    recycled: share of the budget for recycled tokens, at least one of them; 0: none.
 
     Differs from the paper: one stage, before the LLM; there the shares of several stages, in the
     LLM too, are searched for on data, by how little the last token changes. Recycled tokens count
@@ -59,12 +59,12 @@ class VFlowOpt(Method):
     paper: ClassVar[str | None] = "VFlowOpt, arXiv 2508.05211"
 
     alpha: float = 1.0
-    recycle: float = 0.1
+    recycled: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.alpha >= 0:
             raise ConfigError(f"Expected `alpha` of 0 or more. Got {self.alpha}.")
-        check_share("recycle", self.recycle)
+        check_share("recycled", self.recycled)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.RECEIVED_ATTENTION, encoder.block)}
@@ -87,9 +87,9 @@ class VFlowOpt(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        recycled_B = part_of(counts, self.recycle)
+        recycled_B = part_of(counts, self.recycled)
         kept_BL = topk_mask(self.importance(vision), counts - recycled_B, vision.valid_BL)
-        if self.recycle == 0:
+        if self.recycled == 0:
             return Reduction(kept_BL)
         pruned_BL = vision.valid_BL & ~kept_BL
         own_L = torch.arange(kept_BL.shape[1], device=kept_BL.device)

@@ -1,0 +1,166 @@
+"""Cosines between the tokens of a crop, as little of them in memory as is needed.
+
+B crops, L tokens, C width, P tokens of a part, Q tokens of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_PART = 512  # rows and columns of a product computed at a time
+_FLOATS = 80_000_000  # kept at a time: 320 MB, whatever L
+_ROWS_OF_A_PRODUCT = 24  # one row by itself costs as much as so many of a whole product
+_EPS = 1e-12  # as torch.nn.functional.normalize: a token of zeros has cosine 0 with all
+
+
+class Cosines:
+    """Rows of the L x L cosines of B crops, in float32.
+
+    Three ways to hold them, chosen by size: the whole B x L x L where it fits in 320 MB; for one
+    crop of more tokens (up to about 12 000) only what is on or above the diagonal, in strips; else
+    nothing, and each row is computed when asked for. Products are computed for one half and
+    mirrored, so that the first two cost about half of a full L x L product. Rows asked for so
+    seldom that the product would cost more are computed one by one, too.
+
+    rows: how many will be asked for.
+    nearest: also find `nearest_BL`, the highest cosine of each token with another real one (-inf
+        if there is none).
+    """
+
+    def __init__(
+        self,
+        tokens_BLC: Float[Tensor, "B L C"],
+        valid_BL: Bool[Tensor, "B L"],
+        rows: int,
+        *,
+        nearest: bool = False,
+    ) -> None:
+        B, L, _ = tokens_BLC.shape
+        self._tokens_BLC = tokens_BLC
+        self._padding_BL = None if bool(valid_BL.all()) else ~valid_BL
+        parts = (self._part(start) for start in range(0, L, _PART))
+        norms = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
+        norms.append(tokens_BLC.new_empty(B, 0, dtype=torch.float32))  # L may be 0
+        self._scale_BL = 1 / torch.cat(norms, 1).clamp_min(_EPS)
+        self.nearest_BL = tokens_BLC.new_full((B, L), -torch.inf, dtype=torch.float32)
+        self._whole_BLL: Tensor | None = None
+        self._strips: list[Tensor] = []
+        if not nearest and rows * _ROWS_OF_A_PRODUCT < L:
+            return
+        if B * L * L <= _FLOATS:
+            self._whole_BLL = torch.empty(B, L, L, device=tokens_BLC.device)
+        elif B == 1 and L * (L + _PART) // 2 <= _FLOATS:
+            starts = range(0, L, _PART)
+            self._strips = [
+                torch.empty(min(_PART, L - s), L - s, device=tokens_BLC.device) for s in starts
+            ]
+        elif not nearest:
+            return
+        for top, start, cosine_BPQ in self._blocks():
+            self._keep(top, start, cosine_BPQ)
+            if nearest:
+                self._near(top, start, cosine_BPQ)
+
+    def row(self, pick_B: Int[Tensor, "B"]) -> Float[Tensor, "B L"]:
+        """The cosines of all tokens of crop b with token `pick_B[b]`."""
+        crop_B = torch.arange(len(pick_B), device=pick_B.device)
+        if self._whole_BLL is not None:
+            return self._whole_BLL[crop_B, pick_B]
+        if self._strips:
+            pick = int(pick_B)
+            strip, offset = divmod(pick, _PART)
+            above = [s[:, pick - i * _PART] for i, s in enumerate(self._strips[:strip])]
+            return torch.cat([*above, self._strips[strip][offset]])[None]
+        return self.compute(pick_B[:, None])[:, 0]
+
+    def compute(self, pick_BN: Int[Tensor, "B N"]) -> Float[Tensor, "B N L"]:
+        """The cosines of all tokens with those, computed now."""
+        crop_B1 = torch.arange(len(pick_BN), device=pick_BN.device)[:, None]
+        picked_BNC = self._tokens_BLC[crop_B1, pick_BN].float()
+        if self._padding_BL is not None:  # a crop without real tokens left picks padding
+            picked_BNC = picked_BNC.masked_fill(self._padding_BL[crop_B1, pick_BN, None], 0)
+        starts = range(0, self._tokens_BLC.shape[1], _PART)
+        rows_BNL = torch.cat([picked_BNC @ self._part(start).mT for start in starts], 2)
+        rows_BNL *= self._scale_BL[crop_B1, pick_BN, None]
+        rows_BNL *= self._scale_BL[:, None]
+        return rows_BNL
+
+    def _part(self, start: int) -> Float[Tensor, "B P C"]:
+        """Tokens from `start` on in float32, padding zero."""
+        part_BPC = self._tokens_BLC[:, start : start + _PART].float()
+        if self._padding_BL is None:
+            return part_BPC
+        return part_BPC.masked_fill(self._padding_BL[:, start : start + _PART, None], 0)
+
+    def _blocks(self) -> Iterator[tuple[int, int, Float[Tensor, "B P Q"]]]:
+        """First row, first column and cosines of each block on or above the diagonal."""
+        L = self._tokens_BLC.shape[1]
+        for top in range(0, L, _PART):
+            rows_BPC = self._part(top)
+            rows_scale = self._scale_BL[:, top : top + _PART, None]
+            for left in range(top, L, _PART):
+                columns_BQC = rows_BPC if left == top else self._part(left)
+                block_BPQ = rows_BPC @ columns_BQC.mT
+                block_BPQ *= rows_scale
+                block_BPQ *= self._scale_BL[:, None, left : left + _PART]
+                yield top, left, block_BPQ
+
+    def _keep(self, top: int, left: int, block_BPQ: Float[Tensor, "B P Q"]) -> None:
+        _, P, Q = block_BPQ.shape
+        if self._whole_BLL is not None:
+            self._whole_BLL[:, top : top + P, left : left + Q] = block_BPQ
+            self._whole_BLL[:, left : left + Q, top : top + P] = block_BPQ.mT
+        elif self._strips:
+            self._strips[top // _PART][:, left - top : left - top + Q] = block_BPQ[0]
+
+    def _near(self, top: int, left: int, block_BPQ: Float[Tensor, "B P Q"]) -> None:
+        """Spoils the block."""
+        _, P, Q = block_BPQ.shape
+        rows, columns = slice(top, top + P), slice(left, left + Q)
+        if top == left:
+            block_BPQ.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+        if self._padding_BL is not None:
+            block_BPQ.masked_fill_(self._padding_BL[:, rows, None], -torch.inf)
+            block_BPQ.masked_fill_(self._padding_BL[:, None, columns], -torch.inf)
+        for at, found in ((rows, block_BPQ.amax(2)), (columns, block_BPQ.amax(1))):
+            self.nearest_BL[:, at] = torch.maximum(self.nearest_BL[:, at], found)
+
+
+def crops_at_once(tokens_BLC: Float[Tensor, "B L C"], floats: int | None = None) -> list[slice]:
+    """The crops in groups that fit in 320 MB with `floats` numbers a crop; None: its `Cosines`."""
+    B, L, C = tokens_BLC.shape
+    each = (L * L if floats is None else floats) + 2 * min(L, _PART) * C
+    size = max(1, _FLOATS // max(each, 1))
+    return [slice(start, start + size) for start in range(0, B, size)]
+
+
+def cosine_along(
+    tokens_BLC: Float[Tensor, "B L C"],
+    direction_BC: Float[Tensor, "B C"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Float[Tensor, "B L"]:
+    """Each token at length 1 times a direction of its crop; 0 in padding."""
+    direction_BC1 = direction_BC.float()[..., None]
+    found = []
+    for part_BPC in torch.split(tokens_BLC, _PART, dim=1):
+        part_BPC = part_BPC.float()
+        length_BP = torch.linalg.vector_norm(part_BPC, dim=-1).clamp_min(_EPS)
+        found.append((part_BPC @ direction_BC1)[..., 0] / length_BP)
+    return torch.cat(found, 1).masked_fill(~valid_BL, 0)
+
+
+def mean_token(
+    tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B C"]:
+    """The mean of a crop's real tokens; zeros where there is none."""
+    total_BC = tokens_BLC.new_zeros(len(tokens_BLC), tokens_BLC.shape[2], dtype=torch.float32)
+    parts = zip(
+        torch.split(tokens_BLC, _PART, dim=1), torch.split(valid_BL, _PART, dim=1), strict=True
+    )
+    for part_BPC, real_BP in parts:
+        total_BC += part_BPC.float().masked_fill(~real_BP[..., None], 0).sum(1)
+    return total_BC / valid_BL.sum(-1, keepdim=True).clamp_min(1)

@@ -1,0 +1,117 @@
+"""Subsets that a determinantal point process finds most probable.
+
+B crops, L tokens, C width, n tokens chosen. All crops advance together, one token a step.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import threshold
+
+from tokensieve.functional.cosine import Cosines, crops_at_once
+
+_AHEAD = 64  # rows computed at a time, of the tokens likely to be chosen next
+_EXPLAINED = 1e-5  # a token of which no more is new is a copy of those chosen
+
+
+def greedy_dpp(
+    tokens_BLC: Float[Tensor, "B L C"],
+    quality_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """`counts_B[b]` tokens, each the one that most raises the determinant of the kernel [1].
+
+    The kernel is quality_i * cosine(i, j) * quality_j, quality not negative. A step adds a row to
+    the Cholesky factor of the cosines between the chosen tokens and all; what it leaves of each
+    token, times its squared quality, is what the determinant would grow by. Quality scales rows of
+    the factor and nothing else, so it is kept out of it: a small one costs no precision. Tokens
+    that gain nothing (copies of chosen ones, quality 0) come last, in their order.
+    O(n L C + n^2 L) and n x L numbers; there is no L x L kernel.
+
+    [1] Fast Greedy MAP Inference for Determinantal Point Process, arXiv 1709.05135.
+    """
+    if bool((counts_B >= valid_BL.sum(-1)).all()):
+        return valid_BL.clone()
+    kept_BL = torch.zeros_like(valid_BL)
+    floats = (int(counts_B.max()) + _AHEAD) * valid_BL.shape[1]
+    for part in crops_at_once(tokens_BLC, floats):
+        if bool((counts_B[part] > 0).any()):
+            kept_BL[part] = _greedy_map(
+                tokens_BLC[part], quality_BL[part], counts_B[part], valid_BL[part]
+            )
+    return kept_BL & valid_BL
+
+
+def _greedy_map(
+    tokens_BLC: Float[Tensor, "B L C"],
+    quality_BL: Float[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    (B, L), steps = valid_BL.shape, int(counts_B.max())
+    factor = _Factor(Cosines(tokens_BLC, valid_BL, rows=0), B, steps, L, tokens_BLC.device)
+    worth_BL = quality_BL.float().masked_fill(~valid_BL, 0).square()
+    new_BL = torch.ones_like(worth_BL)  # share of each token not explained by those chosen
+    closed_BL = torch.zeros_like(worth_BL).masked_fill(~valid_BL, -torch.inf)
+    kept_BL = torch.zeros_like(valid_BL)
+    crop_B = torch.arange(B, device=counts_B.device)
+    for step in range(steps):
+        gain_BL = torch.addcmul(closed_BL, worth_BL, new_BL)
+        pick_B = gain_BL.argmax(-1)
+        kept_BL[crop_B, pick_B] |= step < counts_B
+        closed_BL[crop_B, pick_B] = -torch.inf
+        left_B1 = new_BL[crop_B, pick_B][:, None]
+        inverse_B1 = left_B1.rsqrt().masked_fill(left_B1 == 0, 0)
+        row_BL = factor.append(pick_B, inverse_B1, gain_BL, step < counts_B)
+        new_BL = threshold(torch.addcmul(new_BL, row_BL, row_BL, value=-1), _EXPLAINED, 0)
+    return kept_BL
+
+
+class _Factor:
+    """Rows of the Cholesky factor of the cosines, one more per token chosen.
+
+    A row needs the cosines of the chosen token with all and a product with all rows before it.
+    One by one that is bound by memory; so it is begun for the `_AHEAD` tokens of highest gain at
+    once, as two products of matrices, and finished for one of them when it is chosen.
+    """
+
+    def __init__(self, cosines: Cosines, B: int, steps: int, L: int, device: torch.device) -> None:
+        self._cosines = cosines
+        self._rows_BNL = torch.empty(B, steps, L, device=device)
+        self._crop_B = torch.arange(B, device=device)
+        self._length = self._begun_at = 0
+        self._ahead_BN = torch.full((B, 1), -1, device=device)
+        self._begun_BNL = torch.empty(0, device=device)
+
+    def append(
+        self,
+        pick_B: Int[Tensor, "B"],
+        scale_B1: Float[Tensor, "B 1"],
+        gain_BL: Float[Tensor, "B L"],
+        matters_B: Bool[Tensor, "B"],
+    ) -> Float[Tensor, "B L"]:
+        """The next row, of the token of highest gain. matters: False for a crop that is done."""
+        found_BN = self._ahead_BN == pick_B[:, None]
+        if not bool((found_BN.any(-1) | ~matters_B).all()):
+            self._look_ahead(gain_BL)
+            found_BN = self._ahead_BN == pick_B[:, None]
+        row_BL = self._begun_BNL[self._crop_B, found_BN.byte().argmax(-1)]
+        if self._begun_at < self._length:
+            since_BNL = self._rows_BNL[:, self._begun_at : self._length]
+            row_BL = row_BL - (since_BNL[self._crop_B, :, pick_B][:, None] @ since_BNL)[:, 0]
+        self._rows_BNL[:, self._length] = row_BL * scale_B1
+        self._length += 1
+        return self._rows_BNL[:, self._length - 1]
+
+    def _look_ahead(self, gain_BL: Float[Tensor, "B L"]) -> None:
+        left = self._rows_BNL.shape[1] - self._length
+        self._begun_at = self._length
+        self._ahead_BN = gain_BL.topk(min(_AHEAD, 2 * left, gain_BL.shape[1]), -1).indices
+        self._begun_BNL = self._cosines.compute(self._ahead_BN)
+        if self._length:
+            past_BML = self._rows_BNL[:, : self._length]
+            index_BMN = self._ahead_BN[:, None].expand(-1, self._length, -1)
+            self._begun_BNL.baddbmm_(past_BML.gather(2, index_BMN).mT, past_BML, alpha=-1)

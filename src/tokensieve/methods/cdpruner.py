@@ -1,0 +1,75 @@
+"""A determinantal point process conditioned on the question.
+
+B crops, L tokens, C width, T tokens of text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tokensieve.errors import InputError, NonFiniteError, UnsupportedError
+from tokensieve.functional.cosine import cosine_along
+from tokensieve.functional.dpp import greedy_dpp
+from tokensieve.methods.base import Method
+from tokensieve.types import Reduction, Site, TextContext, VisionTokens
+
+
+@dataclass(frozen=True)
+class CDPruner(Method):
+    """Tokens both diverse and relevant to the text: greedy MAP of a conditional DPP [1].
+
+    A token's relevance is its mean cosine with the text tokens, scaled to [0, 1] over the crop;
+    the kernel is relevance_i * cosine(i, j) * relevance_j.
+
+    Differs from the paper: relevance there comes from CLIP's text tower where the VLM has a CLIP
+    encoder; here, for every model, from the LLM's own embeddings of the text.
+
+    Raises `UnsupportedError` without text, `InputError` for text of another width.
+
+    [1] CDPruner, arXiv 2506.10967.
+    """
+
+    site: ClassVar[Site] = Site.EMBEDS
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    paper: ClassVar[str | None] = "CDPruner, arXiv 2506.10967"
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        vision.require_finite(f"the site '{self.site}'")
+        relevance_BL = _relevance(vision, _embeds(vision, text))
+        return Reduction(greedy_dpp(vision.tokens, relevance_BL, counts, vision.valid_BL))
+
+
+def _embeds(vision: VisionTokens, text: TextContext | None) -> Float[Tensor, "T C"]:
+    if text is None or len(text.embeds) == 0:
+        raise UnsupportedError(
+            "Expected the prompt's text, for 'cdpruner'. Got none. Ask a question, or use a method "
+            "that reads no text ('divprune')."
+        )
+    width, got = vision.tokens.shape[-1], text.embeds.shape[-1]
+    if width != got:
+        raise InputError(
+            f"Expected text embeddings of width {width}, as the visual tokens. Got {got}. Use "
+            "'cdpruner' behind the projector."
+        )
+    if not bool(torch.isfinite(text.embeds).all()):
+        raise NonFiniteError("Expected finite text embeddings. Got NaN or Inf. Check the model.")
+    return text.embeds.float()
+
+
+def _relevance(vision: VisionTokens, text_TC: Float[Tensor, "T C"]) -> Float[Tensor, "B L"]:
+    """Mean cosine with the text, from 0 (the least relevant real token) to 1; all 1 if alike."""
+    mean_BC = normalize(text_TC, dim=-1).mean(0).expand(len(vision.tokens), -1)
+    valid_BL = vision.valid_BL
+    cosine_BL = cosine_along(vision.tokens, mean_BC, valid_BL)
+    low_B1 = cosine_BL.masked_fill(~valid_BL, torch.inf).amin(-1, keepdim=True)
+    high_B1 = cosine_BL.masked_fill(~valid_BL, -torch.inf).amax(-1, keepdim=True)
+    scaled_BL = (cosine_BL - low_B1) / (high_B1 - low_B1)
+    return scaled_BL.where(high_B1 > low_B1, torch.ones_like(scaled_BL)).masked_fill(~valid_BL, 0)
