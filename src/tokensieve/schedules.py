@@ -1,0 +1,300 @@
+"""How many visual tokens each layer of an LLM holds: shares by layer, never growing.
+
+A schedule is written as {layer: keep}: from that decoder layer on, so much of a picture remains.
+The first layer (0) holds what it is given, so layers run from 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from tokensieve.budget import check_keep
+from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
+from tokensieve.types import EncoderInfo
+
+Stages = Mapping[int, float | int]
+
+_FORMAT = 1
+_IDENTITY = ("model_type", "width", "depth", "heads", "ffn")  # what a search is good for
+_LEVELS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
+
+
+def scaled_layers(depth: int, places: Sequence[float]) -> tuple[int, ...]:
+    """Layers of an LLM of `depth` layers at `places`, shares of its depth in ascending order.
+
+    From 1 to depth - 1, and distinct as far as there are layers. () for an LLM of one layer.
+    """
+    found: list[int] = []
+    for i, place in enumerate(places):
+        behind = len(places) - 1 - i  # so many more have to find room
+        low = found[-1] + 1 if found else 1
+        high = max(low, depth - 1 - behind)
+        found.append(min(max(round(place * depth), low), high))
+    return tuple(dict.fromkeys(layer for layer in found if layer < depth))
+
+
+def geometric(depth: int, places: Sequence[float], keep: float | int) -> dict[int, float | int]:
+    """The same share of the survivors at each of `places`; `keep` is what remains after the last.
+
+    With a whole number the share of each stage depends on the picture, which is not known here:
+    raises `BudgetError` for it where there are several places.
+    """
+    layers = scaled_layers(depth, places)
+    if isinstance(keep, int) and len(layers) > 1:
+        raise BudgetError(
+            f"Expected `keep` as a fraction, to be reached in {len(layers)} steps. Got {keep}. "
+            "Pass a fraction, or say the count at every layer: layer={layer: count, ...}."
+        )
+    return {at: keep ** ((i + 1) / len(layers)) for i, at in enumerate(layers)}
+
+
+def check_schedule(stages: Stages, depth: int) -> None:
+    """Raise `ConfigError` for a schedule that is empty, grows or names a layer there is not."""
+    if not stages:
+        raise ConfigError("Expected at least one layer of the LLM. Got none.")
+    for at, share in stages.items():
+        if isinstance(at, bool) or not isinstance(at, int) or not 0 < at < depth:
+            raise ConfigError(
+                f"Expected `layer` from 1 to {depth - 1}, a decoder layer of the LLM behind its "
+                f"first. Got {at!r}."
+            )
+        check_keep(share)
+    for more, fewer in pairwise(stages[at] for at in sorted(stages)):
+        if isinstance(more, int) == isinstance(fewer, int) and fewer > more:
+            raise ConfigError(
+                f"Expected no more tokens at a later layer. Got {more} and then {fewer}."
+            )
+
+
+class Schedule(ABC):
+    """What `layer=` of a sieve takes beside numbers: it says where and how much, for any LLM."""
+
+    @abstractmethod
+    def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
+        """{layer: keep} for an LLM of `llm.depth` layers. `keep` is what the sieve was given."""
+
+
+@dataclass(frozen=True)
+class Stepwise(Schedule):
+    """Shares that hold from a part of the depth on: {0.25: 0.5, 0.5: 0.25} keeps half of the
+    tokens from a quarter of the depth on, and a quarter of them from the middle on.
+
+    The sieve's `keep` is not used. Raises `ConfigError` for places outside (0, 1) and for shares
+    that grow.
+    """
+
+    steps: Mapping[float, float]
+
+    def __post_init__(self) -> None:
+        if not self.steps or not all(0 < place < 1 for place in self.steps):
+            raise ConfigError(
+                "Expected steps as {part of the depth: keep}, parts between 0 and 1. Got "
+                f"{dict(self.steps)}."
+            )
+        check_schedule({i + 1: self.steps[p] for i, p in enumerate(sorted(self.steps))}, 10**6)
+
+    def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
+        places = sorted(self.steps)
+        layers = scaled_layers(llm.depth, places)
+        if len(layers) < len(places):
+            raise ConfigError(
+                f"Expected at most {llm.depth - 1} steps, for an LLM of {llm.depth} layers. Got "
+                f"{len(places)}."
+            )
+        return {at: self.steps[place] for at, place in zip(layers, places, strict=True)}
+
+
+@dataclass(frozen=True)
+class PSigmoid(Schedule):
+    """Shares that fall along a sigmoid over the depth; their mean over all layers is `keep` [1].
+
+    The share of layer l is 1 / (1 + exp(steepness * (l / depth - centre))), the centre chosen so
+    that the mean is right; layer 0 holds everything. steepness: 0 falls at once to an even share,
+    large ones keep all and then next to nothing.
+
+    Differs from the paper: it fits both numbers by Bayesian search, here one is an option and the
+    other follows from the budget. Raises `BudgetError` for a `keep` below what layer 0 holds.
+
+    [1] Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction,
+    arXiv 2412.00556.
+    """
+
+    steepness: float = 12.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.steepness <= 500:
+            raise ConfigError(f"Expected `steepness` from 0 to 500. Got {self.steepness}.")
+
+    def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
+        share, depth = _mean_share(keep), llm.depth
+        if share == 1:
+            return dict.fromkeys(range(1, depth), 1.0)
+        wanted = share * depth - 1  # layer 0 takes one
+        if wanted <= 1e-6 * depth:
+            raise BudgetError(
+                f"Expected `keep` above {1 / depth:g}: the first of {depth} layers holds all. Got "
+                f"{keep}. Keep more, or drop tokens before the LLM."
+            )
+        low, high = -1e3, 1e3  # of the logit's offset
+        for _ in range(200):
+            middle = (low + high) / 2
+            enough = sum(self._shares(middle, depth)) >= wanted
+            low, high = (low, middle) if enough else (middle, high)
+        return dict(enumerate(self._shares(high, depth), 1))
+
+    def _shares(self, offset: float, depth: int) -> list[float]:
+        return [_sigmoid(offset - self.steepness * layer / depth) for layer in range(1, depth)]
+
+
+def _sigmoid(x: float) -> float:
+    """Never quite 0: a share of nothing is no share."""
+    return max(1 / (1 + math.exp(-x)) if x > -700 else 0.0, 1e-12)
+
+
+def _mean_share(keep: float | int) -> float:
+    checked = check_keep(keep)
+    if isinstance(checked, int):
+        raise BudgetError(
+            "Expected `keep` as a fraction, the mean over the LLM's layers. Got "
+            f"{keep}. Pass a fraction, or layer={{layer: count, ...}}."
+        )
+    return checked
+
+
+@dataclass(frozen=True)
+class Searched(Schedule):
+    """Shares by layer found by a search on one LLM; see `greedy_search` [1].
+
+    llm: the LLM's fingerprint. trace: the schedules the search went through, each the shares of
+    all layers, from all tokens down. Of these, the one with the largest mean of at most `keep` is
+    taken, so one search serves many budgets.
+
+    Raises `EncoderMismatchError` for another LLM, `BudgetError` for a `keep` below the search's
+    end, `ConfigError` for shares that grow or do not fit the depth.
+
+    [1] G-Search of arXiv 2412.00556.
+    """
+
+    llm: EncoderInfo
+    trace: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.trace:
+            raise ConfigError("Expected a searched schedule with at least one entry. Got none.")
+        for shares in self.trace:
+            if len(shares) != self.llm.depth:
+                raise ConfigError(
+                    f"Expected a share for each of {self.llm.depth} layers. Got {len(shares)}."
+                )
+            if shares[0] != 1:
+                raise ConfigError(f"Expected all tokens in the first layer. Got {shares[0]}.")
+            check_schedule(dict(enumerate(shares[1:], 1)), self.llm.depth)
+
+    def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
+        for field in _IDENTITY:
+            if (want := getattr(self.llm, field)) != (got := getattr(llm, field)):
+                raise EncoderMismatchError(
+                    f"This schedule was searched on an LLM with {field}={want}. Got {field}={got}. "
+                    "Search one for this LLM (tokensieve.hf.search)."
+                )
+        share = _mean_share(keep)
+        fitting = [shares for shares in self.trace if _mean(shares) <= share + 1e-9]
+        if not fitting:
+            lowest = min(map(_mean, self.trace))
+            raise BudgetError(
+                f"Expected `keep` of at least {lowest:.3f}, where the search ended. Got {keep}. "
+                "Search further, or keep more."
+            )
+        return steps_of(max(fitting, key=_mean))
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, with the LLM it is for."""
+        llm = {field: getattr(self.llm, field) for field in _IDENTITY}
+        data = {"format": _FORMAT, "llm": llm, "trace": self.trace}
+        Path(path).write_text(json.dumps(data) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Searched:
+        """Read what `save` wrote. Raises `WeightsError` for a file that is none of it."""
+        try:
+            data = json.loads(Path(path).read_text())
+            if data["format"] != _FORMAT:
+                raise ValueError(f"format {data['format']}")
+            given = {field: data["llm"][field] for field in _IDENTITY}
+            llm = EncoderInfo(**given, layer=-1)
+            trace = tuple(tuple(float(share) for share in shares) for shares in data["trace"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"Expected a searched schedule at '{path}'. Got something else ({error}). Make one "
+                "with tokensieve.hf.search."
+            ) from error
+        return cls(llm, trace)
+
+
+def steps_of(shares: Sequence[float]) -> dict[int, float | int]:
+    """Shares of all layers as {layer: keep} where they fall; {1: 1.0} where they never do."""
+    falls = {
+        at: shares[at] for at in range(1, len(shares)) if shares[at] < shares[at - 1]
+    }  # fmt: skip
+    return dict(falls) if falls else {1: 1.0}
+
+
+def greedy_search(
+    score: Callable[[tuple[float, ...]], float],
+    depth: int,
+    keep: float,
+    *,
+    levels: Sequence[float] = _LEVELS,
+    layers: Sequence[int] | None = None,
+) -> tuple[tuple[float, ...], ...]:
+    """Lower shares layer by layer until their mean is at most `keep`; every schedule on the way.
+
+    score: how good a schedule is, the shares of all `depth` layers; higher is better. It is asked
+        at most (layers * steps) times.
+    levels: shares a layer may take, 1 first and falling. layers: where steps may stand; None: at
+        every layer from 1.
+
+    Each step tries to lower, at one of `layers`, this layer and all behind it that hold as much to
+    the next level, and takes what costs least score per token saved (the later layer on a tie).
+
+    Differs from the paper: it goes from shallow to deep and stops at a given loss of quality; here
+    every layer may be next, and the budget ends the search.
+
+    Raises `ConfigError` for levels that grow or layers there are not, `BudgetError` for a `keep`
+    that the levels cannot reach.
+    """
+    share, places = check_keep(keep), tuple(range(1, depth)) if layers is None else tuple(layers)
+    if len(levels) < 2 or levels[0] != 1 or any(b >= a or b <= 0 for a, b in pairwise(levels)):
+        raise ConfigError(f"Expected falling levels from 1 to above 0. Got {list(levels)}.")
+    check_schedule(dict.fromkeys(places, 1.0), depth)
+    state: tuple[float, ...] = (1.0,) * depth
+    trace, quality = [state], score(state)
+    while _mean(state) > share + 1e-9:
+        best: tuple[float, float, tuple[float, ...]] | None = None
+        for at in sorted(places, reverse=True):
+            lower = next((level for level in levels if level < state[at]), None)
+            if lower is None:
+                continue
+            tried = tuple(min(s, lower) if i >= at else s for i, s in enumerate(state))
+            got = score(tried)
+            price = (quality - got) / (sum(state) - sum(tried))
+            if best is None or price < best[0]:
+                best = (price, got, tried)
+        if best is None:
+            raise BudgetError(
+                f"Expected `keep` of at least {_mean(state):.3f}, the least these levels and "
+                f"layers allow. Got {keep}. Add lower levels or earlier layers."
+            )
+        _, quality, state = best
+        trace.append(state)
+    return tuple(trace)
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares)
