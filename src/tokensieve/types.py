@@ -117,16 +117,16 @@ class EncoderInfo:
         """
         if self.site is Site.EMBEDS and other.embed_width is not None:
             other = other.at_embeds()
-        for field in ("site", "model_type", "width", "depth", "layer", "grid"):
-            want, got = getattr(self, field), getattr(other, field)
-            if field == "layer":
+        for name in ("site", "model_type", "width", "depth", "layer", "grid"):
+            want, got = getattr(self, name), getattr(other, name)
+            if name == "layer":
                 want, got = self._absolute_layer(), other._absolute_layer()
-            if field == "grid" and (want is None or got is None):
+            if name == "grid" and (want is None or got is None):
                 continue
             if want != got:
                 what = "LLM" if self.site is Site.LLM else "encoder"
                 raise EncoderMismatchError(
-                    f"{owner} was trained for an {what} with {field}={want}. Got {field}={got}. "
+                    f"{owner} was trained for an {what} with {name}={want}. Got {name}={got}. "
                     f"Use weights trained for this {what}, or train them (see the README)."
                 )
 
@@ -182,7 +182,7 @@ class VisionTokens:
         return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
 
     def signal(self, name: str) -> Tensor:
-        """The signal of that name. Raises `UnsupportedError` without it, `NonFiniteError` for NaN."""
+        """The signal of that name. Raises `UnsupportedError` without it, `NonFiniteError`."""
         if name not in self.signals:
             raise UnsupportedError(
                 f"Expected the signal '{name}' of an attention layer. Got none. Run the encoder "

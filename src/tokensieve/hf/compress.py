@@ -128,7 +128,10 @@ def stage_plan(
     No stages for a prompt without pictures. Raises `UnsupportedError` for a method that makes new
     tokens before the LLM: inside it there is no place for them.
     """
-    encoded = inputs if isinstance(inputs, Encoded) else encode(model, inputs)
+    if isinstance(inputs, Encoded):
+        encoded = inputs
+    else:
+        encoded = encode(model, inputs, signals=plan.signals(model))
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
     report = Report(plan.name, plan.keep, [Call(tuple(PromptReport(()) for _ in ids), ms)])
     if not encoded.packings:
@@ -160,7 +163,8 @@ def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
     resizes = plan.method.site is Site.PIXELS and plan.keep != 1
     laid_out = plan.method.reads_picture and resizes and family_of(model).resizable
     if not laid_out:
-        return encode(model, inputs, run=plan.method.reads_picture)
+        asked = plan.signals(model)
+        return encode(model, inputs, run=plan.method.reads_picture, signals=asked)
     encoded = encode(model, inputs, run=False)
     ready = encoded.output is None and all(p.grid is not None for p in encoded.packings)
     return blank_rows(model, encoded) if ready else encode(model, inputs)

@@ -6,7 +6,7 @@ B prompts, S prompt length, N rows of a picture, n crops of it, L tokens of a cr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -18,7 +18,9 @@ from torch import Tensor
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.families import Family, crop_features, family_of, projector_of
 from tokensieve.hf.layout import Packing, one_to_one
+from tokensieve.hf.signals import EncoderSignals
 from tokensieve.hf.timing import timed
+from tokensieve.types import Signal
 
 PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
 
@@ -32,6 +34,7 @@ class Encoded:
     output: what `get_image_features` returned; None where the encoder was not run.
     features: (n, L, C) per picture, the projector's input; None where that is not one row a token.
     blank: `output` holds no encoded picture yet, only room for its rows.
+    signals: (n, L) or (n, L, K) per picture, of what was asked for.
     """
 
     inputs: dict[str, Any]
@@ -44,6 +47,7 @@ class Encoded:
     features: tuple[Tensor, ...] | None = None
     ms: dict[str, float] = field(default_factory=dict)
     blank: bool = False
+    signals: Mapping[Signal, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @property
     def image_rows(self) -> list[int]:
@@ -68,11 +72,14 @@ class Encoded:
         )
 
 
-def encode(model: Any, inputs: Mapping[str, Any], *, run: bool = True) -> Encoded:
+def encode(
+    model: Any, inputs: Mapping[str, Any], *, run: bool = True, signals: Collection[Signal] = ()
+) -> Encoded:
     """Run the vision encoder of `model` over the pictures in `inputs`.
 
-    `inputs` may hold `mm_encoder_outputs` in place of pixels; the site "features" is then not to
-    be had. With run=False the encoder is left alone and only the layout is found.
+    `inputs` may hold `mm_encoder_outputs` in place of pixels; the site "features" and `signals` of
+    its attention layers are then not to be had. With run=False the encoder is left alone and only
+    the layout is found.
 
     Raises `PromptError` where pictures and placeholders do not fit, `UnsupportedError` for models
     without visual tokens, for videos and for prompts given as embeddings.
@@ -90,8 +97,9 @@ def encode(model: Any, inputs: Mapping[str, Any], *, run: bool = True) -> Encode
     ms: dict[str, float] = {}
     output = given
     tapped: list[Tensor] = []
+    heard = EncoderSignals(model, signals if run and given is None else ())
     if run and given is None:
-        with timed(ms, "encode", inputs["input_ids"].device):
+        with timed(ms, "encode", inputs["input_ids"].device), heard.listening():
             output, tapped = _run_tapped(model, family, inputs)
     runs = _runs(place_BS)
     if output is None:
@@ -107,7 +115,7 @@ def encode(model: Any, inputs: Mapping[str, Any], *, run: bool = True) -> Encode
     features = crop_features(model, family, inputs, tapped, packings)
     return Encoded(
         inputs, family, placeholder, tuple(packings), tuple(prompt_of), tuple(items), output,
-        features, ms,
+        features, ms, signals=heard.by_picture(family, inputs, packings),
     )  # fmt: skip
 
 

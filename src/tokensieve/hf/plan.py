@@ -14,7 +14,7 @@ from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.stages import Policy, Stage
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
-from tokensieve.types import Site
+from tokensieve.types import Signal, Site
 
 Layers = int | Mapping[int, float | int] | None
 
@@ -38,6 +38,10 @@ class Plan:
     def policy(self) -> Policy:
         """What holds for all stages."""
         return Policy(self.pool, self.drop_newlines)
+
+    def signals(self, model: Any) -> tuple[Signal, ...]:
+        """What the method must be told of the encoder's attention layers."""
+        return encoder_signals(model, self.method)
 
     @classmethod
     def of(
@@ -74,6 +78,13 @@ class Plan:
         return cls(
             name, bound, keep, positions == "renumber", Pool(pool), newlines == "drop", stages
         )
+
+
+def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:
+    """What `method` must be told of the attention layers of the encoder of `model`."""
+    if method.site not in (Site.FEATURES, Site.EMBEDS):
+        return ()
+    return tuple(method.signals(encoder_info(model)).values())
 
 
 def _named(method: str | Method, options: Mapping[str, Any]) -> tuple[str, Method]:

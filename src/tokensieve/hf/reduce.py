@@ -18,6 +18,7 @@ from tokensieve.budget import Pool, count, split_evenly
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import project
+from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.pixels import patches_of
 from tokensieve.hf.resize import resize_images
 from tokensieve.methods.base import Method
@@ -99,6 +100,11 @@ def _visions(
     patches: list[Tensor] | list[None] = [None] * len(packings)
     if "pixels" in method.needs:
         patches = patches_of(model, encoded.family, encoded.inputs, packings)
+    told = {
+        name: encoded.signals[signal]
+        for name, signal in method.signals(encoder_info(model)).items()
+        if signal in encoded.signals
+    }
     visions = []
     for i, packing in enumerate(packings):
         vision = VisionTokens(
@@ -107,6 +113,7 @@ def _visions(
             valid=packing.valid_nL.to(tokens[i].device),
             patches=patches[i],
             keys=first_keys[i],
+            signals={name: found[i] for name, found in told.items()},
         )
         vision.require_finite(f"the site '{method.site}' of picture {i + 1}")
         visions.append(vision)
@@ -214,6 +221,9 @@ def _batch(parts: list[VisionTokens]) -> VisionTokens:
         valid=torch.cat([part.valid_BL for part in parts]),
         patches=torch.cat(given) if given else None,
         keys=tuple(key for part in parts for key in part.keys or ()),
+        signals={
+            name: torch.cat([part.signals[name] for part in parts]) for name in parts[0].signals
+        },
     )
 
 

@@ -1,0 +1,52 @@
+"""Rows of attention from queries and keys, without the whole map.
+
+B sequences, H heads, G key heads (H is a multiple of it), Q queries, N keys, d width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+_PART = 256  # queries at a time: (B, H, 256, N) is the largest temporary
+
+
+def attention_rows(
+    q_BHQd: Float[Tensor, "B H Q d"],
+    k_BGNd: Float[Tensor, "B G N d"],
+    scaling: float,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+) -> Float[Tensor, "B Q N"]:
+    """Softmax of scaled products, mean over heads, in float32.
+
+    mask: for these rows, to be broadcast to (B, H, Q, N): True where a key is seen, or added.
+    """
+    B, H, Q, d = q_BHQd.shape
+    G, N = k_BGNd.shape[1:3]
+    grouped = q_BHQd.float().reshape(B, G, H // G * Q, d)  # query heads that share a key head
+    logits = (grouped @ k_BGNd.float().mT).view(B, H, Q, N) * scaling
+    if mask is None:
+        return logits.softmax(-1).mean(1)
+    if mask.dtype != torch.bool:
+        return (logits + mask).softmax(-1).mean(1)
+    rows_BHQN = logits.masked_fill(~mask, -torch.inf).softmax(-1)
+    return rows_BHQN.masked_fill(~mask, 0).mean(1)  # a row that sees no key at all is NaN
+
+
+def received_attention(
+    q_BHQd: Float[Tensor, "B H Q d"],
+    k_BGNd: Float[Tensor, "B G N d"],
+    scaling: float,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+) -> Float[Tensor, "B N"]:
+    """Attention each key receives, mean over heads, *summed* over queries, some at a time.
+
+    mask: as of `attention_rows`, its third axis Q or 1.
+    """
+    total_BN = k_BGNd.new_zeros(len(k_BGNd), k_BGNd.shape[2], dtype=torch.float32)
+    for start in range(0, q_BHQd.shape[2], _PART):
+        part = slice(start, start + _PART)
+        shown = mask if mask is None or mask.shape[-2] == 1 else mask[..., part, :]
+        total_BN += attention_rows(q_BHQd[:, :, part], k_BGNd, scaling, shown).sum(1)
+    return total_BN
