@@ -28,8 +28,12 @@ _LEVELS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 def scaled_layers(depth: int, places: Sequence[float]) -> tuple[int, ...]:
     """Layers of an LLM of `depth` layers at `places`, shares of its depth in ascending order.
 
-    From 1 to depth - 1, and distinct as far as there are layers. () for an LLM of one layer.
+    From 1 to depth - 1, and distinct as far as there are layers.
+
+    Raises `ConfigError` for an LLM of one layer.
     """
+    if depth < 2:
+        raise ConfigError(f"Expected an LLM of two layers or more. Got {depth}. Use another model.")
     found: list[int] = []
     for i, place in enumerate(places):
         behind = len(places) - 1 - i  # so many more have to find room
@@ -47,11 +51,29 @@ def geometric(depth: int, places: Sequence[float], keep: float | int) -> dict[in
     """
     layers = scaled_layers(depth, places)
     if isinstance(keep, int) and len(layers) > 1:
-        raise BudgetError(
-            f"Expected `keep` as a fraction, to be reached in {len(layers)} steps. Got {keep}. "
-            "Pass a fraction, or say the count at every layer: layer={layer: count, ...}."
-        )
+        raise _steps_error(len(layers), keep)
+    if len(layers) == 1:
+        return {layers[0]: keep}
     return {at: keep ** ((i + 1) / len(layers)) for i, at in enumerate(layers)}
+
+
+def linear(depth: int, first: float, last: float, keep: float | int) -> dict[int, float | int]:
+    """A share that falls by equal steps, one a layer, from all to `keep` between two parts of the
+    depth. Raises `BudgetError` as `geometric` does."""
+    ends = scaled_layers(depth, (first, last))
+    layers = range(ends[0], ends[-1] + 1)
+    if isinstance(keep, int) and len(layers) > 1:
+        raise _steps_error(len(layers), keep)
+    if len(layers) == 1:
+        return {layers[0]: keep}
+    return {at: 1 - (1 - keep) * (i + 1) / len(layers) for i, at in enumerate(layers)}
+
+
+def _steps_error(steps: int, keep: int) -> BudgetError:
+    return BudgetError(
+        f"Expected `keep` as a fraction, to be reached in {steps} steps. Got {keep}. Pass a "
+        "fraction, or say the count at every layer: layer={layer: count, ...}."
+    )
 
 
 def check_schedule(stages: Stages, depth: int) -> None:

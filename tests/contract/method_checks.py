@@ -44,10 +44,10 @@ class Signals(dict[str, torch.Tensor]):
     """Signals of every kind; `named` gives those a method asks for the names it has for them."""
 
     def named(self, method: Method) -> dict[str, torch.Tensor]:
-        """By the method's own names. Two signals of one kind differ."""
+        """By the method's own names. Two signals of one kind differ, padding stays zero."""
         asked = method.signals(ENCODER)
         return {
-            name: self[signal.kind].roll(place, 1) if place else self[signal.kind]
+            name: (self[signal.kind] * 50 * place).sin().abs() / 50 if place else self[signal.kind]
             for place, (name, signal) in enumerate(asked.items())
         }
 

@@ -20,6 +20,15 @@ _METHODS = {
     "divprune": "tokensieve.methods.divprune:DivPrune",
     "selector": "tokensieve.methods.selector:LearnedSelection",
     "conditional": "tokensieve.methods.conditional:Conditional",
+    "fastv": "tokensieve.methods.fastv:FastV",
+    "pyramiddrop": "tokensieve.methods.pyramiddrop:PyramidDrop",
+    "feather": "tokensieve.methods.feather:Feather",
+    "pact": "tokensieve.methods.pact:Pact",
+    "sparsevlm": "tokensieve.methods.sparsevlm:SparseVLM",
+    "mustdrop-llm": "tokensieve.methods.mustdrop_llm:MustDropLLM",
+    "aim-llm": "tokensieve.methods.aim_llm:AIMLLM",
+    "todre-llm": "tokensieve.methods.todre_llm:ToDRELLM",
+    "vtw": "tokensieve.methods.vtw:VTW",
 }
 
 
