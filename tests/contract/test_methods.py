@@ -20,6 +20,7 @@ VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
 VARIANTS += [(n, {"rule": r}) for n in ("selector", "conditional") for r in CHOICES["rule"]]
 VARIANTS += [("selector", {"rule": "top", "counts": "mask"})]
 VARIANTS += [("selector", {"rule": rule, "counts": "adaptive"}) for rule in CHOICES["rule"]]
+VARIANTS += [("feather", {"uniform": True}), ("sparsevlm", {"candidates": 1.0, "recycled": 1.0})]
 CASES = [(name, {}) for name in method_names()] + VARIANTS
 
 

@@ -91,7 +91,7 @@ def density_peaks(
     finite_BLk = torch.isfinite(near_BLk)
     mean_BL = near_BLk.masked_fill(~finite_BLk, 0).square().sum(-1) / finite_BLk.sum(-1).clamp(1)
     density_BL = (-mean_BL).exp().masked_fill(~valid_BL, -torch.inf)
-    order_BL = density_BL.argsort(-1, descending=True, stable=True)
+    order_BL = density_BL.argsort(dim=-1, descending=True, stable=True)
     place_BL = torch.empty_like(order_BL).scatter_(
         1, order_BL, torch.arange(L, device=order_BL.device).expand_as(order_BL)
     )
@@ -100,7 +100,7 @@ def density_peaks(
     gap_BL = distance_BLL.masked_fill(~denser_BLL, torch.inf).amin(-1)
     gap_BL = gap_BL.where(torch.isfinite(gap_BL), far_BL[:, None])
     worth_BL = (density_BL * gap_BL).masked_fill(~valid_BL, -torch.inf)
-    rank_BL = worth_BL.argsort(-1, descending=True, stable=True).argsort(-1)
+    rank_BL = worth_BL.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     centre_BL = (rank_BL < counts_B[:, None]) & valid_BL
     to_centre = distance_BLL.masked_fill(~centre_BL[:, None], torch.inf).min(-1)
     assign_BL = to_centre.indices.masked_fill(torch.isinf(to_centre.values) | ~valid_BL, -1)

@@ -61,4 +61,4 @@ class MustDropLLM(Method):
 def _place(scores_BL: Float[Tensor, "B L"], valid_BL: Tensor) -> Int[Tensor, "B L"]:
     """Each token's place in falling order, the earlier token first on a tie."""
     ranked = scores_BL.masked_fill(~valid_BL, -torch.inf)
-    return ranked.argsort(-1, descending=True, stable=True).argsort(-1)
+    return ranked.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

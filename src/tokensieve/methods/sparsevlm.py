@@ -122,7 +122,7 @@ def _clustered(
 ) -> tuple[Bool[Tensor, "B L"], Int[Tensor, "B L"]]:
     """Cluster the pool: centres, and the centre each pooled token joins, -1 for all others."""
     P, L = int(pool_BL.sum(-1).max()), pool_BL.shape[1]
-    at_BP = (~pool_BL).long().argsort(-1, stable=True)[:, :P]
+    at_BP = (~pool_BL).long().argsort(dim=-1, stable=True)[:, :P]
     real_BP = pool_BL.gather(1, at_BP)
     taken_BPC = tokens_BLC.gather(1, at_BP[..., None].expand(-1, -1, tokens_BLC.shape[-1]))
     centre_BP, assign_BP = density_peaks(taken_BPC, counts_B, real_BP)
