@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
@@ -97,6 +98,8 @@ def check_schedule(stages: Stages, depth: int) -> None:
 class Schedule(ABC):
     """What `layer=` of a sieve takes beside numbers: it says where and how much, for any LLM."""
 
+    budgeted: ClassVar[bool] = True  # False: says how much by itself, whatever `keep`
+
     @abstractmethod
     def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
         """{layer: keep} for an LLM of `llm.depth` layers. `keep` is what the sieve was given."""
@@ -110,6 +113,8 @@ class Stepwise(Schedule):
     The sieve's `keep` is not used. Raises `ConfigError` for places outside (0, 1) and for shares
     that grow.
     """
+
+    budgeted: ClassVar[bool] = False
 
     steps: Mapping[float, float]
 

@@ -20,7 +20,7 @@ def kernel_density(
     unit_BLC = _unit(tokens_BLC, valid_BL)
     parts = [
         ((part @ unit_BLC.mT - 1) / cutoff).exp().masked_fill(~valid_BL[:, None], 0).sum(-1)
-        for part in unit_BLC.split(_PART, 1)
+        for part in torch.split(unit_BLC, _PART, 1)
     ]
     return torch.cat(parts, 1)
 
@@ -56,7 +56,7 @@ def nearest_among(
     chosen. What stands at tokens that take part in nothing is of no use."""
     unit_BLC = normalize(tokens_BLC.float().nan_to_num(0, 0, 0), dim=-1)
     nearest, near = [], []
-    for part in unit_BLC.split(_PART, 1):
+    for part in torch.split(unit_BLC, _PART, 1):
         likeness = (part @ unit_BLC.mT).masked_fill(~chosen_BL[:, None], -torch.inf)
         best = likeness.max(-1)
         nearest.append(best.indices)
@@ -79,7 +79,7 @@ def density_peaks(
 
     [1] Du et al., Study on density peaks clustering based on k-nearest neighbors, 2016.
     """
-    B, L, C = tokens_BLC.shape
+    _, L, C = tokens_BLC.shape
     if L == 0:
         return valid_BL, torch.zeros_like(valid_BL, dtype=torch.long)
     clean_BLC = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0)

@@ -197,9 +197,10 @@ def _per_crop(
         shape = (vision.grid, vision.tokens.shape[1:])
         patch = None if vision.patches is None else vision.patches.shape[-1]
         prompt = None if text is None else prompt_of[i]
-        groups.setdefault((shape, patch, prompt), []).append(i)
+        told = tuple((name, s.shape[2:]) for name, s in vision.signals.items())
+        groups.setdefault((shape, patch, told, prompt), []).append(i)
     done: dict[int, Reduction] = {}
-    for (_, _, prompt), members in groups.items():
+    for (*_, prompt), members in groups.items():
         parts = [visions[i] for i in members]
         counts = [c for i in members for c in _crop_counts(keep, whole[i])]
         batch = _batch(parts)

@@ -44,7 +44,8 @@ class AIMLLM(ScoringMethod):
     def __post_init__(self) -> None:
         if not 0 < self.first <= self.last < 1:
             raise ConfigError(
-                f"Expected 0 < first <= last < 1, parts of the depth. Got {self.first}, {self.last}."
+                f"Expected 0 < first <= last < 1, parts of the depth. Got {self.first} and "
+                f"{self.last}."
             )
 
     def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:

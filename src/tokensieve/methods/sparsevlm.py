@@ -114,7 +114,8 @@ def rank_of(rows_BLT: Float[Tensor, "B L T"]) -> Int[Tensor, "B"]:
     values_BT = torch.linalg.eigvalsh(wide.mT @ wide)
     precision = torch.finfo(torch.float32).eps * max(rows_BLT.shape[1:])
     least_B1 = precision**2 * values_BT[:, -1:]
-    return ((values_BT > least_B1) & (values_BT > 0)).sum(-1)
+    big_BT: Tensor = (values_BT > least_B1) & (values_BT > 0)
+    return big_BT.sum(-1)
 
 
 def _clustered(
