@@ -116,13 +116,12 @@ class Listening:
                     f"{type(attention).__name__}. Use a method that needs no attention without "
                     "rotary positions."
                 )
-            width = int(attention.head_dim)
 
             def after(_module: Any, _args: Any, out: Tensor, raw: str = raw) -> None:
                 heard = self.heard.setdefault(at, _Heard())
-                heads = out.detach().reshape(*out.shape[:2], -1, width)
+                heads = out.detach().reshape(*out.shape[:2], -1, attention.head_dim)
                 setattr(heard, raw, heads.transpose(1, 2))
-                heard.scaling = float(getattr(attention, "scaling", width**-0.5))
+                heard.scaling = float(attention.scaling)
 
             self.stack.callback(module.register_forward_hook(after).remove)
 

@@ -141,7 +141,7 @@ class Stages:
                 for handle in handles:
                     handle.remove()
                 raise
-            handles.append(self.listening)
+            handles.insert(0, self.listening)
         return handles
 
     def _listen(self) -> Listening:
