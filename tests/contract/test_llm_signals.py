@@ -106,9 +106,9 @@ def check(name, kind, layer, wanted):
 def eager(tiny, at, inputs, call):
     """(B, H, S, S) the attention of layer at - 1, nothing shorter, dropped keys out of sight."""
     model = build(tiny.name, "eager").model
-    with blocked(model, inputs, [stage for stage in call.stages if stage.layer < at]):
-        with torch.no_grad():
-            return model(**inputs, output_attentions=True).attentions[at - 1]
+    stages = [stage for stage in call.stages if stage.layer < at]
+    with blocked(model, inputs, stages), torch.no_grad():
+        return model(**inputs, output_attentions=True).attentions[at - 1]
 
 
 def text_of(tiny, inputs):

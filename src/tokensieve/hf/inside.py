@@ -6,7 +6,7 @@ text tokens of a prompt, K values of a signal per position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import UnsupportedError
+from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows
 from tokensieve.hf.tap import tapped
 from tokensieve.hf.towers import attention_in
@@ -187,3 +187,22 @@ def text_places(text_BN: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B T"], Bool[
     T = int(text_BN.sum(-1).max())
     at_BT = (~text_BN).long().argsort(dim=-1, stable=True)[:, :T]
     return at_BT, text_BN.gather(1, at_BT)
+
+
+def by_kind(kind: Kind, parts_nLK: Sequence[Tensor], texts: Sequence[int]) -> list[Tensor]:
+    """Each picture's signal in the shape of its kind. texts: T of the prompt of each picture."""
+    if kind is Kind.TEXT_ATTENTION:
+        return [part[..., :text] for part, text in zip(parts_nLK, texts, strict=True)]
+    if kind in (Kind.KEYS, Kind.KEYS_UNROTATED):
+        return list(parts_nLK)
+    return [part[..., 0] for part in parts_nLK]
+
+
+def require_finite(parts: Sequence[Tensor], layer: int) -> None:
+    """Raise `NonFiniteError` naming the LLM's `layer` for NaN or Inf in a signal of it."""
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        raise NonFiniteError(
+            f"Expected finite numbers in the attention of layer {layer} of the LLM. Got NaN or "
+            "Inf. Check the picture and the model's dtype (float16 overflows in some models; try "
+            "bfloat16)."
+        )

@@ -138,7 +138,7 @@ def _fixed(layer: Layers) -> bool:
 
 def _pair(
     methods: Sequence[str | Method], keeps: Keeps, options: Mapping[str, Any]
-) -> tuple[tuple[Method, Keep], tuple[Method, Keep]]:
+) -> tuple[tuple[str | Method, Keep], tuple[str | Method, Keep]]:
     """Two methods and what each keeps: one before the LLM, one inside it."""
     if not isinstance(methods, list | tuple) or len(methods) != 2:
         raise ConfigError(
@@ -171,7 +171,7 @@ def _pair(
             f"Expected a method that acts inside the LLM second. Got '{second}', which acts before "
             f"it as '{first}' does. Use one of them."
         )
-    return (methods[0], more), (methods[1], fewer)  # type: ignore[return-value]
+    return (methods[0], more), (methods[1], fewer)
 
 
 def _stages(

@@ -20,12 +20,12 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from tokensieve.budget import Pool
-from tokensieve.errors import NonFiniteError, UnsupportedError
+from tokensieve.errors import UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import decoder_of
-from tokensieve.hf.inside import Held, Listening
+from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.reduce import ImageReduction, crop_keys, reduce_visions, scatter_rows
 from tokensieve.hf.report import (
@@ -38,7 +38,7 @@ from tokensieve.hf.report import (
 )
 from tokensieve.hf.timing import timed
 from tokensieve.methods.base import Method
-from tokensieve.types import Kind, Signal, TextContext, VisionTokens
+from tokensieve.types import Signal, TextContext, VisionTokens
 
 _NO_LABEL = -100
 
@@ -285,37 +285,25 @@ class Stages:
         self, number: int, before: Gather | None, repeats: int
     ) -> dict[str, list[Float[Tensor, "n L *K"]]]:
         """What the stage's method is told of the layer before, per picture."""
-        stage, _ = self.stages[number]
-        if not stage.signals or self.listening is None:
+        wanted = self.stages[number][0].signals
+        if not wanted or self.listening is None:
             return {}
-
         first = None
         if before is not None:
             first = Gather(before.index_BT[::repeats], before.real_BT[::repeats])
-        held = Held(*(
-            mask_BS if first is None else first.take(mask_BS, False)
-            for mask_BS in (self.keep_BS, self.text_BS, self.token_BS & self.keep_BS)
-        ))  # fmt: skip
+        masks = (self.keep_BS, self.text_BS, self.token_BS & self.keep_BS)
+        held = Held(*(mask if first is None else first.take(mask, False) for mask in masks))
+        heard = self.listening.signals(number, held, repeats)
         texts = self.text_BS.sum(-1).tolist()
-        found: dict[str, list[Tensor]] = {}
-        for name, values_BNK in self.listening.signals(number, held, repeats).items():
+        lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
+        found = {}
+        for name, values_BNK in heard.items():
             whole = values_BNK
             if first is not None:
                 whole = cut.put_back(values_BNK, first, self.length)
-            parts = self._of_pictures(whole)
-            kind = stage.signals[name].kind
-            if kind is Kind.TEXT_ATTENTION:
-                owners = self.encoded.prompt_of
-                parts = [part[..., : texts[p]] for part, p in zip(parts, owners, strict=True)]
-            elif kind in (Kind.LAST_ATTENTION, Kind.LAST_UNROTATED, Kind.MEAN_UNROTATED):
-                parts = [part[..., 0] for part in parts]
+            parts = by_kind(wanted[name].kind, self._of_pictures(whole), lengths)
+            require_finite(parts, number - 1)
             found[name] = parts
-            if not all(bool(torch.isfinite(part).all()) for part in parts):
-                raise NonFiniteError(
-                    f"Expected finite numbers in the attention of layer {number - 1} of the LLM. "
-                    "Got NaN or Inf. Check the picture and the model's dtype (float16 overflows in "
-                    "some models; try bfloat16)."
-                )
         return found
 
     def _of_pictures(self, values_BSK: Tensor) -> list[Tensor]:
