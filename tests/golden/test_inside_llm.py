@@ -226,7 +226,7 @@ def test_sparsevlm_equals_a_loop(count: int, seed: int) -> None:
 
 def test_sparsevlm_lets_the_rank_speak() -> None:
     """Of four raters each looks at a token of its own: four stay as they are."""
-    v, a = case(0)
+    v, _ = case(0)
     text = np.zeros((L, T), dtype=np.float32)
     text[[2, 5, 11, 20], range(T)] = 1
     words = TextContext(torch.zeros(T, C))  # all equally relevant

@@ -16,17 +16,9 @@ from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, We
 from tokensieve.hf.search import first_token_score, search_schedule
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import get_method, method_class, method_names
-from tokensieve.schedules import (
-    PSigmoid,
-    Searched,
-    Stepwise,
-    check_schedule,
-    geometric,
-    greedy_search,
-    linear,
-    scaled_layers,
-    steps_of,
-)
+from tokensieve.schedules import PSigmoid, Searched, Stepwise, greedy_search
+from tokensieve.schedules.base import check_schedule, geometric, linear, scaled_layers
+from tokensieve.schedules.searched import steps_of
 from tokensieve.types import EncoderInfo, Site
 
 
@@ -99,7 +91,7 @@ def test_aim_falls_by_equal_steps() -> None:
 
 def test_counts_cannot_be_spread() -> None:
     for make in (lambda: geometric(32, (0.2, 0.5), 64), lambda: linear(32, 0.5, 0.8, 64)):
-        with pytest.raises(BudgetError, match="as a fraction, to be reached in .* Got 64"):
+        with pytest.raises(BudgetError, match=r"as a fraction, to be reached in .* Got 64"):
             make()
 
 
@@ -189,7 +181,7 @@ def test_one_search_serves_many_budgets() -> None:
     assert found.stages(llm(4), 1.0) == {1: 1.0}
     assert found.stages(llm(4), 0.8) == {2: 0.5}
     assert found.stages(llm(4), 0.5) == {1: 0.5, 2: 0.25}
-    with pytest.raises(BudgetError, match="at least 0.500, where the search ended"):
+    with pytest.raises(BudgetError, match=r"at least 0\.500, where the search ended"):
         found.stages(llm(4), 0.4)
 
 

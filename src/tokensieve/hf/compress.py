@@ -22,7 +22,8 @@ from tokensieve.hf.positions import mask_of, original_positions
 from tokensieve.hf.reduce import ImageReduction, reduce_images
 from tokensieve.hf.report import Call, PromptReport, Report, prompt_reports, row_mask
 from tokensieve.hf.resize import blank_rows
-from tokensieve.hf.stages import Before, Stages
+from tokensieve.hf.stage import Before
+from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import timed
 from tokensieve.methods.base import Method
 from tokensieve.types import Site

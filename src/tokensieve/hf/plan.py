@@ -11,10 +11,11 @@ from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.inside import check_signals
-from tokensieve.hf.stages import Policy, Stage
+from tokensieve.hf.stage import Policy, Stage
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
-from tokensieve.schedules import Schedule, check_schedule
+from tokensieve.schedules import Schedule
+from tokensieve.schedules.base import check_schedule
 from tokensieve.types import Signal, Site
 
 Keep = float | int

@@ -18,7 +18,8 @@ from tokensieve.hf.fingerprint import llm_info
 from tokensieve.hf.positions import mask_of
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.base import Method
-from tokensieve.schedules import Searched, greedy_search, steps_of
+from tokensieve.schedules import Searched, greedy_search
+from tokensieve.schedules.searched import steps_of
 
 Score = Callable[[tuple[float, ...]], float]
 

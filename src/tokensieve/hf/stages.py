@@ -9,70 +9,32 @@ B prompts, E rows a prompt has (beams), S prompt length, R visual rows of all pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
-from tokensieve.budget import Pool
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
-from tokensieve.hf.layout import Packing
 from tokensieve.hf.reduce import ImageReduction, crop_keys, reduce_visions, scatter_rows
 from tokensieve.hf.report import (
     Call,
-    PromptReport,
     StageReport,
     prompt_reports,
     row_mask,
     since,
 )
+from tokensieve.hf.stage import Before, Policy, Stage, asked_text, overlay, require_growing
 from tokensieve.hf.timing import timed
-from tokensieve.methods.base import Method
-from tokensieve.types import Signal, TextContext, VisionTokens
-
-_NO_LABEL = -100
-
-
-@dataclass(frozen=True)
-class Stage:
-    """From decoder layer `layer` on, the share or count `keep` of a picture's tokens remain.
-
-    `method` chooses them by the hidden states that enter the layer if its site is "llm"; otherwise
-    it has chosen at its own site, before the LLM. signals: what it must be told of the attention
-    of the layer before.
-    """
-
-    layer: int
-    keep: float | int
-    method: Method
-    signals: Mapping[str, Signal] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What holds for all stages of a prompt."""
-
-    pool: Pool
-    drop_newlines: bool
-    keys: Sequence[int] | None = None
-
-
-@dataclass(frozen=True)
-class Before:
-    """What another method left before the LLM: the pictures as they were, and its report."""
-
-    packings: Sequence[Packing]
-    prompts: tuple[PromptReport, ...]
+from tokensieve.types import TextContext, VisionTokens
 
 
 class Stages:
@@ -95,7 +57,7 @@ class Stages:
         self.stages = {s.layer: (s, made) for s, made in zip(stages, early, strict=True)}
         self.place_BS = encoded.inputs["input_ids"] == encoded.placeholder
         self.keep_BS, self.left = mask_BS.bool(), pads_left(mask_BS)
-        self.text_BS = _text(self.keep_BS & ~self.place_BS, encoded.inputs.get("labels"))
+        self.text_BS = asked_text(self.keep_BS & ~self.place_BS, encoded.inputs.get("labels"))
         token_R = torch.cat([packing.origin_N >= 0 for packing in encoded.packings])
         self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
         self.listening: Listening | None = None
@@ -159,7 +121,7 @@ class Stages:
         self.masks = {}
         if self.filled:
             return
-        _require_growing(kwargs.get("past_key_values"))
+        require_growing(kwargs.get("past_key_values"))
         if self.decoder.training and getattr(self.decoder, "gradient_checkpointing", False):
             raise UnsupportedError(
                 "Expected no gradient checkpointing, which runs layers twice. Got it switched on. "
@@ -172,7 +134,7 @@ class Stages:
         hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
         if not self.filled and number in self.stages:
             self.cache = kwargs.get("past_key_values")
-            _require_growing(self.cache)  # the model may have made it
+            require_growing(self.cache)  # the model may have made it
             hidden = self._cut(number, hidden)
         gather = self._gather(number)
         if gather is None:
@@ -328,33 +290,7 @@ class Stages:
         for i, reduction in enumerate(reductions):
             if reduction.rows_nLD is not None:
                 new = reduction.rows_nLD.flatten(0, 1).to(whole.dtype)
-                parts[i] = _overlay(parts[i], new, self.encoded.packings[i].origin_N)
+                parts[i] = overlay(parts[i], new, self.encoded.packings[i].origin_N)
         of_prompt = torch.split(torch.cat(parts), self.place_BS.sum(-1).tolist())
         repeated = [rows for rows in of_prompt for _ in range(repeats)]
         return whole.masked_scatter(place[..., None], torch.cat(repeated))
-
-
-def _text(text_BS: Bool[Tensor, "B S"], labels: Any) -> Bool[Tensor, "B S"]:
-    """The prompts' text without the answers they are trained or scored on, which `labels` mark; all
-    of it where every text token is labelled."""
-    if not isinstance(labels, Tensor) or labels.shape != text_BS.shape:
-        return text_BS
-    asked_BS = text_BS & (labels == _NO_LABEL)
-    return asked_BS.where(asked_BS.any(-1, keepdim=True), text_BS)
-
-
-def _overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
-    """Rows of tokens from `new`, structural ones as they are."""
-    taken = new_TD[origin_N.clamp(min=0)]
-    token_N: Bool[Tensor, "N"] = origin_N >= 0
-    return torch.where(token_N[:, None], taken, rows_ND)
-
-
-def _require_growing(cache: Cache | None) -> None:
-    if cache is None or (type(cache) is DynamicCache and not any(cache.is_sliding)):
-        return
-    raise UnsupportedError(
-        "Expected a DynamicCache without sliding windows, whose layers may differ in length. Got "
-        f"{type(cache).__name__}. Leave out `cache_implementation` and `past_key_values`, or use a "
-        "method that acts before the LLM."
-    )

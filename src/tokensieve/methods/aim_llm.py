@@ -15,7 +15,7 @@ from torch import Tensor
 from tokensieve.errors import ConfigError
 from tokensieve.functional.text import text_attention
 from tokensieve.methods.base import ScoringMethod
-from tokensieve.schedules import linear
+from tokensieve.schedules.base import linear
 from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, VisionTokens
 
 

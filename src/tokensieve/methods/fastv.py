@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokensieve.methods.base import ScoringMethod
-from tokensieve.schedules import geometric
+from tokensieve.schedules.base import geometric
 from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, VisionTokens
 
 _PLACES = (2 / 32,)  # layer 2 of 32

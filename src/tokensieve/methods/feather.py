@@ -17,7 +17,7 @@ from tokensieve.errors import ConfigError
 from tokensieve.functional.grid import cells_of_crops
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
-from tokensieve.schedules import scaled_layers
+from tokensieve.schedules.base import scaled_layers
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 _EARLY, _LATE = 8 / 32, 16 / 32

@@ -18,7 +18,7 @@ from tokensieve.functional.density import kernel_density, nearest_among, spread_
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
-from tokensieve.schedules import geometric
+from tokensieve.schedules.base import geometric
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 _PLACES = (4 / 32,)

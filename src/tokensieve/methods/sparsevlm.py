@@ -19,7 +19,7 @@ from tokensieve.functional.merge import mean_at
 from tokensieve.functional.text import text_attention, text_embeds
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
-from tokensieve.schedules import geometric
+from tokensieve.schedules.base import geometric
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 _PLACES = (2 / 32, 6 / 32, 15 / 32)
