@@ -11,10 +11,11 @@ over all pictures of a prompt ("prompt"). In the last two, crops compete token b
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from numbers import Integral, Real
 
-from tokensieve.errors import BudgetError
+from tokensieve.errors import BudgetError, ConfigError
 
 _EPS = 1e-9  # 0.29 * 100 is 28.999999999999996: do not let the float representation decide
 
@@ -58,6 +59,47 @@ def count(keep: float | int, total: int) -> int:
             )
         return keep
     return min(total, max(1, math.floor(keep * total + 0.5 + _EPS)))
+
+
+def check_share(name: str, share: float | int) -> None:
+    """Raise `ConfigError` unless the option `name` holds a share, from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ConfigError(f"Expected `{name}` from 0 to 1. Got {share!r}. Give a share.")
+
+
+def split_by_weight(total: int, weights: Sequence[float | int], sizes: Sequence[int]) -> list[int]:
+    """`total` tokens over crops of `sizes` tokens in proportion to `weights`, spent exactly.
+
+    At least one token a crop and no more than it has; what a full crop leaves goes to the others,
+    again in proportion (the earlier crop on a tie).
+
+    Raises `BudgetError` for a total that does not fit, `ConfigError` for weights that are none.
+    """
+    if not len(sizes) <= total <= sum(sizes):
+        raise BudgetError(
+            f"Expected {len(sizes)} to {sum(sizes)} tokens for {len(sizes)} crops. Got {total}."
+        )
+    if len(weights) != len(sizes) or not all(math.isfinite(w) and w >= 0 for w in weights):
+        raise ConfigError(
+            f"Expected {len(sizes)} weights of crops, none negative. Got {list(weights)}."
+        )
+    floor = _EPS * max(*weights, _EPS)  # crops of no weight are filled last, evenly
+    weights = [max(weight, floor) for weight in weights]
+    scale = total / sum(weights)
+    shares = [weight * scale for weight in weights]
+    counts = [
+        min(size, max(1, math.floor(share + _EPS)))
+        for share, size in zip(shares, sizes, strict=True)
+    ]
+    while (gap := total - sum(counts)) > 0:
+        open_ = [i for i, size in enumerate(sizes) if counts[i] < size]
+        worth = [weights[i] / (counts[i] + 0.5) for i in open_]
+        counts[open_[worth.index(max(worth))]] += 1
+    for _ in range(-gap):  # taken back where a crop is furthest above its share
+        open_ = [i for i, n in enumerate(counts) if n > 1]
+        excess = [(counts[i] - 0.5) / weights[i] for i in open_]
+        counts[open_[excess.index(max(excess))]] -= 1
+    return counts
 
 
 def split_evenly(keep: float | int, sizes: list[int]) -> list[int]:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
 import torch
 from torch.testing import assert_close
 
@@ -47,9 +46,14 @@ class Signals(dict[str, torch.Tensor]):
         """By the method's own names. Two signals of one kind differ, padding stays zero."""
         asked = method.signals(ENCODER)
         return {
-            name: (self[signal.kind] * 50 * place).sin().abs() / 50 if place else self[signal.kind]
+            name: _other(self[signal.kind], place) if place else self[signal.kind]
             for place, (name, signal) in enumerate(asked.items())
         }
+
+
+def _other(signal: torch.Tensor, place: int) -> torch.Tensor:
+    """Another signal of that kind, token by token: padding keeps its zeros, wherever it is."""
+    return (signal * 97**place).frac() / (GRID[0] * GRID[1])
 
 
 def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
@@ -233,8 +237,7 @@ def check_nan(method: Method) -> None:
         signals = dict(told(method, v).signals)
         signals[name] = signals[name].clone()
         signals[name][1, 3] = float("nan")
-        with pytest.raises(NonFiniteError, match=name):
-            reduce(method, replace(v, signals=signals))
+        assert f"'{name}'" in _complaint(method, replace(v, signals=signals))
     broken = v.tokens.clone()
     broken[1, 3, 0] = float("nan")
     try:
@@ -243,6 +246,15 @@ def check_nan(method: Method) -> None:
         return
     unread = replace(vision(seed=5), signals=v.signals)
     assert torch.equal(kept, reduce(method, unread).kept) or "pixels" in method.needs
+
+
+def _complaint(method: Method, v: VisionTokens) -> str:
+    """What a method says of numbers that are none; nothing if it does not mind."""
+    try:
+        reduce(method, v)
+    except NonFiniteError as error:
+        return str(error)
+    return ""
 
 
 def check_pool(method: Method) -> None:

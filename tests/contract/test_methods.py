@@ -21,6 +21,15 @@ VARIANTS += [(n, {"rule": r}) for n in ("selector", "conditional") for r in CHOI
 VARIANTS += [("selector", {"rule": "top", "counts": "mask"})]
 VARIANTS += [("selector", {"rule": rule, "counts": "adaptive"}) for rule in CHOICES["rule"]]
 VARIANTS += [("feather", {"uniform": True}), ("sparsevlm", {"candidates": 1.0, "recycled": 1.0})]
+VARIANTS += [("fopru", {"strategy": "row"}), ("vtc-cls", {"layers": 2})]
+VARIANTS += [("visionzip", {"contextual": share}) for share in (0.0, 0.6)]
+VARIANTS += [("prumerge", {"counts": "outliers"}), ("prumerge-plus", {"neighbours": 2})]
+VARIANTS += [
+    ("hiprune", {"alpha": 1.0}),
+    ("vflowopt", {"recycle": 0.0}),
+    ("vflowopt", {"alpha": 0.0}),
+]
+VARIANTS += [("mustdrop", {"threshold": -1.0}), ("mustdrop", {"protect": 0.0, "window": 2})]
 CASES = [(name, {}) for name in method_names()] + VARIANTS
 
 

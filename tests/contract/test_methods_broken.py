@@ -12,7 +12,7 @@ from torch import Tensor
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method, ScoringMethod, split_groups
 from tokensieve.methods.feature_norm import FeatureNorm
-from tokensieve.types import Reduction, Site, VisionTokens
+from tokensieve.types import Kind, Reduction, Signal, Site, VisionTokens
 
 
 class Ranked(ScoringMethod):
@@ -110,6 +110,27 @@ class SwallowsNaN(Ranked):
     pass
 
 
+class BelievesAnySignal(Ranked):
+    """Reads a signal past the check that is in `vision.signal`."""
+
+    def signals(self, encoder):
+        return {"attention": Signal(Kind.CLS_ATTENTION, encoder.block)}
+
+    def scores(self, vision, text=None):
+        return vision.signals["attention"].nan_to_num(0.0)
+
+
+class ForgetsSignalsOfPadding(Ranked):
+    """Compares a token's attention with the mean, padding counted."""
+
+    def signals(self, encoder):
+        return {"attention": Signal(Kind.CLS_ATTENTION, encoder.block)}
+
+    def scores(self, vision, text=None):
+        attention = vision.signal("attention").float()
+        return (attention - attention.mean(-1, keepdim=True)).abs()
+
+
 class PoolsWrongly(Ranked):
     def reduce_pool(self, groups, count, text=None):
         parts = super().reduce_pool(groups, count)
@@ -132,6 +153,8 @@ BROKEN: list[tuple[str, type[Method]]] = [
     ("deterministic", GlobalNoise),
     ("deterministic", IgnoresSeed),
     ("nan", SwallowsNaN),
+    ("nan", BelievesAnySignal),
+    ("padding", ForgetsSignalsOfPadding),
     ("pool", PoolsWrongly),
 ]
 

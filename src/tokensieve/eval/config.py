@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from tokensieve.budget import check_keep
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.eval.tasks import TOPICS, USUAL
+from tokensieve.methods.registry import method_class, method_names
+from tokensieve.types import Site
 
 KEEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 PROMPTS = ("image-first", "ask-first")
@@ -61,6 +63,7 @@ class Suite:
     batch: int = 50
     positions: str = "keep"
     prompt: str = "image-first"  # or "ask-first": question + image + question
+    registry: Mapping[str, Any] | None = None  # fields of a row for each method that has none yet
 
     def jobs(self) -> Iterator[Job]:
         """Every record of the suite, in the order of its variants: a run cut short has the rows
@@ -134,6 +137,7 @@ def load_suite(path: Path, **overrides: Any) -> Suite:
         if name not in known:
             raise UnknownNameError.of("suite field", name, known)
     raw["variants"] = tuple(_variant(v) for v in raw.get("variants", []))
+    raw["variants"] += tuple(_from_registry(raw.get("registry"), raw["variants"]))
     for name in ("kinds", "topics", "keeps"):
         if name in raw:
             raw[name] = tuple(raw[name])
@@ -155,3 +159,23 @@ def _variant(raw: Mapping[str, Any]) -> Variant:
             raise UnknownNameError.of("variant field", name, known)
     lists = {k: tuple(raw[k]) for k in ("keeps", "models", "kinds") if raw.get(k) is not None}
     return Variant(**{**raw, **lists})
+
+
+def _from_registry(row: Mapping[str, Any] | None, named: Sequence[Variant]) -> Iterator[Variant]:
+    """A row for every method without training that no variant names: new methods come by
+    themselves. `positions`: a list, one row for each that the method's site can have."""
+    if row is None:
+        return
+    taken = {variant.method for variant in named}
+    shared = {k: v for k, v in row.items() if k != "positions"}
+    for name in method_names():
+        cls = method_class(name)
+        if name in taken or cls.trained:
+            continue
+        seeds = {"per_seed": {"seed": [0, 1, 2]}} if cls.stochastic else {}
+        for policy in row.get("positions", ["keep"]):
+            if policy == "keep":
+                yield _variant({**shared, **seeds, "name": name, "method": name})
+            elif cls.site is not Site.LLM:
+                renamed = {"name": f"{name}-renumbered", "method": name, "positions": policy}
+                yield _variant({**shared, **seeds, **renamed})

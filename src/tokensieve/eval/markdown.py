@@ -14,10 +14,15 @@ NOT_RUN = "not run"
 _TITLES = {
     ("plain", "text"): "Plain pages: the value of a key",
     ("cluttered", "text"): "Cluttered pages: the value of a key",
+    ("plain", "place"): "Plain pages: where a key stands",
+    ("plain", MEAN): "Plain pages: mean of both questions",
+    ("cluttered", "place"): "Cluttered pages: where a key stands",
+    ("cluttered", MEAN): "Cluttered pages: mean of both questions",
     ("scene", "scene"): "Scenes: colour, shape, count, where",
     ("mixed", "text"): "Mixed pictures: the value of a key on the page",
+    ("mixed", "place"): "Mixed pictures: where a key stands",
     ("mixed", "panel"): "Mixed pictures: colour, shape, count, where in the photo panel",
-    ("mixed", MEAN): "Mixed pictures: mean of both questions",
+    ("mixed", MEAN): "Mixed pictures: mean of the questions",
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokensieve.eval.board import Board, Place
 from tokensieve.eval.config import Suite
@@ -67,3 +68,79 @@ def quality(board: Board, suite: Suite, model: str, variants: Sequence[str], pat
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
+
+
+_SITES = {
+    "before the encoder": "#8c564b",
+    "inside the encoder": "#9467bd",
+    "before the LLM": "#1f77b4",
+    "inside the LLM": "#2ca02c",
+}
+
+
+def cloud(
+    points: Mapping[str, Sequence[tuple[float, float | None, float]]],
+    groups: Mapping[str, str],
+    ours: str,
+    path: Path,
+) -> None:
+    """Quality of many methods against tokens a layer holds and against time, coloured by site.
+
+    points: by method (tokens, time or None, quality), each a share of full's. Names stand at the
+    curves' left ends, where methods differ.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    matplotlib.rcParams.update({"svg.hashsalt": "tokensieve", "font.size": 8})
+    timed = any(time is not None for found in points.values() for _, time, _ in found)
+    figure, axes = plt.subplots(1, 1 + timed, figsize=(6 + 6 * timed, 6), squeeze=False)
+    for column, ax in enumerate(axes.flat):
+        ends = []
+        for name, found in points.items():
+            xy = [(p[column], p[2]) for p in found if p[column] is not None]
+            if not xy:
+                continue
+            x, y = zip(*sorted(xy), strict=True)
+            strong = name == ours
+            color = "#c1121f" if strong else _SITES[groups[name]]
+            ax.plot(x, [100 * v for v in y], color=color, marker=".", lw=2.4 if strong else 0.9,
+                    alpha=1.0 if strong else 0.55, zorder=3 if strong else 2)  # fmt: skip
+            ends.append((100 * y[0], x[0], name, color))
+        _label(ax, ends)
+        ax.set(
+            xlabel=("visual tokens in a layer of the LLM, of full's",
+                    "time to encode, select and prefill, of full's")[column],
+            ylabel="exact match, % of full's, mean of all kinds and topics",
+        )  # fmt: skip
+        ax.grid(alpha=0.25)
+        if column == 0:
+            ax.set_xscale("log")
+    handles = [
+        Line2D([], [], color=color, label=label)
+        for label, color in {ours: "#c1121f", **_SITES}.items()
+        if label == ours or label in groups.values()
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _label(ax: Any, ends: list[tuple[float, float, str, str]]) -> None:
+    """Names left of the axis, pushed apart so that none covers another."""
+    last = -float("inf")
+    for y, x, name, color in sorted(ends):
+        at = max(y, last + 2.2)
+        last = at
+        ax.annotate(
+            name, xy=(x, y), xytext=(-0.02, at), textcoords=("axes fraction", "data"),
+            ha="right", va="center", fontsize=6, color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.3, "alpha": 0.5},
+        )  # fmt: skip
+    ax.yaxis.tick_right()
+    ax.yaxis.set_label_position("right")

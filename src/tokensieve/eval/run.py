@@ -11,7 +11,7 @@ import argparse
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ from tokensieve.eval.score import Batch, Outcome, is_identity, prepare, score
 from tokensieve.eval.stats import pack_hits, unpack_hits, wilson
 from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.tasks import Task, load_tasks, picture_hash
+from tokensieve.hf.plan import encoder_signals
 from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method, method_class
+from tokensieve.types import Signal
 
 ORACLE = "oracle-text"
 Encodings = dict[str, list[Batch]]  # one kind for one model: batches by topic
@@ -99,7 +102,9 @@ def run(
         if key not in data:
             if job.kind not in tasks:
                 tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures, suite.topics)
-            data[key] = encode_tasks(tasks[job.kind], suite.batch, loaded, suite.prompt)
+            data[key] = encode_tasks(
+                tasks[job.kind], suite.batch, loaded, suite.prompt, asked_signals(suite, loaded)
+            )
         started = time.perf_counter()
         old = records.shorter(path, config)
         fresh = {t: b[(old["config"]["pictures"] if old else 0) // suite.batch :]
@@ -119,13 +124,25 @@ def run(
     return written
 
 
+def asked_signals(suite: Suite, loaded: Subject) -> tuple[Signal, ...]:
+    """What the suite's methods want to know of the encoder's attention."""
+    asked: dict[Signal, None] = {}
+    for variant in suite.variants:
+        if variant.method != ORACLE and not method_class(variant.method).trained:
+            method = get_method(variant.method, **dict(next(variant.seeds())[1]))
+            asked |= dict.fromkeys(encoder_signals(loaded.model, method))
+    return tuple(asked)
+
+
 def encode_tasks(
-    tasks: Sequence[Task], size: int, loaded: Subject, form: str = "image-first"
-) -> Encodings:
+    tasks: Sequence[Task], size: int, loaded: Subject, form: str = "image-first",
+    signals: Collection[Signal] = (),
+) -> Encodings:  # fmt: skip
     """The batches of every topic, each picture encoded once."""
     return {
         task.topic: [
-            prepare(loaded.model, loaded.processor, items, form) for items in task.batches(size)
+            prepare(loaded.model, loaded.processor, items, form, signals)
+            for items in task.batches(size)
         ]
         for task in tasks
     }

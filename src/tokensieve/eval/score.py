@@ -9,7 +9,7 @@ N prompts of a batch, T tokens of a prompt, A tokens of an answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompts import ask_first
 from tokensieve.hf.report import Call
 from tokensieve.methods.base import Method
+from tokensieve.types import Signal
 
 IGNORE = -100
 
@@ -56,8 +57,14 @@ class Outcome:
     layer_tokens: float  # visual tokens of all prompts in a layer of the LLM, the layers' mean
 
 
-def prepare(model: Any, processor: Any, items: Sequence[Item], form: str = "image-first") -> Batch:
-    """Encode the pictures once, gold answers appended as labels; `form`: see `prompt`."""
+def prepare(
+    model: Any, processor: Any, items: Sequence[Item], form: str = "image-first",
+    signals: Collection[Signal] = (),
+) -> Batch:  # fmt: skip
+    """Encode the pictures once, gold answers appended as labels; `form`: see `prompt`.
+
+    signals: what methods will ask of the encoder's attention.
+    """
     inputs = processor(
         images=[item.image for item in items],
         text=[prompt(processor, item.question.text, form) for item in items],
@@ -67,7 +74,7 @@ def prepare(model: Any, processor: Any, items: Sequence[Item], form: str = "imag
     )
     answers = [answer_ids(processor, item.question.answer) for item in items]
     with torch.inference_mode():
-        encoded = encode(model, append(dict(inputs.to(model.device)), answers))
+        encoded = encode(model, append(dict(inputs.to(model.device)), answers), signals=signals)
     for layers in ("hidden_states", "attentions", "last_hidden_state"):
         if getattr(encoded.output, layers, None) is not None:
             setattr(encoded.output, layers, None)  # 0.7 GB per 1,000 pictures that nothing reads

@@ -52,7 +52,7 @@ def measure(subject: Subject, name: str, method: str, pictures: int, rounds: int
     times: dict[tuple[float, str], list[float]] = defaultdict(list)
     tokens: dict[float, int] = {}
     for ordinal in range(pictures):
-        inputs = _inputs(subject, ordinal)
+        inputs = picture_inputs(subject, ordinal)
         found = _one_picture(subject, inputs, method, rounds, tokens)
         for keep in KEEPS:
             for stage in ("encode", "select", "prefill"):
@@ -90,7 +90,8 @@ def measure(subject: Subject, name: str, method: str, pictures: int, rounds: int
     }  # fmt: skip
 
 
-def _inputs(subject: Subject, ordinal: int) -> dict[str, Any]:
+def picture_inputs(subject: Subject, ordinal: int) -> dict[str, Any]:
+    """What the processor makes of a cluttered page of the validation split and a question."""
     picture = generate("cluttered", ordinal, "val")
     text = prompt(subject.processor, picture.questions[0].text)
     return dict(subject.processor(images=[picture.image], text=[text], return_tensors="pt"))

@@ -61,3 +61,20 @@ def threshold_at(thresholds: Sequence[float], share_B: Float[Tensor, "B"]) -> Fl
     left_B = right_B - 1
     part_B = (share_B - shares_S[left_B]) / (shares_S[right_B] - shares_S[left_B])
     return table_S[left_B] + part_B * (table_S[right_B] - table_S[left_B])
+
+
+def part_of(counts_B: Int[Tensor, "B"], share: float) -> Int[Tensor, "B"]:
+    """That share of each count, half a token rounded up; at least one unless the share is 0."""
+    if share == 0:
+        return torch.zeros_like(counts_B)
+    part_B = (counts_B.double() * share + 0.5 + 1e-9).floor().long()
+    return torch.minimum(part_B.clamp_min(1), counts_B)
+
+
+def outlier_counts(
+    scores_BL: Float[Tensor, "B L"], valid_BL: Bool[Tensor, "B L"]
+) -> Int[Tensor, "B"]:
+    """How many real scores lie above the third quartile by more than 1.5 interquartile ranges."""
+    real_BL = scores_BL.float().masked_fill(~valid_BL, torch.nan)
+    first_B, third_B = (torch.nanquantile(real_BL, q, dim=-1) for q in (0.25, 0.75))
+    return (real_BL > (third_B + 1.5 * (third_B - first_B))[:, None]).sum(-1)

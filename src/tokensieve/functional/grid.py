@@ -83,6 +83,17 @@ def _rectangle(real: Int[Tensor, "n"], grid: tuple[int, int] | None) -> tuple[in
     return size if size[0] * size[1] == len(real) else None
 
 
+def four_neighbours(mask_BL: Bool[Tensor, "B L"], grid: tuple[int, int]) -> Bool[Tensor, "B L"]:
+    """True above, below, left and right of each True of the mask; rows do not wrap around."""
+    mask_BHW = mask_BL.view(-1, *grid)
+    near_BHW = torch.zeros_like(mask_BHW)
+    near_BHW[:, 1:] |= mask_BHW[:, :-1]
+    near_BHW[:, :-1] |= mask_BHW[:, 1:]
+    near_BHW[:, :, 1:] |= mask_BHW[:, :, :-1]
+    near_BHW[:, :, :-1] |= mask_BHW[:, :, 1:]
+    return near_BHW.flatten(1)
+
+
 def grid_centres(full: tuple[int, int], small: tuple[int, int]) -> Int[Tensor, "k"]:
     """Tokens of the grid `full` under the centres of the cells of the grid `small`."""
     rows, columns = (

@@ -14,10 +14,19 @@ def topk_mask(
     scores_BL: Float[Tensor, "B L"],
     counts_B: Int[Tensor, "B"],
     valid_BL: Bool[Tensor, "B L"],
+    ties_BL: Float[Tensor, "B L"] | None = None,
 ) -> Bool[Tensor, "B L"]:
-    """True at the `counts_B[b]` highest valid scores of row b; the earlier token wins a tie."""
+    """True at the `counts_B[b]` highest valid scores of row b.
+
+    A tie goes to the higher of `ties_BL` where given, then to the earlier token.
+    """
     ranked = scores_BL.float().masked_fill(~valid_BL, -torch.inf)
-    order = ranked.argsort(dim=-1, descending=True, stable=True)
+    if ties_BL is None:
+        order = ranked.argsort(dim=-1, descending=True, stable=True)
+    else:
+        first = ties_BL.float().argsort(dim=-1, descending=True, stable=True)
+        second = ranked.gather(-1, first).argsort(dim=-1, descending=True, stable=True)
+        order = first.gather(-1, second)
     place = torch.empty_like(order).scatter_(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
     )

@@ -24,12 +24,14 @@ class Packing:
 
     crops: n; length: L tokens of each crop; grid: (rows, columns) of a crop, None if unknown.
     origin_N: for each row crop * L + position, or -1 for a structural row (newline).
+    tiles: (rows, columns) of the crops behind the first, a view of the whole; None: no such crops.
     """
 
     crops: int
     length: int
     grid: tuple[int, int] | None
     origin_N: Int[Tensor, "N"]
+    tiles: tuple[int, int] | None = None
 
     @property
     def valid_nL(self) -> Bool[Tensor, "n L"]:
@@ -90,7 +92,7 @@ def pack_anyres(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> l
 
     Raises `UnsupportedError` where that code resizes features, so that rows are no tokens.
     """
-    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+    from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
     if (sizes := inputs.get("image_sizes")) is None:
         return pack_plain(model, inputs, rows)
@@ -98,12 +100,14 @@ def pack_anyres(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> l
     tile = int(config.vision_config.image_size)
     side = tile // _patch(config.vision_config)
     several = [n > 1 for n in inputs.get("batch_num_images", ()) for _ in range(int(n))]
-    crops = [
-        1
+    shape_of: Any = get_anyres_image_grid_shape  # it has no type hints
+    tiles = [
+        None
         if i < len(several) and several[i]  # OneVision: no crops where a prompt has many pictures
-        else int(image_size_to_num_patches(size, config.image_grid_pinpoints, tile))
+        else shape_of(size, config.image_grid_pinpoints, tile)
         for i, size in enumerate(sizes)
     ]
+    crops = [1 if shape is None else 1 + shape[0] * shape[1] for shape in tiles]
     length = side * side
     numbers = [torch.arange(n * length, dtype=torch.float32).view(n, length, 1) for n in crops]
     options: dict[str, Any] = {
@@ -116,8 +120,8 @@ def pack_anyres(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> l
         numbers, torch.as_tensor(sizes).cpu(), **{k: v for k, v in options.items() if k in accepted}
     )
     return [
-        Packing(n, length, (side, side), _whole(values[:, 0]).to(inputs["input_ids"].device))
-        for n, values in zip(crops, packed, strict=True)
+        Packing(n, length, (side, side), _whole(values[:, 0]).to(inputs["input_ids"].device), shape)
+        for n, values, shape in zip(crops, packed, tiles, strict=True)
     ]
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.budget import Pool, count, split_evenly
-from tokensieve.errors import UnsupportedError
+from tokensieve.budget import Pool, count, split_by_weight, split_evenly
+from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import project
 from tokensieve.hf.fingerprint import encoder_info
@@ -113,6 +113,7 @@ def _visions(
             valid=packing.valid_nL.to(tokens[i].device),
             patches=patches[i],
             keys=first_keys[i],
+            tiles=packing.tiles,
             signals={name: found[i] for name, found in told.items()},
         )
         vision.require_finite(f"the site '{method.site}' of picture {i + 1}")
@@ -172,10 +173,23 @@ def scatter_rows(rows_ND: Tensor, origin_N: Tensor, total: int) -> Tensor:
     return out
 
 
-def _crop_counts(keep: float | int, valid_nL: Tensor) -> list[int]:
-    """Tokens to keep of each crop of a picture; 0 of a crop that is all padding."""
+def _crop_counts(keep: float | int, valid_nL: Tensor, share_n: Tensor | None = None) -> list[int]:
+    """Tokens to keep of each crop of a picture; 0 of a crop that is all padding.
+
+    share_n: what part of the picture's budget each crop gets; None: an even one.
+    """
     sizes = valid_nL.sum(-1).tolist()
-    shares = iter(split_evenly(keep, [size for size in sizes if size]))
+    real = [size for size in sizes if size]
+    even = split_evenly(keep, real)
+    if share_n is not None and len(share_n) != len(sizes):
+        raise ConfigError(
+            f"Expected one share per crop, {len(sizes)} of them. Got {len(share_n)}. Correct the "
+            "method's `share`."
+        )
+    if share_n is not None:
+        weights = [w for w, size in zip(share_n.tolist(), sizes, strict=True) if size]
+        even = split_by_weight(sum(even), weights, real)
+    shares = iter(even)
     return [next(shares) if size else 0 for size in sizes]
 
 
@@ -202,7 +216,9 @@ def _per_crop(
     done: dict[int, Reduction] = {}
     for (*_, prompt), members in groups.items():
         parts = [visions[i] for i in members]
-        counts = [c for i in members for c in _crop_counts(keep, whole[i])]
+        counts = [
+            c for i in members for c in _crop_counts(keep, whole[i], method.share(visions[i]))
+        ]
         batch = _batch(parts)
         counts_B = torch.tensor(counts, device=batch.tokens.device).minimum(batch.valid_BL.sum(-1))
         reduction = method.reduce(batch, counts_B, None if text is None else text(prompt))

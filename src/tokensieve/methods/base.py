@@ -80,6 +80,14 @@ class Method(ABC):
         """
         return {}
 
+    def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
+        """How a budget per picture is shared by its crops, in any unit; None: evenly.
+
+        vision: the crops of one picture. Whole tokens are made of it elsewhere: the budget is spent
+        exactly, each crop keeps at least one token and no more than it has.
+        """
+        return None
+
     @abstractmethod
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
@@ -172,3 +180,16 @@ def keep_all(vision: VisionTokens) -> Bool[Tensor, "B L"]:
 def keep_none(vision: VisionTokens) -> Bool[Tensor, "B L"]:
     """Mask of no token."""
     return torch.zeros_like(vision.valid_BL)
+
+
+def merged(
+    vision: VisionTokens,
+    kept_BL: Bool[Tensor, "B L"],
+    tokens_BLC: Float[Tensor, "B L C"],
+    assign_BL: Int[Tensor, "B L"] | None = None,
+) -> Reduction:
+    """Kept tokens with new values. Where every real token stays they are the old ones, and the VLM
+    is spared from projecting them anew, which would round them otherwise."""
+    if torch.equal(kept_BL, vision.valid_BL):
+        return Reduction(kept_BL)
+    return Reduction(kept_BL, tokens_BLC, assign_BL)

@@ -1,0 +1,265 @@
+"""Every method beside every other: `python -m tokensieve.eval.comparison`.
+
+Writes docs/comparison.md and its figure from the records of experiments/methods.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tokensieve.errors import InputError
+from tokensieve.eval import markdown
+from tokensieve.eval.board import Board, Place
+from tokensieve.eval.config import Suite, Variant, load_suite
+from tokensieve.eval.oracle import TextOracle
+from tokensieve.eval.plots import cloud
+from tokensieve.eval.records import Record, read_all
+from tokensieve.eval.stats import paired_difference
+from tokensieve.eval.tables import how_to_run
+from tokensieve.methods.registry import method_class
+from tokensieve.types import Site
+
+OURS = "selector"
+RENUMBERED = "-renumbered"
+CEILING = "oracle-text"  # told where the text is: no method to be compared with
+GROUPS = {  # by site, in the order of the page
+    Site.PIXELS: "before the encoder",
+    Site.ENCODER: "inside the encoder",
+    Site.FEATURES: "before the LLM",
+    Site.EMBEDS: "before the LLM",
+    Site.LLM: "inside the LLM",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and write the page and its figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", nargs="?", default="experiments/methods.json", type=Path)
+    parser.add_argument("--results", default="results", type=Path, help="folder of records")
+    parser.add_argument("--root", default=".", type=Path, help="where docs/ lies")
+    options = parser.parse_args(arguments)
+    suite = load_suite(options.suite)
+    board = Board.of(options.results / suite.suite)
+    if not board.records:
+        folder = options.results / suite.suite
+        raise InputError(f"Expected records in {folder}. {how_to_run(options.suite)}")
+    times = _times(options.results / "prefill")
+    docs = options.root / "docs"
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "comparison.md").write_text(page(board, suite, options.suite, times))
+    points = {v.name: list(_points(board, suite, v, times)) for v in kept_rows(suite)}
+    cloud(
+        points, {v.name: group(v) for v in kept_rows(suite)}, OURS, docs / "figures/comparison.png"
+    )
+
+
+def kept_rows(suite: Suite) -> list[Variant]:
+    """Rows of positions "keep", of methods that go by a budget."""
+    return [v for v in suite.variants if not v.name.endswith(RENUMBERED) and _budgeted(v)]
+
+
+def _budgeted(variant: Variant) -> bool:
+    return variant.method not in ("full", "none")
+
+
+def group(variant: Variant) -> str:
+    """Where the row's method acts."""
+    site = TextOracle.site if variant.method == CEILING else method_class(variant.method).site
+    return GROUPS[site]
+
+
+def page(board: Board, suite: Suite, suite_file: Path, times: dict[str, Record]) -> str:
+    """docs/comparison.md."""
+    pictures = sorted({record["config"]["pictures"] for record in board.records})
+    count = " or ".join(f"{n:,}" for n in pictures)
+    parts = [
+        "# Every method on the embedded model",
+        f"Made from `results/{suite.suite}/` by `python -m tokensieve.eval.comparison`; do not "
+        f"edit. {how_to_run(suite_file)}",
+        f"Exact match in per cent on {count} held-out generated pictures per kind (split "
+        f"`{suite.split}`), by the share of visual tokens kept; mean over three seeds where a "
+        "method draws or is trained. Every method of the registry has its row with the options "
+        "it has by default, at positions as they were; a row inside the LLM says what is left "
+        "behind its last cut, and *per layer* what a layer of the LLM holds on average at .2, in "
+        "per cent. In bold the best of a column, ceiling left out; the embedded model is small, "
+        "its encoder was trained without a use for CLS, and its LLM has 4 layers: methods that "
+        "read attention have less to read here than in a large one.",
+        "![quality against tokens and time](figures/comparison.png)",
+    ]
+    for kind, topic in board.panels(suite.kinds):
+        parts.append(f"## {markdown.title(kind, topic)}")
+        parts.append(_levels(board, kind, topic))
+        parts.append(markdown.table(scores(board, suite, kind, topic)))
+    parts += ["## Who leads", _lead_note(), markdown.table(leaders(board, suite))]
+    parts += [
+        "## Positions renumbered",
+        "Points that closing the gaps in position ids adds at each share, mean over all kinds and "
+        "topics; the embedded model was trained with gaps.",
+        markdown.table(renumbered(board, suite)),
+    ]
+    if times:
+        parts += ["## Time", _time_note(times), markdown.table(time_table(suite, times))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _levels(board: Board, kind: str, topic: str) -> str:
+    shown = []
+    for name, words in (("full", "all tokens"), ("no-image", "no image")):
+        found = board.estimate(Place("main", name, kind, topic, 1.0))
+        value = markdown.NOT_RUN if found is None else markdown.percent(found.mean)
+        shown.append(f"{words} {value}")
+    return f"{', '.join(shown).capitalize()}."
+
+
+def scores(board: Board, suite: Suite, kind: str, topic: str) -> list[list[str]]:
+    """Variants down, keeps across; the best of each column in bold."""
+    variants = sorted(kept_rows(suite), key=lambda v: list(GROUPS.values()).index(group(v)))
+    keeps = [keep for keep in suite.keeps if keep < 1]
+    means = {
+        (v.name, keep): found.mean
+        for v in variants
+        for keep in keeps
+        if (found := board.estimate(Place("main", v.name, kind, topic, keep))) is not None
+    }
+    best = {
+        keep: max((m for (n, k), m in means.items() if k == keep and n != CEILING), default=None)
+        for keep in keeps
+    }
+    rows = [["exact match, %", "acts", *[f"{keep:g}" for keep in keeps], "per layer"]]
+    for variant in variants:
+        cells = []
+        for keep in keeps:
+            mean = means.get((variant.name, keep))
+            text = "" if mean is None else markdown.percent(mean)
+            bold = mean is not None and mean == best[keep] and variant.name != CEILING
+            cells.append(f"**{text}**" if bold else text)
+        if any(cells):
+            layer = per_layer(board, variant.name, kind, 0.2)
+            shown = "" if layer is None else f"{100 * layer:.0f}"
+            rows.append([variant.name, group(variant), *cells, shown])
+    return rows
+
+
+def per_layer(board: Board, variant: str, kind: str, keep: float) -> float | None:
+    """Share of the visual tokens that a layer holds on average; None where not run."""
+    for topic in board.topics(kind):
+        cell = board.cell(Place("main", variant, kind, topic, keep))
+        if cell is not None:
+            return cell.average("layer_tokens") / cell.average("visual_tokens")
+    return None
+
+
+def leaders(board: Board, suite: Suite) -> list[list[str]]:
+    """Panels down, keeps across: the best peer at no more tokens a layer, and by how much."""
+    keeps = [keep for keep in suite.keeps if keep < 1]
+    rows = [[f"{OURS} minus best peer, points", *[f"{keep:g}" for keep in keeps]]]
+    for kind, topic in board.panels(suite.kinds):
+        cells = []
+        for keep in keeps:
+            mine = board.hits(Place("main", OURS, kind, topic, keep))
+            peers = {
+                v.name: hits
+                for v in kept_rows(suite)
+                if v.name not in (OURS, CEILING)
+                and (per_layer(board, v.name, kind, keep) or 0) <= keep * 1.05
+                and (hits := board.hits(Place("main", v.name, kind, topic, keep)))
+            }
+            if not mine or not peers:
+                cells.append(markdown.NOT_RUN)
+                continue
+            gaps = {name: paired_difference(mine, hits) for name, hits in peers.items()}
+            name = min(gaps, key=lambda name: gaps[name].mean)
+            gap = gaps[name]
+            ends = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
+            cells.append(f"{name} {100 * gap.mean:+.1f} ({ends})")
+        rows.append([f"{kind} ({topic})", *cells])
+    return rows
+
+
+def _lead_note() -> str:
+    return (
+        f"Points by which `{OURS}` leads the best other method that leaves no more tokens to a "
+        "layer of the LLM than the share says (so a late cut does not compete with an early one), "
+        "over the same pictures, with 95 % bootstrap ends. The best of many is picked after the "
+        "fact, which favours the peer."
+    )
+
+
+def renumbered(board: Board, suite: Suite) -> list[list[str]]:
+    """What renumbering changes, method by method: keeps across."""
+    keeps = [keep for keep in suite.keeps if keep < 1]
+    rows = [["points", *[f"{keep:g}" for keep in keeps]]]
+    names = {v.name for v in suite.variants}
+    for variant in kept_rows(suite):
+        other = f"{variant.name}{RENUMBERED}"
+        if other not in names:
+            continue
+        cells = []
+        for keep in keeps:
+            gaps = [
+                closed.mean - left.mean
+                for kind, topic in board.panels(suite.kinds)
+                if topic != "mean"
+                and (closed := board.estimate(Place("main", other, kind, topic, keep)))
+                and (left := board.estimate(Place("main", variant.name, kind, topic, keep)))
+            ]
+            cells.append(f"{100 * sum(gaps) / len(gaps):+.1f}" if gaps else "")
+        if any(cells):
+            rows.append([variant.name, *cells])
+    return rows
+
+
+def _times(folder: Path) -> dict[str, Record]:
+    """Measured times by variant, where there are any."""
+    found = read_all(folder) if folder.exists() else []
+    return {r["config"]["method"]: r for r in found if r.get("form") == "prefill"}
+
+
+def _time_note(times: dict[str, Record]) -> str:
+    one = next(iter(times.values()))
+    return str(one["note"])
+
+
+def time_table(suite: Suite, times: dict[str, Record]) -> list[list[str]]:
+    """Encode, select and prefill together as a share of full's, keeps across."""
+    keeps = [keep for keep in suite.keeps if keep < 1]
+    rows = [["time of the whole pass, of full's", *[f"{keep:g}" for keep in keeps]]]
+    for variant in kept_rows(suite):
+        if variant.method in times:
+            by_keep = {row["keep"]: row for row in times[variant.method]["rows"]}
+            cells = [f"{by_keep[k]['whole']:.2f}" if k in by_keep else "" for k in keeps]
+            rows.append([variant.name, *cells])
+    return rows
+
+
+def _points(
+    board: Board, suite: Suite, variant: Variant, times: dict[str, Record]
+) -> Iterator[tuple[float, float | None, float]]:
+    """(tokens a layer holds, time of the whole pass, exact match), shares of full's, by keep; the
+    mean over all panels."""
+    by_keep = (
+        {r["keep"]: r for r in times[variant.method]["rows"]} if variant.method in times else {}
+    )
+    panels = [(k, t) for k, t in board.panels(suite.kinds) if t != "mean"]
+    for keep in (keep for keep in suite.keeps if keep < 1):
+        shares, layers = [], []
+        for kind, topic in panels:
+            ours = board.estimate(Place("main", variant.name, kind, topic, keep))
+            full = board.estimate(Place("main", "full", kind, topic, 1.0))
+            layer = per_layer(board, variant.name, kind, keep)
+            if ours is not None and full is not None and full.mean and layer is not None:
+                shares.append(ours.mean / full.mean)
+                layers.append(layer)
+        if len(shares) == len(panels):
+            time = by_keep[keep]["whole"] if keep in by_keep else None
+            yield _mean(layers), time, _mean(shares)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Tokens that a middle layer attends to, their neighbours, and those of a deep layer.
+
+B crops, L tokens, H x W grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tokensieve.budget import check_share
+from tokensieve.functional.grid import four_neighbours
+from tokensieve.functional.topk import topk_mask
+from tokensieve.methods.base import Method
+from tokensieve.types import (
+    EncoderInfo,
+    Kind,
+    Reduction,
+    Signal,
+    Site,
+    TextContext,
+    VisionTokens,
+)
+
+
+@dataclass(frozen=True)
+class HiPrune(Method):
+    """Anchors of a middle layer, their four neighbours, the rest by a deep layer [1].
+
+    A token's attention is the mean that all tokens pay to it. Anchors: the highest of the middle
+    layer, a fifth of `alpha` of the budget (half a token rounded up). Buffers: the tokens above,
+    below, left and right of them. Registers: the highest of the deep layer, the one the VLM reads,
+    among all others. Anchors come first where a budget is too small, then buffers in the order of
+    the deep layer. Without a grid there are no buffers.
+
+    alpha: share of the budget that anchors and buffers take at the most.
+    middle: the middle layer's depth, as a share of the encoder's (layer 9 of 24).
+
+    Differs from the released code: neighbours follow the true grid and do not wrap around rows.
+
+    Raises `ConfigError` for a share outside 0 to 1.
+
+    [1] HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language
+    Models, arXiv 2508.00553.
+    """
+
+    site: ClassVar[Site] = Site.FEATURES
+    paper: ClassVar[str | None] = "HiPrune, arXiv 2508.00553"
+
+    alpha: float = 0.1
+    middle: float = 9 / 24
+
+    def __post_init__(self) -> None:
+        check_share("alpha", self.alpha)
+        check_share("middle", self.middle)
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        middle = min(int(self.middle * encoder.depth), encoder.block)
+        return {
+            "middle": Signal(Kind.RECEIVED_ATTENTION, middle),
+            "deep": Signal(Kind.RECEIVED_ATTENTION, encoder.block),
+        }
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        middle_BL, deep_BL = vision.signal("middle"), vision.signal("deep")
+        valid_BL = vision.valid_BL
+        anchors_B = (counts.double() * (self.alpha / 5) + 0.5 + 1e-9).floor().long()
+        kept_BL = topk_mask(middle_BL, anchors_B, valid_BL)
+        if vision.grid is not None:
+            buffers_BL = four_neighbours(kept_BL, vision.grid) & valid_BL & ~kept_BL
+            kept_BL = kept_BL | topk_mask(deep_BL, counts - kept_BL.sum(-1), buffers_BL)
+        return Reduction(
+            kept_BL | topk_mask(deep_BL, counts - kept_BL.sum(-1), valid_BL & ~kept_BL)
+        )

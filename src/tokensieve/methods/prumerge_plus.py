@@ -1,0 +1,84 @@
+"""Tokens that stand out, an even grid beside them, each with its neighbours merged in.
+
+B crops, L tokens, C width, K width of keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tokensieve.budget import check_share
+from tokensieve.errors import ConfigError
+from tokensieve.functional.absorb import absorb_nearest
+from tokensieve.functional.counts import part_of
+from tokensieve.functional.grid import cells_of_crops
+from tokensieve.functional.topk import topk_mask
+from tokensieve.methods.base import Method, merged
+from tokensieve.types import (
+    EncoderInfo,
+    Kind,
+    Reduction,
+    Signal,
+    Site,
+    TextContext,
+    VisionTokens,
+)
+
+
+@dataclass(frozen=True)
+class PruMergePlus(Method):
+    """As "prumerge", with a part of the budget on an even grid [1].
+
+    The grid is cut into even cells, the token at each centre stays; the rest of the budget goes to
+    those of the other tokens that CLS attends to most. Then each kept token becomes the mean of
+    itself and the `neighbours` pruned tokens whose keys are most alike, weighted by attention.
+    Without a grid the cells are runs of tokens. Where there is no CLS (SigLIP, Qwen-VL): the mean
+    attention of all tokens to each.
+
+    uniform: share of the budget on the even grid. The paper keeps about 5.5 % of the tokens as
+        outliers and 25 % in all, so three quarters.
+    neighbours: how many each kept token takes in.
+
+    Differs from the paper: a budget decides the counts, there outliers do (the method "prumerge"
+    with counts="outliers"); a token on the grid that is an outlier too frees a place for the next.
+
+    Raises `ConfigError` for a share outside 0 to 1 or fewer than one neighbour.
+
+    [1] LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models,
+    arXiv 2403.15388.
+    """
+
+    site: ClassVar[Site] = Site.FEATURES
+    paper: ClassVar[str | None] = "LLaVA-PruMerge+, arXiv 2403.15388"
+
+    uniform: float = 0.75
+    neighbours: int = 32
+
+    def __post_init__(self) -> None:
+        check_share("uniform", self.uniform)
+        if self.neighbours < 1:
+            raise ConfigError(f"Expected `neighbours` of at least 1. Got {self.neighbours}.")
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        return {
+            "attention": Signal(Kind.CLS_ATTENTION, encoder.block),
+            "keys": Signal(Kind.KEYS, encoder.block),
+        }
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        vision.require_finite(f"the site '{self.site}'")
+        attention_BL, valid_BL = vision.signal("attention").float(), vision.valid_BL
+        even_B = part_of(counts, self.uniform)
+        _, even_BL = cells_of_crops(even_B, valid_BL, vision.grid)
+        kept_BL = topk_mask(attention_BL.masked_fill(even_BL, torch.inf), counts, valid_BL)
+        tokens_BLC = absorb_nearest(
+            vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours
+        )
+        return merged(vision, kept_BL, tokens_BLC)
