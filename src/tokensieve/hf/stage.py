@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -20,8 +19,6 @@ from tokensieve.hf.layout import Packing
 from tokensieve.hf.report import PromptReport
 from tokensieve.methods.base import Method
 from tokensieve.types import Signal
-
-_NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,6 @@ class Before:
 
     packings: Sequence[Packing]
     prompts: tuple[PromptReport, ...]
-
-
-def asked_text(text_BS: Bool[Tensor, "B S"], labels: Any) -> Bool[Tensor, "B S"]:
-    """The prompts' text without the answers they are trained or scored on, which `labels` mark; all
-    of it where every text token is labelled."""
-    if not isinstance(labels, Tensor) or labels.shape != text_BS.shape:
-        return text_BS
-    asked_BS = text_BS & (labels == _NO_LABEL)
-    return asked_BS.where(asked_BS.any(-1, keepdim=True), text_BS)
 
 
 def overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:

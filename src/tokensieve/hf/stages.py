@@ -21,7 +21,7 @@ from transformers import Cache
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
-from tokensieve.hf.encode import Encoded
+from tokensieve.hf.encode import Encoded, asked_text
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
 from tokensieve.hf.reduce import ImageReduction, crop_keys, reduce_visions, scatter_rows
@@ -32,7 +32,7 @@ from tokensieve.hf.report import (
     row_mask,
     since,
 )
-from tokensieve.hf.stage import Before, Policy, Stage, asked_text, overlay, require_growing
+from tokensieve.hf.stage import Before, Policy, Stage, overlay, require_growing
 from tokensieve.hf.timing import timed
 from tokensieve.types import TextContext, VisionTokens
 
