@@ -14,6 +14,7 @@ from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector, SelectorConfig
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import EncoderInfo, Site
 
 VARIANTS = [("feature-norm", {"largest": True}), ("random", {"seed": 3})]
@@ -43,7 +44,14 @@ def bound(name: str, options: dict[str, object]) -> Method:
             selector = Selector(config).eval()
             calibrate(selector, [vision(8, seed=9).tokens])
             options = {**options, "weights": selector}
+    if name == "dymu":
+        options = {"thresholds": halving(encoder_of(name)), **options}
     return get_method(name, **options).bind(encoder_of(name))
+
+
+def halving(encoder: EncoderInfo) -> Thresholds:
+    """Thresholds at which about half of all pairs of random keys merge."""
+    return Thresholds(encoder, (0.2, 0.9), ((0.0,) * (encoder.block + 1),) * 2)
 
 
 def encoder_of(name: str) -> EncoderInfo:

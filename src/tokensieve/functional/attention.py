@@ -39,14 +39,35 @@ def received_attention(
     k_BGNd: Float[Tensor, "B G N d"],
     scaling: float,
     mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    real_BQ: Bool[Tensor, "B Q"] | None = None,
 ) -> Float[Tensor, "B N"]:
     """Attention each key receives, mean over heads, *summed* over queries, some at a time.
 
-    mask: as of `attention_rows`, its third axis Q or 1.
+    mask: as of `attention_rows`, its third axis Q or 1. real: queries that count; None: all.
     """
     total_BN = k_BGNd.new_zeros(len(k_BGNd), k_BGNd.shape[2], dtype=torch.float32)
     for start in range(0, q_BHQd.shape[2], _PART):
         part = slice(start, start + _PART)
         shown = mask if mask is None or mask.shape[-2] == 1 else mask[..., part, :]
-        total_BN += attention_rows(q_BHQd[:, :, part], k_BGNd, scaling, shown).sum(1)
+        rows_BPN = attention_rows(q_BHQd[:, :, part], k_BGNd, scaling, shown)
+        if real_BQ is not None:
+            rows_BPN = rows_BPN.masked_fill(~real_BQ[:, part, None], 0)
+        total_BN += rows_BPN.sum(1)
     return total_BN
+
+
+def page_rank(
+    attention_BLL: Float[Tensor, "B L L"], valid_BL: Bool[Tensor, "B L"], iterations: int
+) -> Float[Tensor, "B L"]:
+    """How much attention each token gets from tokens that get much, summing to 1 over real ones.
+
+    The rank of all tokens, even at first, is handed on `iterations` times along the rows of the
+    attention map, and divided by its sum each time.
+    """
+    real_BLL = valid_BL[:, None] & valid_BL[..., None]
+    attention_BLL = attention_BLL.float().masked_fill(~real_BLL, 0)
+    rank_BL = valid_BL.float() / valid_BL.sum(-1, keepdim=True).clamp_min(1)
+    for _ in range(iterations):
+        rank_BL = (rank_BL[:, None] @ attention_BLL)[:, 0]
+        rank_BL = rank_BL / rank_BL.sum(-1, keepdim=True).clamp_min(1e-30)
+    return rank_BL

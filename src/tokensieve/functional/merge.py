@@ -1,13 +1,16 @@
 """Tokens that take others in.
 
-B crops, L tokens, C width.
+B crops, L tokens, C width, K width of what is compared.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
+
+_PART = 1024  # tokens compared with all others at a time
 
 
 def mean_at(
@@ -34,3 +37,32 @@ def mean_at(
     tiny = torch.finfo(torch.float32).tiny
     mean_BLC = (total_BLC / total_BL.clamp_min(tiny)[..., None]).to(tokens_BLC.dtype)
     return mean_BLC.where(((size_BL > 1) & (total_BL > 0))[..., None], tokens_BLC)
+
+
+def spread_to(
+    tokens_BLC: Float[Tensor, "B L C"],
+    keys_BLK: Float[Tensor, "B L K"],
+    from_BL: Bool[Tensor, "B L"],
+    to_BL: Bool[Tensor, "B L"],
+    temperature: float,
+) -> Float[Tensor, "B L C"]:
+    """Tokens of `to` with those of `from` shared among them; others unchanged.
+
+    Each of `from` is shared by a softmax, over `to`, of the cosine of keys over the temperature. A
+    new token is the mean of itself, with weight 1, and its shares. Tokens of a crop without any in
+    `from` stay bit for bit.
+    """
+    keys_BLK = normalize(keys_BLK.float().masked_fill(~(from_BL | to_BL)[..., None], 0), dim=-1)
+    source_BLC = tokens_BLC.float().masked_fill(~from_BL[..., None], 0)
+    sums_BLC, mass_BL = torch.zeros_like(source_BLC), torch.zeros_like(keys_BLK[..., 0])
+    for start in range(0, from_BL.shape[1], _PART):
+        part = slice(start, start + _PART)
+        cosine_BPL = keys_BLK[:, part] @ keys_BLK.mT / temperature
+        share_BPL = cosine_BPL.masked_fill(~to_BL[:, None], -torch.inf).softmax(-1)
+        share_BPL = share_BPL.masked_fill(~(from_BL[:, part, None] & to_BL[:, None]), 0)
+        sums_BLC += share_BPL.mT @ source_BLC[:, part]
+        mass_BL += share_BPL.sum(1)
+    own_BLC = tokens_BLC.float().masked_fill(~to_BL[..., None], 0)
+    new_BLC = ((own_BLC + sums_BLC) / (1 + mass_BL)[..., None]).to(tokens_BLC.dtype)
+    changed_BL = to_BL & from_BL.any(-1, keepdim=True)
+    return new_BLC.where(changed_BL[..., None], tokens_BLC)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
 from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
 from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
+from tokensieve.hf.encode_inside import encode_inside
 from tokensieve.hf.families import family_of
 from tokensieve.hf.plan import Plan as Plan
 from tokensieve.hf.positions import mask_of, original_positions
@@ -98,7 +99,12 @@ def _applied(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None
 ) -> tuple[Compressed, Encoded, list[Tensor]]:
     """`apply_plan`, with the pictures as they were and which of their rows stay."""
-    encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
+    inside = None
+    if plan.method.site is Site.ENCODER and plan.keep != 1:
+        given = inputs.inputs if isinstance(inputs, Encoded) else inputs
+        encoded, inside = encode_inside(model, plan.method, plan.keep, given, keys)
+    else:
+        encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
     if keys is not None and len(keys) != len(ids):
         raise ConfigError(f"Expected {len(ids)} keys, one per prompt. Got {len(keys)}.")
@@ -108,7 +114,9 @@ def _applied(
         return Compressed(encoded.inputs, None, report, ids), encoded, []
     stage = "encode" if plan.method.site is Site.PIXELS else "select"
     with timed(ms, stage, ids.device):
-        reductions = reduce_images(model, plan.method, encoded, plan.keep, plan.pool, keys)
+        reductions = inside or reduce_images(
+            model, plan.method, encoded, plan.keep, plan.pool, keys
+        )
         masks = [
             row_mask(packing, reduction.kept_nL, drop_newlines=plan.drop_newlines)
             for packing, reduction in zip(encoded.packings, reductions, strict=True)

@@ -74,13 +74,15 @@ class Encoded:
 
 
 def encode(
-    model: Any, inputs: Mapping[str, Any], *, run: bool = True, signals: Collection[Signal] = ()
-) -> Encoded:
+    model: Any, inputs: Mapping[str, Any], *, run: bool = True, signals: Collection[Signal] = (),
+    rows: Sequence[int] | None = None,
+) -> Encoded:  # fmt: skip
     """Run the vision encoder of `model` over the pictures in `inputs`.
 
     `inputs` may hold `mm_encoder_outputs` in place of pixels; the site "features" and `signals` of
     its attention layers are then not to be had. With run=False the encoder is left alone and only
-    the layout is found.
+    the layout is found; `rows` of each entry of its output may then be told, where runs of
+    placeholders do not say (pictures side by side).
 
     Raises `PromptError` where pictures and placeholders do not fit, `UnsupportedError` for models
     without visual tokens, for videos and for prompts given as embeddings.
@@ -103,15 +105,16 @@ def encode(
         with timed(ms, "encode", inputs["input_ids"].device), heard.listening():
             output, tapped = _run_tapped(model, family, inputs)
     runs = _runs(place_BS)
+    items: list[int]
     if output is None:
-        items = runs
+        items = list(rows) if rows is not None else runs
     else:
         items = [len(item.reshape(-1, item.shape[-1])) for item in output.pooler_output]
-    rows = runs if family.split_runs and sum(runs) == sum(items) else items
-    prompt_of = assign_prompts(place_BS, rows)
-    packings = family.pack(model, inputs, rows)
-    if [len(packing.origin_N) for packing in packings] != rows:
-        packings = [one_to_one(count, None, 1, place_BS.device) for count in rows]
+    of_images = runs if family.split_runs and sum(runs) == sum(items) else items
+    prompt_of = assign_prompts(place_BS, of_images)
+    packings = family.pack(model, inputs, of_images)
+    if [len(packing.origin_N) for packing in packings] != of_images:
+        packings = [one_to_one(count, None, 1, place_BS.device) for count in of_images]
         tapped = []
     features = crop_features(model, family, inputs, tapped, packings)
     return Encoded(

@@ -32,6 +32,7 @@ class Family:
     split_runs: the encoder gives one item per prompt; its pictures are the placeholder runs.
     resizable: its encoder can be run on a picture of another size (site "pixels").
     stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
+    inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
     """
 
     pack: Pack = pack_plain
@@ -41,13 +42,15 @@ class Family:
     split_runs: bool = False
     resizable: bool = False
     stages: bool = False
+    inside: bool = False
 
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(resizable=True, stages=True),
-    "llava_next": Family(pack=pack_anyres, resizable=True, stages=True),
+    "llava": Family(resizable=True, stages=True, inside=True),
+    "llava_next": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
     "llava_next_video": Family(pack=pack_anyres, resizable=True),
-    "llava_onevision": Family(pack=pack_anyres, resizable=True),
+    "llava_onevision": Family(pack=pack_anyres, resizable=True, inside=True),
+    "internvl": Family(inside=True),
     "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True),
     "qwen2_5_vl": Family(
         projector="visual.merger", merged=True, order=unwindow, resizable=True, stages=True

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokensieve.budget import Pool, check_keep
 from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
+from tokensieve.hf.encode_inside import require_inside
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.inside import check_signals
@@ -84,10 +85,12 @@ class Plan:
         _one_of("positions", positions, ("keep", "renumber"))
         _one_of("newlines", newlines, ("keep", "drop"))
         _one_of("pool", pool, tuple(Pool))
-        if chosen.site is Site.PIXELS and pool != Pool.CROP:
+        if chosen.site in (Site.PIXELS, Site.ENCODER) and pool != Pool.CROP:
             raise UnsupportedError(
                 f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
             )
+        if chosen.site is Site.ENCODER:
+            require_inside(model)
         if chosen.site is Site.LLM and pure:
             raise UnsupportedError(
                 f"Expected a method that acts before the LLM. Got '{name}', which drops tokens "
@@ -241,8 +244,9 @@ def _check_choice(name: str, method: Method, wanted: Mapping[int, float | int]) 
             f"Expected one layer beside '{name}', which chooses once, before the LLM. Got "
             f"{len(wanted)}. Several take a method of the site 'llm'."
         )
-    if method.site is Site.PIXELS:
+    if method.site in (Site.PIXELS, Site.ENCODER):
+        acts = "resizes the picture before" if method.site is Site.PIXELS else "acts inside"
         raise UnsupportedError(
-            f"Expected a method that drops tokens. Got '{name}' with `layer`, which resizes the "
-            "picture before the encoder. Leave `layer` out."
+            f"Expected a method that drops tokens. Got '{name}' with `layer`, which {acts} the "
+            "encoder. Leave `layer` out."
         )

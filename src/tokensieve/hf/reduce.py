@@ -50,11 +50,13 @@ def reduce_images(
     among the tokens, `BudgetError` for an impossible `keep`.
     """
     if method.site is Site.PIXELS:
-        counts = [_crop_counts(keep, packing.valid_nL) for packing in encoded.packings]
+        counts = [crop_counts(keep, packing.valid_nL) for packing in encoded.packings]
         return [
             ImageReduction(kept, rows)
             for kept, rows in resize_images(model, method, encoded, counts)
         ]
+    if method.site is Site.ENCODER:  # what is dropped inside the encoder is gone by now
+        return [ImageReduction(packing.valid_nL) for packing in encoded.packings]
     visions = _visions(model, method, encoded, keys)
     reductions = reduce_visions(
         method, visions, encoded.prompt_of, keep, pool, partial(_text, model, encoded)
@@ -173,7 +175,7 @@ def scatter_rows(rows_ND: Tensor, origin_N: Tensor, total: int) -> Tensor:
     return out
 
 
-def _crop_counts(keep: float | int, valid_nL: Tensor, share_n: Tensor | None = None) -> list[int]:
+def crop_counts(keep: float | int, valid_nL: Tensor, share_n: Tensor | None = None) -> list[int]:
     """Tokens to keep of each crop of a picture; 0 of a crop that is all padding.
 
     share_n: what part of the picture's budget each crop gets; None: an even one.
@@ -217,9 +219,7 @@ def _per_crop(
     done: dict[int, Reduction] = {}
     for (*_, prompt), members in groups.items():
         parts = [visions[i] for i in members]
-        counts = [
-            c for i in members for c in _crop_counts(keep, whole[i], method.share(visions[i]))
-        ]
+        counts = [c for i in members for c in crop_counts(keep, whole[i], method.share(visions[i]))]
         batch = _batch(parts)
         counts_B = torch.tensor(counts, device=batch.tokens.device).minimum(batch.valid_BL.sum(-1))
         reduction = method.reduce(batch, counts_B, None if text is None else text(prompt))

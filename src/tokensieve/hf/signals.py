@@ -108,7 +108,7 @@ class EncoderSignals:
                 f"patches from {type(self.model).__name__}'s encoder. Use a method that reads no "
                 "attention."
             )
-        of_token = _patches_of_tokens(self.model, family, packings, merged).to(rows.device)
+        of_token = patches_of_tokens(self.model, family, packings, merged).to(rows.device)
         rows = rows[of_token].mean(1)
         if family.order is not None:
             rows = family.order(self.model, inputs, rows)
@@ -122,7 +122,7 @@ class EncoderSignals:
         return tuple(parts)
 
 
-def _patches_of_tokens(
+def patches_of_tokens(
     model: Any, family: Family, packings: Sequence[Packing], merged: int
 ) -> Int[Tensor, "T m"]:
     """The patches that make each token, all crops one after another."""

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import ConfigError
+from tokensieve.functional.blocks import even_blocks
 from tokensieve.functional.topk import topk_mask
 from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, VisionTokens
 
@@ -104,6 +105,24 @@ class Method(ABC):
         whole = as_one(groups)
         counts_1 = torch.tensor([count], device=whole.tokens.device)
         return split_groups(self.reduce(whole, counts_1, text), groups)
+
+    @property
+    def weighs_attention(self) -> bool:
+        """Site "encoder" only: later layers attend to a token as often as it stands for patches."""
+        return False
+
+    def block_counts(self, length: int, keep: int, blocks: int) -> list[int]:
+        """Site "encoder" only: tokens left behind each of the `blocks` layers up to the one the
+        VLM reads, `keep` of `length` behind the last; `reduce` is called where they become fewer.
+
+        Raises `BudgetError` for a `keep` it cannot reach.
+        """
+        return even_blocks(length, keep, blocks, halve=False)
+
+    def at_block(self, block: int, share: float) -> Method:
+        """Site "encoder" only: this method behind layer `block` of an encoder of which the `share`
+        of a crop's tokens is to leave; itself by default."""
+        return self
 
     def target_grid(self, grid: tuple[int, int], count: int) -> tuple[int, int] | None:
         """Site "pixels" only: the grid of at most `count` tokens a crop of `grid` is resized to."""

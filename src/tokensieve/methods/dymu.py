@@ -1,0 +1,162 @@
+"""DyMU: merging by a threshold, so that simple pictures keep fewer tokens.
+
+B crops, L tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokensieve.errors import ConfigError
+from tokensieve.functional.blocks import even_blocks
+from tokensieve.functional.edges import best_edges, deal, join, join_down
+from tokensieve.functional.matching import bipartite_match
+from tokensieve.functional.merge import mean_at
+from tokensieve.methods.base import Method
+from tokensieve.nn.thresholds import Thresholds, shipped_thresholds
+from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
+
+
+@dataclass(frozen=True)
+class DyMu(Method):
+    """Behind every encoder layer, merge all tokens whose keys are more alike than a threshold [1].
+
+    Pairs are found as in ToMe. Thresholds come from pictures: at each layer the one by which they
+    lose, on average, as many tokens as a schedule says that takes the same number at every layer.
+    A budget is then an average over such pictures: one picture keeps from half to twice as many.
+
+    thresholds: a file of `Thresholds` or those; None: the one shipped for the encoder.
+    proportional: later layers add the log of the number of patches to a token's attention logits.
+
+    Differs from the paper: tokens merge behind the layer, not between its attention and its MLP;
+    the LLM reads the short sequence; half and twice the budget bound what a picture keeps.
+
+    Raises `WeightsError` or `EncoderMismatchError` from `bind` where thresholds do not fit.
+
+    [1] DyMU, arXiv 2504.17040.
+    """
+
+    site: ClassVar[Site] = Site.ENCODER
+    exact: ClassVar[bool] = False
+    on_average: ClassVar[bool] = True
+    paper: ClassVar[str | None] = "DyMU, arXiv 2504.17040"
+
+    thresholds: str | Path | Thresholds | None = None
+    proportional: bool = True
+
+    @property
+    def weighs_attention(self) -> bool:
+        return self.proportional
+
+    def bind(self, encoder: EncoderInfo) -> DyMu:
+        found = self.thresholds
+        if found is None:
+            found = shipped_thresholds(encoder)
+        elif not isinstance(found, Thresholds):
+            found = Thresholds.load(found)
+        found.encoder.require_same_output(encoder, owner="This file of thresholds")
+        return dataclasses.replace(self, thresholds=found)
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        return {"keys": Signal(Kind.KEYS)}
+
+    def block_counts(self, length: int, keep: int, blocks: int) -> list[int]:
+        return even_blocks(length, keep, blocks)
+
+    def at_block(self, block: int, share: float) -> Method:
+        return _Behind(self.thresholds, self.proportional, block, share)
+
+    def threshold_B(self, counts: Int[Tensor, "B"], valid_BL: Tensor) -> Float[Tensor, "B"]:
+        """What decides for each crop. Raises `ConfigError` before `bind`."""
+        return self._table.at(None, counts / valid_BL.sum(-1).clamp_min(1))
+
+    @property
+    def _table(self) -> Thresholds:
+        if not isinstance(self.thresholds, Thresholds):
+            raise ConfigError("Expected a bound method. Got one without thresholds. Call `bind`.")
+        return self.thresholds
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        """Keep as many as the threshold says, from half to twice `counts[b]`."""
+        vision.require_finite(f"the site '{self.site}'")
+        keys_BLK, valid_BL, sizes_BL = vision.signal("keys"), vision.valid_BL, vision.sizes
+        all_B = valid_BL.sum(-1)
+        good_BL, into_BL = best_edges(keys_BLK, *deal(valid_BL))
+        alike_B = (good_BL > self.threshold_B(counts, valid_BL)[:, None]).sum(-1)
+        most_B = torch.where(counts >= all_B, 0, all_B - (counts + 1) // 2)
+        joined_BL = join(good_BL, into_BL, torch.minimum(alike_B, most_B), valid_BL)
+
+        def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
+            merged_BLK = mean_at(keys_BLK, assign_BL, sizes_BL)
+            return bipartite_match(merged_BLK, remove_B, alive_BL)
+
+        kept_BL, assign_BL = join_down(2 * counts, valid_BL, match, joined_BL)
+        if torch.equal(kept_BL, valid_BL):
+            return Reduction(kept_BL)
+        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
+
+
+@dataclass(frozen=True)
+class _Behind(DyMu):
+    """The same behind one layer, for one share."""
+
+    block: int = 0
+    left: float = 1.0  # share of a crop's tokens
+
+    def threshold_B(self, counts: Int[Tensor, "B"], valid_BL: Tensor) -> Float[Tensor, "B"]:
+        return self._table.at(self.block, torch.full(counts.shape, self.left, device=counts.device))
+
+
+@dataclass(frozen=True)
+class Calibration(Method):
+    """DyMU while it looks for thresholds: the best pairs of a whole batch merge, as many as the
+    schedule says, and what lies between the last that did and the first that did not is noted.
+
+    found: per layer the thresholds of each batch.
+    """
+
+    site: ClassVar[Site] = Site.ENCODER
+    exact: ClassVar[bool] = False
+
+    found: dict[int, list[float]]
+    proportional: bool = True
+    block: int = 0
+
+    @property
+    def weighs_attention(self) -> bool:
+        return self.proportional
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        return {"keys": Signal(Kind.KEYS)}
+
+    def block_counts(self, length: int, keep: int, blocks: int) -> list[int]:
+        return even_blocks(length, keep, blocks)
+
+    def at_block(self, block: int, share: float) -> Method:
+        return dataclasses.replace(self, block=block)
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        vision.require_finite(f"the site '{self.site}'")
+        valid_BL = vision.valid_BL
+        good_BL, into_BL = best_edges(vision.signal("keys"), *deal(valid_BL))
+        best_E = good_BL[good_BL > -torch.inf].sort(descending=True).values
+        ends_E = torch.cat([best_E.new_tensor([1.1]), best_E, best_E.new_tensor([-1.1])])
+        merges = min(max(int(valid_BL.sum() - counts.sum()), 0), len(best_E))
+        threshold = float(ends_E[merges : merges + 2].mean())
+        self.found.setdefault(self.block, []).append(threshold)
+        merges_B = (good_BL > threshold).sum(-1)
+        assign_BL = join(good_BL, into_BL, merges_B, valid_BL)
+        own_BL = torch.arange(valid_BL.shape[1], device=valid_BL.device)
+        tokens = mean_at(vision.tokens, assign_BL, vision.sizes)
+        return Reduction(valid_BL & (assign_BL == own_BL), tokens, assign_BL)

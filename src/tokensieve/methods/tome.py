@@ -1,0 +1,69 @@
+"""ToMe: a few of the most alike tokens are merged behind every layer of the encoder.
+
+B crops, L tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tokensieve.functional.blocks import even_blocks
+from tokensieve.functional.edges import join_down
+from tokensieve.functional.matching import bipartite_match
+from tokensieve.functional.merge import mean_at
+from tokensieve.methods.base import Method
+from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
+
+
+@dataclass(frozen=True)
+class ToMe(Method):
+    """Behind every encoder layer, merge the tokens most alike in their keys [1].
+
+    Tokens are dealt in turn to two halves; each of the first is paired with the one of the second
+    whose key has the highest cosine, and the best pairs become one token, the mean by the number
+    of patches they stand for. The same number goes behind every layer.
+
+    proportional: later layers add the logarithm of that number to a token's attention logits.
+
+    Differs from the paper: pairs merge behind the layer, not between its attention and its MLP,
+    which reads them unmerged; keys are those of the layer, as in the paper.
+
+    Raises `BudgetError` where halving at every layer does not get down to the budget.
+
+    [1] Token Merging: Your ViT But Faster, arXiv 2210.09461.
+    """
+
+    site: ClassVar[Site] = Site.ENCODER
+    paper: ClassVar[str | None] = "Token Merging: Your ViT But Faster, arXiv 2210.09461"
+
+    proportional: bool = True
+
+    @property
+    def weighs_attention(self) -> bool:
+        return self.proportional
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        return {"keys": Signal(Kind.KEYS)}
+
+    def block_counts(self, length: int, keep: int, blocks: int) -> list[int]:
+        return even_blocks(length, keep, blocks)
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        vision.require_finite(f"the site '{self.site}'")
+        keys_BLK, sizes_BL = vision.signal("keys"), vision.sizes
+
+        def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
+            merged_BLK = mean_at(keys_BLK, assign_BL, sizes_BL)
+            return bipartite_match(merged_BLK, remove_B, alive_BL)
+
+        kept_BL, assign_BL = join_down(counts, vision.valid_BL, match)
+        if torch.equal(kept_BL, vision.valid_BL):
+            return Reduction(kept_BL)
+        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)

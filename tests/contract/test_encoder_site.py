@@ -1,0 +1,553 @@
+"""Methods inside the encoder, on CLIP, SigLIP and InternViT towers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from families.checks import answer
+from families.tiny import IMAGE, Tiny, build
+from tokensieve.errors import BudgetError, ConfigError, NonFiniteError, UnsupportedError
+from tokensieve.functional.blocks import even_blocks
+from tokensieve.hf import left as left_module
+from tokensieve.hf.encode import encode
+from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.random_models import RANDOM_MODELS
+from tokensieve.hf.sieve import compress, sieve
+from tokensieve.methods.base import Method, ScoringMethod
+from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.nn.thresholds import Thresholds
+from tokensieve.types import Kind, Signal, Site
+
+FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl")
+METHODS = [name for name in method_names() if method_class(name).site is Site.ENCODER]
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def ready(name: str, model: object) -> Method:
+    if name != "dymu":
+        return get_method(name)
+    info = encoder_info(model)
+    half = tuple(0.5 for _ in range(info.block + 1))
+    return get_method(name, thresholds=Thresholds(info, (0.4,), (half,)))
+
+
+def rows_of(compressed) -> torch.Tensor:
+    output = compressed.inputs["mm_encoder_outputs"]["image"].pooler_output
+    return torch.cat([item.reshape(-1, item.shape[-1]) for item in output])
+
+
+def crops_of(compressed) -> list[list]:
+    images = [image for prompt in compressed.report.calls[0].prompts for image in prompt.images]
+    return [list(image.crops) for image in images]
+
+
+def kept_of(compressed) -> list[list[int]]:
+    return [crop.kept.tolist() for crops in crops_of(compressed) for crop in crops]
+
+
+@dataclass(frozen=True)
+class Norm(ScoringMethod):
+    """Keep hidden states of largest norm, half of those there are behind each layer or so."""
+
+    site = Site.ENCODER
+
+    def scores(self, vision, text=None):
+        return vision.tokens.float().norm(dim=-1)
+
+
+@dataclass(frozen=True)
+class Ragged(Norm):
+    """Another number of tokens for every crop."""
+
+    exact = False
+
+    def reduce(self, vision, counts, text=None):
+        fewer = counts - 4 * (torch.tensor(vision.keys, device=counts.device) % 3)
+        return super().reduce(vision, fewer.clamp(min=1), text)
+
+
+@dataclass(frozen=True)
+class Poisoned(Norm):
+    """Goes wrong behind the second layer."""
+
+    asked: tuple = ()
+
+    def signals(self, encoder):
+        return {"keys": Signal(Kind.KEYS)}
+
+    def at_block(self, block, share):
+        if block:
+            raise RuntimeError("poisoned")
+        return self
+
+
+@dataclass(frozen=True)
+class Growing(Norm):
+    """Wants more tokens at a later layer."""
+
+    def block_counts(self, length, keep, blocks):
+        return [keep, *[length] * (blocks - 2), keep] if blocks > 2 else [length + 1, keep]
+
+
+@dataclass(frozen=True)
+class Peek(Norm):
+    """Remembers what it was shown."""
+
+    seen: list = dataclasses.field(default_factory=list)
+
+    def signals(self, encoder):
+        asked = (Kind.KEYS, Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.ATTENTION_MAP)
+        return {kind.value: Signal(kind) for kind in asked}
+
+    def reduce(self, vision, counts, text=None):
+        self.seen.append(vision)
+        return super().reduce(vision, counts, text)
+
+
+@every_family
+@every_method
+@pytest.mark.parametrize("keep", [0.4, 0.75])
+def test_budgets_are_exact_and_the_model_answers(family, method, keep):
+    tiny = build(family)
+    instance, inputs = ready(method, tiny.model), tiny.inputs([1, 2])
+    before = {name: value.clone() for name, value in inputs.items()}
+    short = compress(tiny.model, inputs, instance, keep)
+    for crops in crops_of(short):
+        for crop in crops:
+            asked = int(keep * int(crop.valid.sum()) + 0.5)
+            assert len(crop.kept) == asked or not instance.exact
+            assert math.ceil(asked / 2) <= len(crop.kept) <= 2 * asked
+    assert all(torch.equal(inputs[name], value) for name, value in before.items())
+    tokens = answer(tiny.model, short.inputs)[0]
+    assert tokens.shape == (2, 5)
+    with sieve(tiny.model, instance, keep):
+        assert torch.equal(answer(tiny.model, inputs)[0][:, -5:], tokens[:, -5:])
+
+
+@every_family
+@every_method
+def test_alone_as_in_a_batch(family, method):
+    tiny = build(family)
+    instance = ready(method, tiny.model)
+    both = compress(tiny.model, tiny.inputs([1, 2]), instance, 0.4)
+    alone = compress(tiny.model, tiny.inputs([1]), instance, 0.4)
+    first = kept_of(alone)
+    assert kept_of(both)[: len(first)] == first
+    assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone))
+
+
+@every_family
+def test_different_numbers_in_a_batch(family):
+    """Padding is not attended to, or a crop would be another one beside longer ones."""
+    tiny = build(family)
+    both = compress(tiny.model, tiny.inputs([2, 1]), Ragged(), 0.5)
+    assert len({len(kept) for kept in kept_of(both)}) > 1
+    alone = compress(tiny.model, tiny.inputs([2]), Ragged(), 0.5)
+    assert kept_of(both)[: len(kept_of(alone))] == kept_of(alone)
+    assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone))
+
+
+@every_family
+@every_method
+def test_keep_one_runs_nothing(family, method, monkeypatch):
+    tiny = build(family)
+    instance, inputs = ready(method, tiny.model), tiny.inputs([1, 2])
+    whole = compress(tiny.model, inputs, get_method("full"), 1.0)
+    monkeypatch.setattr(type(instance), "reduce", None)
+    same = compress(tiny.model, inputs, instance, 1.0)
+    assert_close(rows_of(same), rows_of(whole), rtol=0, atol=0)
+    nearly = compress(tiny.model, inputs, instance, 0.999)  # rounds to all of them
+    assert_close(rows_of(nearly), rows_of(whole), rtol=0, atol=0)
+
+
+def traces(model) -> list:
+    """What a sieve might leave behind."""
+    tower = model.base_model.vision_tower
+    return [
+        (name, list(m._forward_pre_hooks.values()), list(m._forward_hooks.values()),
+         id(getattr(m, "config", None)), sorted(vars(m)))
+        for name, m in tower.named_modules()
+    ]  # fmt: skip
+
+
+@every_family
+@pytest.mark.parametrize("method", ["tome", "poisoned"])
+def test_everything_is_restored(family, method):
+    tiny = build(family)
+    inputs = tiny.inputs([1])
+    whole = rows_of(compress(tiny.model, inputs, get_method("full"), 1.0))
+    before = traces(tiny.model)
+    if method == "poisoned":
+        with pytest.raises(RuntimeError, match="poisoned"):
+            compress(tiny.model, inputs, Poisoned(), 0.4)
+    else:
+        compress(tiny.model, inputs, "tome", 0.4)
+    assert traces(tiny.model) == before
+    again = rows_of(compress(tiny.model, inputs, get_method("full"), 1.0))
+    assert_close(again, whole, rtol=0, atol=0)
+
+
+@every_family
+def test_attention_may_be_eager(family):
+    for method in METHODS:
+        rows = []
+        for attention in ("eager", "sdpa"):
+            tiny = build(family, attention)
+            instance = ready(method, tiny.model)
+            rows.append(rows_of(compress(tiny.model, tiny.inputs([1, 1]), instance, 0.4)))
+        assert_close(*rows, rtol=1e-4, atol=1e-4)
+
+
+# A slow forward of the tower over one crop, with ToMe in it, by loops over tokens.
+
+
+def attend(layer, h, sizes, cls, proportional):
+    """Hidden states behind a layer, and its keys (mean over heads, CLS left out)."""
+    clip = hasattr(layer, "self_attn")
+    module = layer.self_attn if clip else layer.attention
+    x = layer.layer_norm1(h) if clip else layer.layernorm_before(h)
+    S, H = len(h), module.num_heads
+    q, k, v = (p(x) for p in (module.q_proj, module.k_proj, module.v_proj))
+    if not clip:
+        q, k = module.q_norm(q), module.k_norm(k)
+    q, k, v = (part.view(S, H, -1) for part in (q, k, v))
+    mixed = torch.zeros_like(v)
+    for head in range(H):
+        logits = q[:, head] @ k[:, head].T * module.scale
+        if proportional:
+            logits = logits + torch.cat([torch.ones(cls), sizes]).log()
+        mixed[:, head] = logits.softmax(-1) @ v[:, head]
+    out = module.out_proj if clip else module.projection_layer
+    y = out(mixed.reshape(S, -1))
+    if clip:
+        h = h + y
+        return h + layer.mlp(layer.layer_norm2(h)), k[cls:].mean(1)
+    h = h + layer.lambda_1 * y
+    return h + layer.lambda_2 * layer.mlp(layer.layernorm_after(h)), k[cls:].mean(1)
+
+
+def manual_tome(tiny: Tiny, pixels, keep: int, proportional=True):
+    """(places, groups of patches, rows before the projector) of one crop."""
+    tower, info = tiny.model.base_model.vision_tower, encoder_info(tiny.model)
+    h = tower.embeddings(pixels[None])[0]
+    if hasattr(tower, "pre_layrnorm"):
+        h = tower.pre_layrnorm(h)
+    cls = 0 if info.model_type == "siglip_vision_model" else 1
+    layers = getattr(tower.encoder, "layers", None) or tower.encoder.layer
+    groups = [[i] for i in range(len(h) - cls)]
+    for block, n in enumerate(even_blocks(len(groups), keep, info.block + 1)):
+        sizes = torch.tensor([float(len(group)) for group in groups])
+        h, keys = attend(layers[block], h, sizes, cls, proportional)
+        tokens = list(h[cls:])
+        pairs = []
+        for a in range(0, len(tokens), 2):
+            near = [(torch.cosine_similarity(keys[a], keys[b], 0).item(), -b)
+                    for b in range(1, len(tokens), 2)]  # fmt: skip
+            pairs.append((*max(near), -a))
+        gone = set()
+        for _, b, a in sorted(pairs, reverse=True)[: len(tokens) - n]:
+            a, b = -a, -b
+            weights = len(groups[a]), len(groups[b])
+            tokens[b] = (tokens[a] * weights[0] + tokens[b] * weights[1]) / sum(weights)
+            groups[b] = [*groups[b], *groups[a]]
+            gone.add(a)
+        stay = [i for i in range(len(tokens)) if i not in gone]
+        groups = [groups[i] for i in stay]
+        h = torch.cat([h[:cls], torch.stack([tokens[i] for i in stay])])
+    return [group[0] for group in groups], groups, h[cls:]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+def test_tome_equals_a_slow_forward_of_the_tower(family):
+    tiny = build(family)
+    inputs = tiny.inputs([1])
+    short = compress(tiny.model, inputs, "tome", 0.4, newlines="drop")
+    pixels = inputs["pixel_values"].flatten(0, -4)[0]
+    places, groups, rows = manual_tome(tiny, pixels, 6)
+    assert kept_of(short)[0] == places
+    assert max(map(len, groups)) > 2
+    project = tiny.model.base_model.multi_modal_projector
+    assert_close(rows_of(short)[:6], project(rows), rtol=1e-4, atol=1e-4)
+    plain = compress(tiny.model, inputs, "tome", 0.4, newlines="drop", proportional=False)
+    _, _, flat = manual_tome(tiny, pixels, 6, proportional=False)
+    assert_close(rows_of(plain)[:6], project(flat), rtol=1e-4, atol=1e-4)
+    assert (project(flat) - project(rows)).abs().max() > 1e-3  # or the weights go unnoticed
+
+
+@torch.no_grad()
+def test_tome_in_internvit_fills_groups_of_patches():
+    """The groups with most survivors stay; a merged patch has the row of what took it in."""
+    tiny = build("internvl")
+    inputs = tiny.inputs([1])
+    short = compress(tiny.model, inputs, "tome", 0.4)
+    base, tower = tiny.model.base_model, tiny.model.base_model.vision_tower
+    places, groups, rows = manual_tome(tiny, inputs["pixel_values"][0], 24)
+    full = torch.zeros(64, rows.shape[-1])
+    for group, row in zip(groups, rows, strict=True):
+        full[group] = row
+    numbers = torch.arange(64.0).view(1, 8, 8, 1)
+    of_token = base.pixel_shuffle(numbers, scale_factor=0.5).reshape(16, 4).long().tolist()
+    held = [len(set(patches) & set(places)) for patches in of_token]
+    kept = sorted(sorted(range(16), key=lambda g: (-held[g], g))[:6])
+    assert kept_of(short)[0] == kept
+    shuffled = base.pixel_shuffle(tower.layernorm(full).view(1, 8, 8, -1), scale_factor=0.5)
+    want = base.multi_modal_projector(shuffled.reshape(16, -1))
+    assert_close(rows_of(short), want[kept], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_rows_go_back_to_their_places(monkeypatch):
+    """In another order the same rows would be other tokens."""
+    tiny = build("llava")
+    inputs = tiny.inputs([1])
+    right = rows_of(compress(tiny.model, inputs, "tome", 0.4))
+    spread = left_module.Left.spread
+    wrong_way = lambda self, tokens, groups: spread(self, tokens.flip(1), groups)  # noqa: E731
+    monkeypatch.setattr(left_module.Left, "spread", wrong_way)
+    wrong = rows_of(compress(tiny.model, inputs, "tome", 0.4))
+    assert (right - wrong).abs().max() > 1e-3
+    assert_close(right, wrong.flip(0))
+
+
+@torch.no_grad()
+@every_family
+def test_pruning_is_the_tower_in_which_the_dropped_are_not_attended_to(family):
+    """Nothing else changes: the tower itself, with dropped patches masked from their layer on."""
+    tiny = build(family)
+    inputs = tiny.inputs([1])
+    peek = Peek([])
+    short = compress(tiny.model, inputs, peek, 0.5, newlines="drop")
+    first, second = peek.seen[0], peek.seen[-1]
+    assert second.tokens.shape[1] < first.tokens.shape[1]
+    for name in (Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.ATTENTION_MAP):
+        assert bool((second.signals[name.value] >= 0).all())
+        assert bool((second.signals[name.value].sum(-1) <= 1 + 1e-5).all())
+    tower = tiny.model.base_model.vision_tower
+    layers = getattr(tower.encoder, "layers", None) or tower.encoder.layer
+    cls = int(encoder_info(tiny.model).model_type != "siglip_vision_model")
+    encoded = encode(tiny.model, inputs)
+    valid = torch.cat([packing.valid_nL for packing in encoded.packings])
+    merged = first.tokens.shape[1] // valid.shape[1]
+    assert merged == 1 or bool(valid.all())
+    valid = valid.repeat(1, merged)
+    gone = torch.zeros(len(valid), valid.shape[1] + cls)
+    handles, block_of = [], iter(range(len(layers)))
+
+    def mask(_module, args, kwargs):
+        if not bool(gone.any()):
+            return None
+        return args, {**kwargs, "attention_mask": gone[:, None, None] * -1e9}
+
+    def drop(_module, _args, output):
+        block = next(block_of)
+        if block > encoder_info(tiny.model).block:
+            return
+        hidden = output[0] if isinstance(output, tuple) else output
+        norm = hidden[:, cls:].norm(dim=-1)
+        for b, n in enumerate(valid.sum(-1).tolist()):
+            c = int(0.5 * (n // merged) + 0.5) * merged
+            if not 0 < c < n:
+                continue
+            blocks = encoder_info(tiny.model).block + 1
+            count = even_blocks(n, c, blocks, halve=False)[block]
+            free = valid[b] & (gone[b, cls:] == 0)
+            best = norm[b].masked_fill(~free, -1).topk(count).indices
+            gone[b, cls:] = 1
+            gone[b, cls + best] = 0
+
+    for layer in layers:
+        attention = getattr(layer, "self_attn", None) or layer.attention
+        handles.append(attention.register_forward_pre_hook(mask, with_kwargs=True))
+        handles.append(layer.register_forward_hook(drop))
+    try:
+        masked = encode(tiny.model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if merged > 1:  # rows of tokens are blends of kept and filled patches
+        alive = gone[:, cls:] == 0
+        assert int(alive.sum()) == 4 * sum(map(len, kept_of(short)))
+        return
+    kept = {(b, place) for b, places in enumerate(kept_of(short)) for place in places}
+    assert kept == {(b, int(p)) for b in range(len(gone)) for p in
+                    (valid[b] & (gone[b, cls:] == 0)).nonzero()}  # fmt: skip
+    (packing,) = masked.packings
+    places = [divmod(int(o), packing.length) for o in packing.origin_N if o >= 0]
+    rows = masked.images[0][packing.origin_N >= 0]
+    want = torch.stack([row for row, place in zip(rows, places, strict=True) if place in kept])
+    assert_close(rows_of(short), want, rtol=1e-4, atol=1e-4)
+
+
+@cache
+def random_model(name):
+    torch.manual_seed(0)
+    model, processor = RANDOM_MODELS[name]()
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model.eval(), processor
+
+
+@pytest.mark.parametrize("name", ["siglip", "internvit"])
+@every_method
+def test_towers_with_their_processors(name, method):
+    model, processor = random_model(name)
+    g = torch.Generator().manual_seed(4)
+    noise = (torch.rand(192, 384, 3, generator=g) * 255).byte().numpy()
+    token = processor.image_token
+    text = [f"{token} {token}", f"{token}"]  # two pictures side by side
+    pictures = [Image.fromarray(noise), Image.fromarray(noise[::-1].copy())]
+    inputs = processor(
+        images=[pictures, pictures[:1]], text=text, padding=True, return_tensors="pt"
+    )
+    short = compress(model, inputs, ready(method, model), 0.25)
+    for crops in crops_of(short):
+        for crop in crops:
+            size = int(crop.valid.sum())
+            assert size == 256 if name == "siglip" else size in (64, 256)
+            assert len(crop.kept) == size // 4 or method == "dymu"
+    assert short.inputs["input_ids"].shape[1] < inputs["input_ids"].shape[1]
+    assert bool(torch.isfinite(model(**short.inputs).logits).all())
+
+
+def test_pictures_side_by_side_are_crops_of_their_own():
+    tiny = build("llava")
+    inputs = tiny.inputs([2])
+    ids = inputs["input_ids"][0]
+    place = ids == IMAGE
+    side = torch.cat([ids[:2], ids[place], ids[~place][2:]])[None]
+    together = {**inputs, "input_ids": side}
+    apart = compress(tiny.model, inputs, "tome", 0.4)
+    assert kept_of(compress(tiny.model, together, "tome", 0.4)) == kept_of(apart)
+
+
+def test_a_prompt_without_pictures_is_left_alone():
+    tiny = build("llava")
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]])}
+    assert torch.equal(compress(tiny.model, inputs, "tome", 0.4).inputs["input_ids"],
+                       inputs["input_ids"])  # fmt: skip
+
+
+def test_encoded_pictures_are_encoded_anew():
+    tiny = build("llava")
+    inputs = tiny.inputs([1, 2])
+    direct = compress(tiny.model, inputs, "tome", 0.4)
+    encoded = encode(tiny.model, inputs)
+    for _ in range(2):
+        again = compress(tiny.model, encoded, "tome", 0.4)
+        assert_close(rows_of(again), rows_of(direct), rtol=0, atol=0)
+
+
+def test_layers_behind_the_one_that_is_read_run_on_what_is_left():
+    tiny = build("llava")
+    inputs = tiny.inputs([1])
+    tower, lengths = tiny.model.base_model.vision_tower, []
+    handles = [
+        layer.register_forward_hook(lambda _m, _args, out: lengths.append(out.shape[1]))
+        for layer in tower.encoder.layers
+    ]
+    compress(tiny.model, inputs, "tome", 0.4)
+    for handle in handles:
+        handle.remove()
+    assert lengths == [12, 17, 7]  # CLS and 11 patches, all put back to be read, 6 patches
+
+
+# What is refused, and how.
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "pixtral_llava", "vipllava", "gemma3"])
+@pytest.mark.parametrize("keep", [0.4, 1.0])
+def test_other_towers_are_named(family, keep):
+    tiny = build(family)
+    with pytest.raises(UnsupportedError, match="clip_vision_model, siglip_vision_model, internvl"):
+        compress(tiny.model, tiny.inputs([1]), "tome", keep)
+
+
+def test_one_budget_for_several_crops_is_refused():
+    tiny = build("llava_next")
+    with pytest.raises(UnsupportedError, match="Expected pool='crop' for 'tome'"):
+        compress(tiny.model, tiny.inputs([1]), "tome", 0.4, pool="image")
+
+
+def test_a_layer_of_the_llm_is_refused():
+    tiny = build("llava")
+    with pytest.raises(UnsupportedError, match="'tome' with `layer`, which acts inside the enc"):
+        sieve(tiny.model, "tome", 0.4, layer=1).__enter__()
+
+
+@pytest.mark.parametrize("method", ["tome", "mctf", "dymu"])
+def test_fewer_than_halving_reaches_is_refused(method):
+    tiny = build("llava")
+    with pytest.raises(BudgetError, match=r"at least 4 of 16 tokens .* 2 layers\. Got 2"):
+        compress(tiny.model, tiny.inputs([1]), ready(method, tiny.model), 2)
+
+
+def test_a_schedule_that_grows_is_refused():
+    tiny = build("llava")
+    with pytest.raises(ConfigError, match="never grows from 16"):
+        compress(tiny.model, tiny.inputs([1]), Growing(), 0.4)
+
+
+def test_encoder_outputs_in_place_of_pixels_are_refused():
+    tiny = build("llava")
+    inputs = tiny.inputs([1])
+    given = encode(tiny.model, inputs).output
+    inputs = {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"image": given}}
+    with pytest.raises(UnsupportedError, match="Expected `pixel_values`"):
+        compress(tiny.model, inputs, "tome", 0.4)
+
+
+@every_method
+def test_nan_names_the_layer(method):
+    tiny = build("llava")
+    inputs = tiny.inputs([1])
+    layer = tiny.model.base_model.vision_tower.encoder.layers[0]
+
+    def poison(_module, _args, output):
+        output = output.clone()
+        output[0, 3, 0] = float("nan")
+        return output
+
+    handle = layer.register_forward_hook(poison, prepend=True)
+    try:
+        with pytest.raises(NonFiniteError, match="layer 1 of the vision encoder"):
+            # our hook behind the first layer comes before this one
+            compress(tiny.model, inputs, ready(method, tiny.model), 0.4)
+    finally:
+        handle.remove()
+
+
+def test_a_mask_that_flash_attention_does_not_take_is_refused(monkeypatch):
+    tiny = build("llava")
+    monkeypatch.setattr("tokensieve.hf.encoder_steps._MASKED", ("eager",))
+    with pytest.raises(UnsupportedError, match="attn_implementation='sdpa', or use proportional"):
+        compress(tiny.model, tiny.inputs([1]), "tome", 0.4)
+    compress(tiny.model, tiny.inputs([1]), "tome", 0.4, proportional=False)
+
+
+def test_rows_that_are_no_patches_are_refused():
+    tiny = build("llava")
+    inputs = tiny.inputs([1]) | {"vision_feature_select_strategy": "full"}
+    ids = inputs["input_ids"]
+    at = int((ids[0] == IMAGE).nonzero()[0])
+    inputs["input_ids"] = torch.cat([ids[:, :at], ids[:, at : at + 1], ids[:, at:]], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with pytest.raises(Exception, match=r"Expected"):
+        compress(tiny.model, inputs, "tome", 0.4)
+
+
+def test_a_reduction_says_what_went_where():
+    tiny = build("llava")
+    short = compress(tiny.model, tiny.inputs([1]), "tome", 0.4)
+    (crop,) = crops_of(short)[0]
+    _, groups, _ = manual_tome(tiny, tiny.inputs([1])["pixel_values"][0], 6)
+    assign = crop.assign.tolist()
+    assert [assign[p] for group in groups for p in group] == [g[0] for g in groups for _ in g]
