@@ -63,7 +63,7 @@ def test_layers_scale() -> None:
     ],
 )
 def test_where_methods_drop_in_a_llava(name: str, keep: float, stages: dict[int, float]) -> None:
-    found = get_method(name).stages(32, keep)
+    found = get_method(name).llm_stages(32, keep)
     assert found is not None
     assert list(found) == list(stages)
     assert list(found.values()) == pytest.approx(list(stages.values()))
@@ -74,7 +74,7 @@ def test_where_methods_drop_in_a_llava(name: str, keep: float, stages: dict[int,
 def test_every_method_has_stages_that_hold(name: str, depth: int) -> None:
     method = get_method(name)
     for keep in (0.05, 0.4, 1.0):
-        found = method.stages(depth, keep)
+        found = method.llm_stages(depth, keep)
         assert found is not None
         check_schedule(found, depth)
         if method.budgeted:
@@ -82,7 +82,7 @@ def test_every_method_has_stages_that_hold(name: str, depth: int) -> None:
 
 
 def test_aim_falls_by_equal_steps() -> None:
-    found = get_method("aim-llm").stages(28, 0.1)
+    found = get_method("aim-llm").llm_stages(28, 0.1)
     assert found is not None
     assert list(found) == list(range(14, 23))
     steps = [a - b for a, b in zip([1.0, *found.values()], found.values(), strict=False)]

@@ -218,7 +218,7 @@ def _spread(
         found: Mapping[int, Keep] | None = layer.stages(llm_info(model, 1), asked)
         shares &= layer.budgeted
     else:
-        found = method.stages(depth, asked)
+        found = method.llm_stages(depth, asked)
     if found is None:
         raise ConfigError(
             f"Expected `layer` beside '{name}', the LLM's layer from which on only kept tokens "

@@ -48,7 +48,7 @@ class AIMLLM(ScoringMethod):
                 f"{self.last}."
             )
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return linear(depth, self.first, self.last, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

@@ -62,7 +62,7 @@ class Method(ABC):
         """The site, or the sites of which weights choose one, for tables."""
         return str(cls.site)
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
         """Site "llm": {layer: keep}, where it drops tokens by itself in an LLM of `depth` layers.
 
         Layers run from 1 to depth - 1 and `keep` never grows. None: it has no layer of its own.

@@ -59,7 +59,7 @@ class Conditional(ScoringMethod):
         if self.rule is not None and self.rule not in CHOICES["rule"]:
             raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
         """The layer the weights are for."""
         return None if self.weights is None else {self._load().config.encoder.layer: keep}
 

@@ -33,7 +33,7 @@ class FastV(ScoringMethod):
     site: ClassVar[Site] = Site.LLM
     paper: ClassVar[str | None] = "FastV, arXiv 2403.06764"
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

@@ -53,7 +53,7 @@ class Feather(Method):
         if self.stride < 1:
             raise ConfigError(f"Expected `stride` of at least 1. Got {self.stride}.")
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         layers = scaled_layers(depth, (_EARLY, _LATE))
         if isinstance(keep, int) or len(layers) < 2:  # the first step's count is not known here
             return {layers[0]: keep}

@@ -40,7 +40,7 @@ class MustDropLLM(Method):
     site: ClassVar[Site] = Site.LLM
     paper: ClassVar[str | None] = "MustDrop, arXiv 2411.10803"
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

@@ -60,7 +60,7 @@ class Pact(Method):
                 f"Got {self.important}, {self.cutoff} and {self.recover}."
             )
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

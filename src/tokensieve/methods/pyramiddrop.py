@@ -35,7 +35,7 @@ class PyramidDrop(ScoringMethod):
     site: ClassVar[Site] = Site.LLM
     paper: ClassVar[str | None] = "PyramidDrop, arXiv 2410.17247"
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

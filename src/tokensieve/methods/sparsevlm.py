@@ -62,7 +62,7 @@ class SparseVLM(Method):
                 f"{self.candidates} and {self.recycled}."
             )
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

@@ -46,7 +46,7 @@ class ToDRELLM(Method):
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"Expected `threshold` in [0, 1]. Got {self.threshold}.")
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return dict.fromkeys(range(max(1, depth // 2), depth), keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:

@@ -29,7 +29,7 @@ class VTW(Method):
     budgeted: ClassVar[bool] = False
     paper: ClassVar[str | None] = "VTW, arXiv 2405.05803"
 
-    def stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         layer = round(keep * depth) if isinstance(keep, float) else depth - 1
         return {min(max(layer, 1), depth - 1): keep}
 
