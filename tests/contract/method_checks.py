@@ -43,7 +43,7 @@ class Signals(dict[str, torch.Tensor]):
     """Signals of every kind; `named` gives those a method asks for the names it has for them."""
 
     def named(self, method: Method) -> dict[str, torch.Tensor]:
-        """By the method's own names. Two signals of one kind differ."""
+        """By the method's own names. Two signals of one kind differ, padding stays zero."""
         asked = method.signals(ENCODER)
         return {
             name: _other(self[signal.kind], place) if place else self[signal.kind]

@@ -50,7 +50,8 @@ def test_a_wrapper_is_what_it_wraps() -> None:
         for said in ("site", "needs", "exact", "paper", "reads_picture"):
             assert getattr(around, said) == getattr(plain, said)
         assert around.signals(ENCODER) == plain.signals(ENCODER)
-        assert around.llm_layer == plain.llm_layer
+    plain, around = get_method("pyramiddrop"), get_method("pyramiddrop", cover=2)
+    assert around.llm_stages(32, 0.2) == plain.llm_stages(32, 0.2) is not None
     hired = get_method("hired").bind(ENCODER)
     v = dataclasses.replace(told(hired, vision(5)), tiles=(2, 2))
     want = hired.share(v)
@@ -158,7 +159,7 @@ def test_a_pool_gives_every_crop_its_cells() -> None:
 def test_what_cannot_be_composed_is_named() -> None:
     with pytest.raises(UnsupportedError, match=r"Got DivPrune\. Use one that ranks"):
         get_method("divprune", cover=2)
-    with pytest.raises(UnsupportedError, match="Got Downsample, which never has them"):
+    with pytest.raises(UnsupportedError, match="Got Downsample, which does not"):
         get_method("downsample", recycle=True)
     with pytest.raises(ConfigError, match=r"`cover` as a whole number from 0 up\. Got 1\.5"):
         get_method("feature-norm", cover=1.5)

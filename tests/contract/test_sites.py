@@ -208,3 +208,17 @@ def test_other_encoders_say_they_take_no_other_size(name):
     tiny = build(name)
     with pytest.raises(UnsupportedError, match="smaller"):
         compress(tiny.model, tiny.inputs([1]), Smaller(), 0.3)
+
+
+def test_an_answer_that_is_scored_is_no_text_to_choose_by():
+    """Labels mark it; else a method would be told what it is asked."""
+    tiny = build("llava")
+    inputs, answer = tiny.inputs([1]), torch.tensor([[21, 22, 23]])
+    ids = torch.cat([inputs["input_ids"], answer], 1)
+    labels = torch.cat([torch.full_like(inputs["input_ids"], -100), answer], 1)
+    long = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kept = []
+    for given in (inputs, {**long, "labels": labels}, long):
+        report = compress(tiny.model, given, ByText(), 0.5).report
+        kept.append(report.calls[0].prompts[0].images[0].crops[0].kept.tolist())
+    assert kept[0] == kept[1] != kept[2]

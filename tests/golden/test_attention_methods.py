@@ -272,7 +272,7 @@ def test_vflowopt(k: int, alpha: float, recycle: float) -> None:
             runs[rank * r // len(pruned)].append(i)
     for run in runs:
         want[run[(len(run) - 1) // 2]] = v.tokens[0, run].numpy().mean(0)
-    reduction = get_method("vflowopt", alpha=alpha, recycle=recycle).reduce(v, torch.tensor([k]))
+    reduction = get_method("vflowopt", alpha=alpha, recycled=recycle).reduce(v, torch.tensor([k]))
     assert reduction.indices()[0].tolist() == sorted(want)
     np.testing.assert_allclose(
         reduction.apply(v.tokens)[0].numpy(), np.stack([want[i] for i in sorted(want)]), atol=1e-6

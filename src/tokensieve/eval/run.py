@@ -30,8 +30,8 @@ from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.tasks import Task, load_tasks, picture_hash
 from tokensieve.hf.plan import encoder_signals
 from tokensieve.methods.base import Method
-from tokensieve.methods.registry import get_method, method_class
-from tokensieve.types import Signal
+from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.types import Signal, Site
 
 ORACLE = "oracle-text"
 Encodings = dict[str, list[Batch]]  # one kind for one model: batches by topic
@@ -154,6 +154,8 @@ def identity_at_1(job: Job, loaded: Subject, pictures: Encodings) -> bool:
     Not asked of what acts inside the LLM: its keep 1 is scored like any other.
     """
     if job.variant.method in UNLIKE_FULL or job.variant.layer is not None:
+        return False
+    if job.variant.method in method_names() and method_class(job.variant.method).site is Site.LLM:
         return False
     return all(
         is_identity(loaded.model, batch, method_of(job, loaded, batch))

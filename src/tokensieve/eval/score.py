@@ -22,7 +22,7 @@ from tokensieve.cost.flops import prefill_flops_by_layer
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.errors import PromptError
 from tokensieve.eval.tasks import Item
-from tokensieve.hf.compress import compress, stage_plan
+from tokensieve.hf.compress import apply_plan, compress, stage_plan
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompts import ask_first
@@ -136,17 +136,18 @@ def score(
 ) -> Outcome:
     """Shorten the batch with the library's own code, and mark each answer.
 
-    layer: the LLM's layer from which on only kept tokens remain; None: they never reach it.
+    layer: the LLM's layer from which on only kept tokens remain; None: the method's own, or they
+        never reach it.
     """
     keys = [item.ordinal for item in batch.items]
     with torch.inference_mode():
-        if layer is None:
-            short = compress(model, batch.encoded, method, keep, positions=positions, keys=keys)
-            stages = None
-        else:
-            plan = Plan.of(model, method, keep, positions=positions, pool="crop", newlines="keep",
-                           options={}, layer=layer)  # fmt: skip
+        plan = Plan.of(model, method, keep, positions=positions, pool="crop", newlines="keep",
+                       options={}, layer=layer)  # fmt: skip
+        stages = None
+        if plan.stages:
             short, stages = stage_plan(model, plan, batch.encoded, keys)
+        else:
+            short = apply_plan(model, plan, batch.encoded, keys)
         inputs = dict(short.inputs)
         labels_NT = inputs.pop("labels")
         with nullcontext() if stages is None else stages.hooked():

@@ -32,12 +32,14 @@ class Subject:
 
     def bound(self, name: str, options: Mapping[str, Any], layer: int | None = None) -> Method:
         """The method `name` with `options`, bound to this encoder, or to the LLM where it reads
-        hidden states that enter `layer`; made once."""
+        hidden states that enter `layer`; made once. Inside the LLM without a `layer` it is left to
+        the sieve, which binds it at each of its own layers."""
         key = json.dumps([name, dict(options), layer], sort_keys=True)
         if key not in self._bound:
             method = get_method(name, **options)
-            if method.site is Site.LLM and layer is not None:
-                self._bound[key] = method.bind(llm_info(self.model, layer))
+            if method.site is Site.LLM:
+                inside = None if layer is None else llm_info(self.model, layer)
+                self._bound[key] = method if inside is None else method.bind(inside)
             else:
                 self._bound[key] = method.bind(encoder_info(self.model))
         return self._bound[key]

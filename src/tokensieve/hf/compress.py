@@ -23,6 +23,7 @@ from tokensieve.hf.positions import mask_of, original_positions
 from tokensieve.hf.reduce import ImageReduction, reduce_images
 from tokensieve.hf.report import Call, PromptReport, Report, prompt_reports, row_mask
 from tokensieve.hf.resize import blank_rows
+from tokensieve.hf.stage import Before
 from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import timed
 from tokensieve.methods.base import Method
@@ -93,6 +94,13 @@ def apply_plan(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None = None
 ) -> Compressed:
     """`compress` with its arguments already checked."""
+    return _applied(model, plan, inputs, keys)[0]
+
+
+def _applied(
+    model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None
+) -> tuple[Compressed, Encoded, list[Tensor]]:
+    """`apply_plan`, with the pictures as they were and which of their rows stay."""
     inside = None
     if plan.method.site is Site.ENCODER and plan.keep != 1:
         given = inputs.inputs if isinstance(inputs, Encoded) else inputs
@@ -104,7 +112,8 @@ def apply_plan(
         raise ConfigError(f"Expected {len(ids)} keys, one per prompt. Got {len(keys)}.")
     if not encoded.packings:  # a prompt without pictures
         empty = tuple(PromptReport(()) for _ in ids)
-        return Compressed(encoded.inputs, None, Report(plan.name, plan.keep, [Call(empty)]), ids)
+        report = Report(plan.name, plan.keep, [Call(empty)])
+        return Compressed(encoded.inputs, None, report, ids), encoded, []
     stage = "encode" if plan.method.site is Site.PIXELS else "select"
     with timed(ms, stage, ids.device):
         reductions = inside or reduce_images(
@@ -116,7 +125,7 @@ def apply_plan(
         ]
         new_rows = _new_rows(encoded, reductions)
     if encoded.blank and new_rows is None:  # nothing to resize after all
-        return apply_plan(model, plan, encode(model, encoded.inputs), keys)
+        return _applied(model, plan, encode(model, encoded.inputs), keys)
     call = Call(prompt_reports(encoded, reductions, masks), ms)
     report = Report(plan.name, plan.keep, [call])
     keep_R = torch.cat(masks)
@@ -126,8 +135,8 @@ def apply_plan(
         rows = Rows.of(encoded.output, keep_R, new_rows, prompt_of)
     if bool(keep_R.all()):
         base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
-        return Compressed(base, rows, report, ids)
-    return _shorten(model, plan, encoded, keep_R, rows, report)
+        return Compressed(base, rows, report, ids), encoded, masks
+    return _shorten(model, plan, encoded, keep_R, rows, report), encoded, masks
 
 
 def stage_plan(
@@ -138,6 +147,8 @@ def stage_plan(
     No stages for a prompt without pictures. Raises `UnsupportedError` for a method that makes new
     tokens before the LLM: inside it there is no place for them.
     """
+    if plan.before is not None:
+        return _pair_plan(model, plan, plan.before, inputs, keys)
     if isinstance(inputs, Encoded):
         encoded = inputs
     else:
@@ -166,6 +177,29 @@ def stage_plan(
     mask = mask_of(model, encoded.inputs)
     policy = replace(plan.policy, keys=keys)
     return done, Stages(model, encoded, mask, plan.stages, early, policy)
+
+
+def _pair_plan(
+    model: Any, plan: Plan, before: Plan, inputs: Mapping[str, Any] | Encoded,
+    keys: Sequence[int] | None,
+) -> tuple[Compressed, Stages | None]:  # fmt: skip
+    """The prompt shortened by one method, and the stages of another on what is left."""
+    done, encoded, masks = _applied(model, before, inputs, keys)
+    call = done.report.calls[0]
+    done = replace(done, report=Report(plan.name, plan.keep, [call]))
+    if not encoded.packings:
+        return done, None
+    packings = tuple(
+        replace(packing, origin_N=packing.origin_N[mask.to(packing.origin_N.device)])
+        for packing, mask in zip(encoded.packings, masks, strict=True)
+    )
+    short = replace(encoded, inputs=done.base, packings=packings, output=None, features=None)
+    mask = mask_of(model, done.base)
+    stages = Stages(
+        model, short, mask, plan.stages, [None] * len(plan.stages),
+        replace(plan.policy, keys=keys), Before(encoded.packings, call.prompts),
+    )  # fmt: skip
+    return done, stages
 
 
 def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokensieve.budget import Pool, check_keep
@@ -12,13 +11,19 @@ from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.hf.encode_inside import require_inside
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.fingerprint import encoder_info, llm_info
-from tokensieve.hf.stages import Policy, Stage
+from tokensieve.hf.inside import check_signals
+from tokensieve.hf.stage import Policy, Stage
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method
+from tokensieve.schedules import Schedule
+from tokensieve.schedules.base import check_schedule
 from tokensieve.types import Signal, Site
 
-Layers = int | Mapping[int, float | int] | None
+Keep = float | int
+Layers = int | Mapping[int, Keep] | Schedule | None
+Methods = str | Method | Sequence[str | Method]
+Keeps = Keep | Sequence[Keep]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Plan:
     """What to do to every call: a bound method, its budget and the policies around it.
 
     stages: where the LLM drops tokens, by layer; none: they never reach it.
+    before: what another method does before the LLM, where two are composed; all shares are of the
+        tokens there were at first.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Plan:
     pool: Pool
     drop_newlines: bool
     stages: tuple[Stage, ...] = ()
+    before: Plan | None = None
 
     @property
     def policy(self) -> Policy:
@@ -43,11 +51,11 @@ class Plan:
 
     def signals(self, model: Any) -> tuple[Signal, ...]:
         """What the method must be told of the encoder's attention layers."""
-        return encoder_signals(model, self.method)
+        return encoder_signals(model, (self.before or self).method)
 
     @classmethod
     def of(
-        cls, model: Any, method: str | Method, keep: float | int, *,
+        cls, model: Any, method: Methods, keep: Keeps, *,
         positions: str, pool: str, newlines: str, options: Mapping[str, Any],
         layer: Layers = None, pure: bool = False, recycle: bool = False, cover: int = 0,
     ) -> Plan:  # fmt: skip
@@ -55,6 +63,27 @@ class Plan:
 
         Raises `ConfigError`, `BudgetError`, `UnknownNameError`, `UnsupportedError`.
         """
+        if not isinstance(method, str | Method):
+            first, second = _pair(method, keep, options)
+            rest: dict[str, Any] = {"pool": pool, "newlines": newlines, "options": {}, "pure": pure}
+            before = cls._of_one(model, *first, positions=positions, recycle=recycle, cover=cover,
+                                 **rest)  # fmt: skip
+            after = cls._of_one(model, *second, positions="keep", layer=layer,
+                                reached=before.keep, **rest)  # fmt: skip
+            return replace(after, name=f"{before.name}+{after.name}", before=before)
+        return cls._of_one(
+            model, method, keep, positions=positions, pool=pool, newlines=newlines,
+            options=options, layer=layer, pure=pure, recycle=recycle, cover=cover,
+        )  # fmt: skip
+
+    @classmethod
+    def _of_one(
+        cls, model: Any, method: str | Method, keep: object, *,
+        positions: str, pool: str, newlines: str, options: Mapping[str, Any],
+        layer: Layers = None, pure: bool = False, reached: Keep = 1.0, recycle: bool = False,
+        cover: int = 0,
+    ) -> Plan:  # fmt: skip
+        """One method. reached: what another before it keeps."""
         name, chosen = _named(method, options)
         chosen = composed(chosen, recycle=recycle, cover=cover)
         _one_of("positions", positions, ("keep", "renumber"))
@@ -71,17 +100,18 @@ class Plan:
                 f"Expected a method that acts before the LLM. Got '{name}', which drops tokens "
                 "inside it, where `compress` does not reach. Use `with sieve(model, ...)`."
             )
-        keep = check_keep(keep)
-        stages = _stages(model, name, chosen, keep, layer)
+        budget = check_keep(keep)
+        stages = _stages(model, name, chosen, budget, layer, reached)
         if stages and positions == "renumber":
             raise ConfigError(
                 "Expected positions='keep' where tokens are dropped inside the LLM, which has "
                 "counted them by then. Got 'renumber'."
             )
         bound = stages[-1].method if stages else chosen.bind(encoder_info(model))
-        keep = stages[-1].keep if stages else keep
+        if stages and (isinstance(layer, Mapping) or _fixed(layer)):
+            budget = stages[-1].keep
         return cls(
-            name, bound, keep, positions == "renumber", Pool(pool), newlines == "drop", stages
+            name, bound, budget, positions == "renumber", Pool(pool), newlines == "drop", stages
         )
 
 
@@ -109,47 +139,106 @@ def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:
         raise UnknownNameError.of(what, got, known)
 
 
+def _fixed(layer: Layers) -> bool:
+    """Whether a schedule says by itself how much is kept."""
+    return isinstance(layer, Schedule) and not layer.budgeted
+
+
+def _pair(
+    methods: Sequence[str | Method], keeps: Keeps, options: Mapping[str, Any]
+) -> tuple[tuple[str | Method, Keep], tuple[str | Method, Keep]]:
+    """Two methods and what each keeps: one before the LLM, one inside it."""
+    if not isinstance(methods, list | tuple) or len(methods) != 2:
+        raise ConfigError(
+            "Expected a method or a pair of them, one before the LLM and one inside it. Got "
+            f"{methods!r}. Pass (first, second)."
+        )
+    if options:
+        raise ConfigError(
+            f"Expected a pair of methods without options. Got {', '.join(options)}, which might "
+            "be either's. Pass instances: get_method(name, option=...)."
+        )
+    if not isinstance(keeps, list | tuple) or len(keeps) != 2:
+        raise ConfigError(
+            "Expected `keep` as a pair, for each method its share of the tokens there are at "
+            f"first. Got {keeps!r}. Pass keep=(more, fewer)."
+        )
+    more, fewer = (check_keep(keep) for keep in keeps)
+    if isinstance(more, int) == isinstance(fewer, int) and fewer > more:
+        raise ConfigError(
+            f"Expected no more tokens inside the LLM than before it. Got {more} and then {fewer}."
+        )
+    (first, before), (second, inside) = (_named(method, {}) for method in methods)
+    if before.site is Site.LLM:
+        raise ConfigError(
+            f"Expected a method that acts before the LLM first. Got '{first}', which acts inside "
+            "it. Put it second; inside the LLM there can be one."
+        )
+    if inside.site is not Site.LLM:
+        raise ConfigError(
+            f"Expected a method that acts inside the LLM second. Got '{second}', which acts before "
+            f"it as '{first}' does. Use one of them."
+        )
+    return (methods[0], more), (methods[1], fewer)
+
+
 def _stages(
-    model: Any, name: str, method: Method, keep: float | int, layer: Layers
+    model: Any, name: str, method: Method, keep: Keep, layer: Layers, reached: Keep
 ) -> tuple[Stage, ...]:
     """The cuts inside the LLM, each method bound to the layer it reads."""
     inside = method.site is Site.LLM
-    if layer is None:
-        layer = method.llm_layer
-    if layer is None:
-        if inside:
-            raise ConfigError(
-                f"Expected `layer` beside '{name}', the LLM's layer from which on only kept tokens "
-                "remain. Got none. Pass layer=K."
-            )
+    if layer is None and not inside:
         return ()
-    wanted = dict(layer) if isinstance(layer, Mapping) else {layer: keep}
-    _check_layers(wanted, len(decoder_of(model).layers))
+    depth = len(decoder_of(model).layers)
+    if isinstance(layer, int):
+        wanted: dict[int, Keep] = {layer: keep}
+    elif isinstance(layer, Mapping):
+        wanted = dict(layer)
+    else:
+        wanted = _spread(model, name, method, keep, layer, reached, depth)
+    check_schedule(wanted, depth)
+    first = wanted[min(wanted)]
+    if isinstance(first, int) == isinstance(reached, int) and first > reached:
+        raise ConfigError(
+            f"Expected no more tokens inside the LLM than before it. Got {reached} and then "
+            f"{first}."
+        )
     if not inside:
         _check_choice(name, method, wanted)
         bound = method.bind(encoder_info(model))
         return tuple(Stage(at, share, bound) for at, share in wanted.items())
-    return tuple(
-        Stage(at, share, method.bind(llm_info(model, at))) for at, share in sorted(wanted.items())
-    )
+    return tuple(_stage(model, name, method, at, share) for at, share in sorted(wanted.items()))
 
 
-def _check_layers(wanted: Mapping[int, float | int], depth: int) -> None:
-    for at, share in wanted.items():
-        if isinstance(at, bool) or not isinstance(at, int) or not 0 < at < depth:
-            raise ConfigError(
-                f"Expected `layer` from 1 to {depth - 1}, a decoder layer of the LLM behind its "
-                f"first. Got {at!r}."
-            )
-        check_keep(share)
-    shares = [wanted[at] for at in sorted(wanted)]
-    for more, fewer in pairwise(shares):
-        if isinstance(more, int) == isinstance(fewer, int) and fewer > more:
-            raise ConfigError(
-                f"Expected no more tokens at a later layer. Got {more} and then {fewer}."
-            )
-    if not wanted:
-        raise ConfigError("Expected at least one layer of the LLM. Got none.")
+def _spread(
+    model: Any, name: str, method: Method, keep: Keep, layer: Schedule | None, reached: Keep,
+    depth: int,
+) -> dict[int, Keep]:  # fmt: skip
+    """Where and how much by a schedule, or by the method itself. A share is spread as one of what
+    another method left, and told as one of all tokens."""
+    shares = isinstance(keep, float) and isinstance(reached, float)
+    asked = keep / reached if shares else keep
+    if layer is not None:
+        found: Mapping[int, Keep] | None = layer.stages(llm_info(model, 1), asked)
+        shares &= layer.budgeted
+    else:
+        found = method.llm_stages(depth, asked)
+    if found is None:
+        raise ConfigError(
+            f"Expected `layer` beside '{name}', the LLM's layer from which on only kept tokens "
+            "remain. Got none. Pass layer=K."
+        )
+    if not shares or reached == 1:
+        return dict(found)
+    return {at: min(share * reached, reached) for at, share in found.items()}
+
+
+def _stage(model: Any, name: str, method: Method, at: int, share: Keep) -> Stage:
+    info = llm_info(model, at)
+    bound = method.bind(info)
+    signals = bound.signals(info)
+    check_signals(signals, name)
+    return Stage(at, share, bound, signals)
 
 
 def _check_choice(name: str, method: Method, wanted: Mapping[int, float | int]) -> None:

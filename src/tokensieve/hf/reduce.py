@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokensieve.budget import Pool, count, split_by_weight, split_evenly
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.hf.encode import Encoded
+from tokensieve.hf.encode import Encoded, asked_text
 from tokensieve.hf.families import project
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.pixels import patches_of
@@ -196,11 +196,12 @@ def crop_counts(keep: float | int, valid_nL: Tensor, share_n: Tensor | None = No
 
 
 def _text(model: Any, encoded: Encoded, prompt: int) -> TextContext:
-    ids = encoded.inputs["input_ids"][prompt]
-    real = ids != encoded.placeholder
+    ids_BS = encoded.inputs["input_ids"]
+    real_BS = ids_BS != encoded.placeholder
     if (mask := encoded.inputs.get("attention_mask")) is not None:
-        real = real & mask[prompt].bool()
-    return TextContext(model.get_input_embeddings()(ids[real]))
+        real_BS = real_BS & mask.bool()
+    real_S = asked_text(real_BS, encoded.inputs.get("labels"))[prompt]
+    return TextContext(model.get_input_embeddings()(ids_BS[prompt][real_S]))
 
 
 def _per_crop(
@@ -213,9 +214,10 @@ def _per_crop(
         shape = (vision.grid, vision.tokens.shape[1:])
         patch = None if vision.patches is None else vision.patches.shape[-1]
         prompt = None if text is None else prompt_of[i]
-        groups.setdefault((shape, patch, prompt), []).append(i)
+        told = tuple((name, s.shape[2:]) for name, s in vision.signals.items())
+        groups.setdefault((shape, patch, told, prompt), []).append(i)
     done: dict[int, Reduction] = {}
-    for (_, _, prompt), members in groups.items():
+    for (*_, prompt), members in groups.items():
         parts = [visions[i] for i in members]
         counts = [c for i in members for c in crop_counts(keep, whole[i], method.share(visions[i]))]
         batch = _batch(parts)

@@ -6,7 +6,7 @@ k kept tokens of a crop, L tokens of a crop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -56,7 +56,10 @@ class PromptReport:
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage inside the LLM left: its prompts from decoder layer `layer` on."""
+    """What a stage inside the LLM left: its prompts from decoder layer `layer` on.
+
+    Layer 0: what a method before the LLM left, where two were composed.
+    """
 
     layer: int
     prompts: tuple[PromptReport, ...]
@@ -137,7 +140,7 @@ class Report:
         return f"{text}; {times}" if times else text
 
     def _where(self) -> str:
-        layers = sorted({stage.layer for call in self.calls for stage in call.stages})
+        layers = sorted({s.layer for call in self.calls for s in call.stages if s.layer})
         return f" from layer {' and '.join(map(str, layers))} of the LLM on" if layers else ""
 
 
@@ -173,3 +176,18 @@ def prompt_reports(
         structural = int((mask & (packing.origin_N < 0)).sum())
         images[prompt].append(ImageReport(len(mask), int(mask.sum()), structural, crops))
     return tuple(PromptReport(tuple(of_prompt)) for of_prompt in images)
+
+
+def since(first: Sequence[PromptReport], then: Sequence[PromptReport]) -> tuple[PromptReport, ...]:
+    """The second report of prompts that had been shortened before, told of the whole pictures."""
+    done = []
+    for before, after in zip(first, then, strict=True):
+        images = []
+        for was, now in zip(before.images, after.images, strict=True):
+            crops = tuple(
+                replace(crop, valid=whole.valid)
+                for whole, crop in zip(was.crops, now.crops, strict=True)
+            )
+            images.append(replace(now, tokens=was.tokens, crops=crops))
+        done.append(PromptReport(tuple(images)))
+    return tuple(done)

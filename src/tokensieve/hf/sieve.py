@@ -6,7 +6,7 @@ with sieve(model, "selector", keep=0.4) as report:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.report import Report
 from tokensieve.hf.session import Session
 from tokensieve.methods.base import Method
+from tokensieve.schedules import Schedule
 
 __all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_info", "sieve"]
 
@@ -23,13 +24,13 @@ __all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_inf
 @contextmanager
 def sieve(
     model: Any,
-    method: str | Method,
-    keep: float | int = 0.4,
+    method: str | Method | Sequence[str | Method],
+    keep: float | int | Sequence[float | int] = 0.4,
     *,
     positions: str = "keep",
     pool: str = "crop",
     newlines: str = "keep",
-    layer: int | Mapping[int, float | int] | None = None,
+    layer: int | Mapping[int, float | int] | Schedule | None = None,
     recycle: bool = False,
     cover: int = 0,
     **options: Any,
@@ -37,18 +38,22 @@ def sieve(
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
     model: a Transformers VLM, already loaded; only this instance is touched, and put back.
-    method: a name of `method_names()` with its `options`, or an instance.
-    keep: fraction in (0, 1], or whole number of tokens of a picture.
+    method: a name of `method_names()` with its `options`, or an instance. Or a pair of them, the
+        first before the LLM and the second inside it: the prompt is shortened by the first, and the
+        second drops tokens of what is left.
+    keep: fraction in (0, 1], or whole number of tokens of a picture. For a pair of methods a pair,
+        both of the tokens there are at first.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
     pool: "crop", "image" or "prompt": over what the budget is spent (site "pixels": per crop only).
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
     layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
-        several; None: the method's own, or before the LLM. A method of another site than "llm"
-        chooses where it always does, and its choice takes effect at the layer.
+        several, or a schedule (`PSigmoid`, `Stepwise`, `Searched` of tokensieve.schedules); None:
+        the method's own, or before the LLM. A method of another site than "llm" chooses where it
+        always does, and its choice takes effect at the layer.
     recycle: merge each dropped token into the kept one most like it (cosine), which becomes their
         mean. Not for methods that make new tokens themselves.
     cover: keep a token or more of every cell of a `cover` x `cover` grid over each crop; 0: no such
-        floor. For methods that score tokens.
+        floor. For methods that score tokens. Of a pair of methods both are about the first.
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
     the shortened prompt. Training through it works: labels are shortened along.

@@ -11,53 +11,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
-from tokensieve.budget import Pool
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
-from tokensieve.hf.encode import Encoded
+from tokensieve.hf.encode import Encoded, asked_text
 from tokensieve.hf.families import decoder_of
+from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
 from tokensieve.hf.reduce import ImageReduction, crop_keys, reduce_visions, scatter_rows
-from tokensieve.hf.report import Call, StageReport, prompt_reports, row_mask
+from tokensieve.hf.report import (
+    Call,
+    StageReport,
+    prompt_reports,
+    row_mask,
+    since,
+)
+from tokensieve.hf.stage import Before, Policy, Stage, overlay, require_growing
 from tokensieve.hf.timing import timed
-from tokensieve.methods.base import Method
 from tokensieve.types import TextContext, VisionTokens
-
-
-@dataclass(frozen=True)
-class Stage:
-    """From decoder layer `layer` on, the share or count `keep` of a picture's tokens remain.
-
-    `method` chooses them by the hidden states that enter the layer if its site is "llm"; otherwise
-    it has chosen at its own site, before the LLM.
-    """
-
-    layer: int
-    keep: float | int
-    method: Method
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What holds for all stages of a prompt."""
-
-    pool: Pool
-    drop_newlines: bool
-    keys: Sequence[int] | None = None
 
 
 class Stages:
     """The stages at work on one prompt: choose during prefill, remember for what is decoded.
 
     early: per stage what its method chose before the LLM; None where it chooses inside.
+    before: if the prompts had been shortened already; shares of tokens and reports are then of the
+        pictures as they were.
 
     Raises `UnsupportedError` for a cache whose layers cannot differ in length, gradient
     checkpointing and masks that are no tensors.
@@ -65,17 +50,21 @@ class Stages:
 
     def __init__(
         self, model: Any, encoded: Encoded, mask_BS: Tensor, stages: Sequence[Stage],
-        early: Sequence[list[ImageReduction] | None], policy: Policy,
+        early: Sequence[list[ImageReduction] | None], policy: Policy, before: Before | None = None,
     ) -> None:  # fmt: skip
-        self.model, self.encoded, self.policy = model, encoded, policy
+        self.model, self.encoded, self.policy, self.before = model, encoded, policy, before
         self.decoder = decoder_of(model)
         self.stages = {s.layer: (s, made) for s, made in zip(stages, early, strict=True)}
         self.place_BS = encoded.inputs["input_ids"] == encoded.placeholder
         self.keep_BS, self.left = mask_BS.bool(), pads_left(mask_BS)
+        self.text_BS = asked_text(self.keep_BS & ~self.place_BS, encoded.inputs.get("labels"))
+        token_R = torch.cat([packing.origin_N >= 0 for packing in encoded.packings])
+        self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
+        self.listening: Listening | None = None
         self.gathers: dict[int, Gather] = {}  # by the first layer each is in force at
         self.filled = False  # the prompt has been read
         self.cache: Cache | None = None
-        self.reports: list[StageReport] = []
+        self.reports = [] if before is None else [StageReport(0, before.prompts)]
         self.ms: dict[str, float] = {}
         self.masks: dict[tuple[int, int], Tensor | None] = {}
 
@@ -106,7 +95,21 @@ class Stages:
                 return self._before_layer(number, args, kwargs)
 
             handles.append(layers[number].register_forward_pre_hook(before, with_kwargs=True))
-        return [*handles, layers[-1].register_forward_hook(self._after_last)]
+        handles.append(layers[-1].register_forward_hook(self._after_last))
+        if not self.filled:
+            try:
+                self.listening = self._listen()
+            except BaseException:
+                for handle in handles:
+                    handle.remove()
+                raise
+            handles.insert(0, self.listening)
+        return handles
+
+    def _listen(self) -> Listening:
+        """Hear the layers before cuts whose methods choose by attention."""
+        wanted = {at: s.signals for at, (s, early) in self.stages.items() if early is None}
+        return Listening(self.decoder, wanted)
 
     def call(self, ms: dict[str, float]) -> Call:
         """What was done, once the prompt has been read."""
@@ -118,7 +121,7 @@ class Stages:
         self.masks = {}
         if self.filled:
             return
-        _require_growing(kwargs.get("past_key_values"))
+        require_growing(kwargs.get("past_key_values"))
         if self.decoder.training and getattr(self.decoder, "gradient_checkpointing", False):
             raise UnsupportedError(
                 "Expected no gradient checkpointing, which runs layers twice. Got it switched on. "
@@ -131,7 +134,7 @@ class Stages:
         hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
         if not self.filled and number in self.stages:
             self.cache = kwargs.get("past_key_values")
-            _require_growing(self.cache)  # the model may have made it
+            require_growing(self.cache)  # the model may have made it
             hidden = self._cut(number, hidden)
         gather = self._gather(number)
         if gather is None:
@@ -167,6 +170,8 @@ class Stages:
         if self.filled:
             return output
         self.filled, self.masks = True, {}
+        if self.listening is not None:
+            self.listening.remove()  # what is decoded is not listened to
         gather = self._gather(len(self.decoder.layers))
         if gather is None:
             return output
@@ -180,12 +185,15 @@ class Stages:
         before = self._gather(number)
         whole = hidden_ETD if before is None else cut.put_back(hidden_ETD, before, self.length)
         with timed(self.ms, "select", hidden_ETD.device):
-            reductions = self._choose(number, whole[::repeats])
+            reductions = self._choose(number, whole[::repeats], before, repeats)
         masks = [
             row_mask(packing, reduction.kept_nL, drop_newlines=self.policy.drop_newlines)
             for packing, reduction in zip(self.encoded.packings, reductions, strict=True)
         ]
-        self.reports.append(StageReport(number, prompt_reports(self.encoded, reductions, masks)))
+        prompts = prompt_reports(self.encoded, reductions, masks)
+        if self.before is not None:
+            prompts = since(self.before.prompts, prompts)
+        self.reports.append(StageReport(number, prompts))
         alive_BS = self.keep_BS
         kept_BS = torch.ones_like(alive_BS).masked_scatter(self.place_BS, torch.cat(masks))
         kept_BS &= alive_BS
@@ -199,36 +207,81 @@ class Stages:
         self.gathers[number] = gather
         return cut.take_rows(hidden_ETD, cut.compose(before, gather, self.length))
 
-    def _choose(self, number: int, whole_BSD: Float[Tensor, "B S D"]) -> list[ImageReduction]:
+    def _choose(
+        self, number: int, whole_BSD: Float[Tensor, "B S D"], before: Gather | None, repeats: int
+    ) -> list[ImageReduction]:
+        """What a stage keeps of each picture. before: what the layers up to it held."""
         stage, early = self.stages[number]
         if early is not None:
             return early
         encoded, packings = self.encoded, self.encoded.packings
-        sizes = encoded.image_rows
-        rows = torch.split(whole_BSD[self.place_BS], sizes)
-        alive = torch.split(self.keep_BS[self.place_BS], sizes)
+        whole = packings if self.before is None else self.before.packings
+        told = self._signals(number, before, repeats)
+        alive = self._of_pictures(self.keep_BS[..., None])
+        rows = self._of_pictures(whole_BSD)
         visions = []
         keys = crop_keys(encoded, self.policy.keys)
         for i, packing in enumerate(packings):
-            total, shape = packing.crops * packing.length, (packing.crops, packing.length)
-            valid_nL = scatter_rows(alive[i][:, None], packing.origin_N, total).view(shape)
-            tokens = scatter_rows(rows[i], packing.origin_N, total).view(*shape, -1)
-            vision = VisionTokens(tokens, packing.grid, packing.valid_nL & valid_nL, keys=keys[i])
+            vision = VisionTokens(
+                rows[i], packing.grid, packing.valid_nL & alive[i][..., 0], keys=keys[i],
+                signals={name: of_picture[i] for name, of_picture in told.items()},
+            )  # fmt: skip
             vision.require_finite(f"layer {number} of the LLM, picture {i + 1}")
             visions.append(vision)
+        if not any(bool(vision.valid_BL.any()) for vision in visions):
+            return [ImageReduction(vision.valid_BL) for vision in visions]  # all gone before
 
         def text(prompt: int) -> TextContext:
-            real_S = self.keep_BS[prompt] & ~self.place_BS[prompt]
-            return TextContext(whole_BSD[prompt][real_S])
+            return TextContext(whole_BSD[prompt][self.text_BS[prompt]])
 
         found = reduce_visions(
             stage.method, visions, encoded.prompt_of, stage.keep, self.policy.pool, text,
-            whole=[packing.valid_nL for packing in packings],
+            whole=[packing.valid_nL for packing in whole],
         )  # fmt: skip
         return [
             ImageReduction(reduction.kept & vision.valid_BL, reduction.tokens, reduction.assign)
             for vision, reduction in zip(visions, found, strict=True)
         ]
+
+    def _signals(
+        self, number: int, before: Gather | None, repeats: int
+    ) -> dict[str, list[Float[Tensor, "n L *K"]]]:
+        """What the stage's method is told of the layer before, per picture."""
+        wanted = self.stages[number][0].signals
+        if not wanted or self.listening is None:
+            return {}
+        first = None
+        if before is not None:
+            first = Gather(before.index_BT[::repeats], before.real_BT[::repeats])
+        masks = (self.keep_BS, self.text_BS, self.token_BS & self.keep_BS)
+        held = Held(*(mask if first is None else first.take(mask, False) for mask in masks))
+        heard = self.listening.signals(number, held, repeats)
+        texts = self.text_BS.sum(-1).tolist()
+        lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
+        found = {}
+        for name, values_BNK in heard.items():
+            whole = values_BNK
+            if first is not None:
+                whole = cut.put_back(values_BNK, first, self.length)
+            parts = by_kind(wanted[name].kind, self._of_pictures(whole), lengths)
+            require_finite(parts, number - 1)
+            found[name] = parts
+        return found
+
+    def _of_pictures(self, values_BSK: Tensor) -> list[Tensor]:
+        """(n, L, K) per picture of values along the prompts; zeros where a token has no row, or
+        where it is gone."""
+        alive_BS1 = self.keep_BS[..., None]
+        zero = torch.zeros((), dtype=values_BSK.dtype, device=values_BSK.device)
+        values = torch.where(alive_BS1, values_BSK, zero)[self.place_BS]
+        parts = []
+        for rows, packing in zip(
+            torch.split(values, self.encoded.image_rows), self.encoded.packings, strict=True
+        ):
+            shape = (packing.crops, packing.length, values.shape[-1])
+            total = packing.crops * packing.length
+            parts.append(scatter_rows(rows, packing.origin_N, total).view(shape))
+        return parts
 
     def _renewed(self, whole: Tensor, reductions: Sequence[ImageReduction], repeats: int) -> Tensor:
         """Hidden states with the values a method made for its kept tokens."""
@@ -237,24 +290,7 @@ class Stages:
         for i, reduction in enumerate(reductions):
             if reduction.rows_nLD is not None:
                 new = reduction.rows_nLD.flatten(0, 1).to(whole.dtype)
-                parts[i] = _overlay(parts[i], new, self.encoded.packings[i].origin_N)
+                parts[i] = overlay(parts[i], new, self.encoded.packings[i].origin_N)
         of_prompt = torch.split(torch.cat(parts), self.place_BS.sum(-1).tolist())
         repeated = [rows for rows in of_prompt for _ in range(repeats)]
         return whole.masked_scatter(place[..., None], torch.cat(repeated))
-
-
-def _overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
-    """Rows of tokens from `new`, structural ones as they are."""
-    taken = new_TD[origin_N.clamp(min=0)]
-    token_N: Bool[Tensor, "N"] = origin_N >= 0
-    return torch.where(token_N[:, None], taken, rows_ND)
-
-
-def _require_growing(cache: Cache | None) -> None:
-    if cache is None or (type(cache) is DynamicCache and not any(cache.is_sliding)):
-        return
-    raise UnsupportedError(
-        "Expected a DynamicCache without sliding windows, whose layers may differ in length. Got "
-        f"{type(cache).__name__}. Leave out `cache_implementation` and `past_key_values`, or use a "
-        "method that acts before the LLM."
-    )

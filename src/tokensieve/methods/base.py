@@ -6,7 +6,7 @@ B crops, L tokens of a crop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -62,9 +62,11 @@ class Method(ABC):
         """The site, or the sites of which weights choose one, for tables."""
         return str(cls.site)
 
-    @property
-    def llm_layer(self) -> int | None:
-        """Site "llm": the decoder layer whose incoming hidden states it reads; None: any."""
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
+        """Site "llm": {layer: keep}, where it drops tokens by itself in an LLM of `depth` layers.
+
+        Layers run from 1 to depth - 1 and `keep` never grows. None: it has no layer of its own.
+        """
         return None
 
     def bind(self, encoder: EncoderInfo) -> Method:

@@ -5,7 +5,7 @@ B crops, L tokens of a crop, K coarse cells of a crop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, get_type_hints
 
@@ -58,9 +58,8 @@ class _Around(Method):
     def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
         return self.method.share(vision)
 
-    @property
-    def llm_layer(self) -> int | None:
-        return self.method.llm_layer
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
+        return self.method.llm_stages(depth, keep)
 
     def options(self) -> dict[str, JsonValue]:
         """With its name and these, `get_method` makes an equal one."""
@@ -82,10 +81,10 @@ class Recycled(_Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.site is Site.PIXELS or not self.reads_picture:
+        if self.site in (Site.PIXELS, Site.ENCODER) or not self.reads_picture:
             raise UnsupportedError(
-                f"Expected a method that drops tokens, for `recycle`. Got {_name(self.method)}, "
-                "which never has them. Leave `recycle` out."
+                "Expected a method that drops tokens behind the encoder, for `recycle`. Got "
+                f"{_name(self.method)}, which does not. Leave `recycle` out."
             )
 
     def options(self) -> dict[str, JsonValue]:

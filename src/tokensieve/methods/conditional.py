@@ -5,6 +5,7 @@ B crops, L tokens, D width of the LLM.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -58,10 +59,9 @@ class Conditional(ScoringMethod):
         if self.rule is not None and self.rule not in CHOICES["rule"]:
             raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
 
-    @property
-    def llm_layer(self) -> int | None:
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
         """The layer the weights are for."""
-        return None if self.weights is None else self._load().config.encoder.layer
+        return None if self.weights is None else {self._load().config.encoder.layer: keep}
 
     def bind(self, encoder: EncoderInfo) -> Conditional:
         selector = self._load()

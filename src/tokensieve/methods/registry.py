@@ -42,6 +42,15 @@ _METHODS = {
     "mctf": "tokensieve.methods.mctf:Mctf",
     "token-transforming": "tokensieve.methods.token_transforming:TokenTransforming",
     "conditional": "tokensieve.methods.conditional:Conditional",
+    "fastv": "tokensieve.methods.fastv:FastV",
+    "pyramiddrop": "tokensieve.methods.pyramiddrop:PyramidDrop",
+    "feather": "tokensieve.methods.feather:Feather",
+    "pact": "tokensieve.methods.pact:Pact",
+    "sparsevlm": "tokensieve.methods.sparsevlm:SparseVLM",
+    "mustdrop-llm": "tokensieve.methods.mustdrop_llm:MustDropLLM",
+    "aim-llm": "tokensieve.methods.aim_llm:AIMLLM",
+    "todre-llm": "tokensieve.methods.todre_llm:ToDRELLM",
+    "vtw": "tokensieve.methods.vtw:VTW",
 }
 
 

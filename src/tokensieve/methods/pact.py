@@ -1,0 +1,85 @@
+"""Unimportant tokens dropped, the others clustered by their keys.
+
+B crops, L tokens, C width, K width of all keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tokensieve.errors import ConfigError
+from tokensieve.functional.density import kernel_density, nearest_among, spread_peaks
+from tokensieve.functional.merge import mean_at
+from tokensieve.functional.topk import topk_mask
+from tokensieve.methods.base import Method
+from tokensieve.schedules.base import geometric
+from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
+
+_PLACES = (4 / 32,)
+
+
+@dataclass(frozen=True)
+class Pact(Method):
+    """At layer 4 of 32: drop what no visual query asks for, cluster the rest by keys, keep each
+    cluster's mean [1].
+
+    Importance is the attention of the mean visual query, without rotary positions, times the norm
+    of the hidden state. Cluster centres are taken in order of density, each farther than `cutoff`
+    from all before it (cosine distance of keys without rotary positions); the others join the
+    nearest centre, and so do unimportant ones within `recover` * `cutoff` of one.
+
+    important: share of the tokens that is not dropped at once; at least what is to be kept.
+
+    Differs from the paper: the budget is exact. Where there are more centres than it allows, the
+    densest take in all; where fewer, the most important of the others stay by themselves. Merged
+    tokens weigh as one in attention: the paper adds the logarithm of a cluster's size to every
+    later layer's mask, which would cost FlashAttention.
+
+    Raises `ConfigError` for options out of range.
+
+    [1] PACT: Pruning and Clustering-Based Token Reduction, arXiv 2504.08966.
+    """
+
+    site: ClassVar[Site] = Site.LLM
+    paper: ClassVar[str | None] = "PACT, arXiv 2504.08966"
+
+    important: float = 0.55
+    cutoff: float = 0.21
+    recover: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not (0 < self.important <= 1 and 0 < self.cutoff <= 2 and self.recover >= 0):
+            raise ConfigError(
+                "Expected `important` in (0, 1], `cutoff` in (0, 2] and `recover` of at least 0. "
+                f"Got {self.important}, {self.cutoff} and {self.recover}."
+            )
+
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+        return geometric(depth, _PLACES, keep)
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        return {"asked": Signal(Kind.MEAN_UNROTATED), "keys": Signal(Kind.KEYS_UNROTATED)}
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        vision.require_finite(f"the site '{self.site}'")
+        valid_BL, keys_BLK = vision.valid_BL, vision.signal("keys")
+        worth_BL = vision.signal("asked").float() * vision.tokens.float().norm(dim=-1)
+        share_B = (self.important * valid_BL.sum(-1)).ceil().long()
+        asked_BL = topk_mask(worth_BL, torch.maximum(share_B, counts), valid_BL)
+        density_BL = kernel_density(keys_BLK, asked_BL, self.cutoff)
+        centre_BL = spread_peaks(keys_BLK, density_BL, counts, asked_BL, self.cutoff)
+        alone_BL = topk_mask(worth_BL, counts - centre_BL.sum(-1), asked_BL & ~centre_BL)
+        kept_BL = centre_BL | alone_BL
+        nearest_BL, distance_BL = nearest_among(keys_BLK, centre_BL)
+        joins_BL = (asked_BL | (distance_BL <= self.recover * self.cutoff)) & valid_BL
+        own_BL = torch.arange(kept_BL.shape[1], device=kept_BL.device).expand_as(nearest_BL)
+        target_BL = own_BL.where(kept_BL, nearest_BL.masked_fill(~joins_BL, -1))
+        return Reduction(kept_BL, mean_at(vision.tokens, target_BL))

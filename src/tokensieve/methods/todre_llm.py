@@ -1,0 +1,62 @@
+"""All visual tokens leave the LLM once the text no longer asks for them.
+
+B crops, L tokens, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tokensieve.errors import ConfigError
+from tokensieve.functional.text import text_attention
+from tokensieve.methods.base import Method, keep_all
+from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
+
+
+@dataclass(frozen=True)
+class ToDRELLM(Method):
+    """In the second half of the LLM, at the first layer before which a crop is no longer relevant
+    to the task, all of it leaves: the second stage of [1].
+
+    Relevance is the share of its attention that a text token spends on the crop, mean over the
+    text tokens that stand behind it.
+
+    threshold: below this relevance a crop leaves. `keep` below 1 says no more than that it may.
+
+    Differs from the paper: relevance is a share of attention with a fixed threshold, measured from
+    half the depth on. A budget comes from a method before the LLM, as in ("todre", "todre-llm").
+
+    Raises `ConfigError` for a threshold outside [0, 1].
+
+    [1] ToDRE, arXiv 2505.18757.
+    """
+
+    site: ClassVar[Site] = Site.LLM
+    budgeted: ClassVar[bool] = False
+    paper: ClassVar[str | None] = "ToDRE, arXiv 2505.18757"
+
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"Expected `threshold` in [0, 1]. Got {self.threshold}.")
+
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+        return dict.fromkeys(range(max(1, depth // 2), depth), keep)
+
+    def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
+        return {"attention": Signal(Kind.TEXT_ATTENTION)}
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        spent_BT = text_attention(vision).masked_fill(~vision.valid_BL[..., None], 0).sum(1)
+        behind_BT = spent_BT > 0
+        relevance_B = spent_BT.sum(-1) / behind_BT.sum(-1).clamp(1)
+        stays_B = (counts >= vision.valid_BL.sum(-1)) | (relevance_B >= self.threshold)
+        return Reduction(keep_all(vision) & stays_B[:, None])

@@ -1,0 +1,40 @@
+"""All visual tokens leave the LLM at a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tokensieve.methods.base import Method, keep_all
+from tokensieve.types import Reduction, Site, TextContext, VisionTokens
+
+
+@dataclass(frozen=True)
+class VTW(Method):
+    """From a layer on there are no visual tokens: by then the text has read them [1].
+
+    `keep` is the mean share of tokens over layers, so the layer is keep * depth, rounded. At a
+    layer given by hand every `keep` below 1 drops them all.
+
+    Differs from the paper: it searches the layer by how little the first answer token changes.
+
+    [1] Boosting Multimodal Large Language Models with Visual Tokens Withdrawal, arXiv 2405.05803.
+    """
+
+    site: ClassVar[Site] = Site.LLM
+    budgeted: ClassVar[bool] = False
+    paper: ClassVar[str | None] = "VTW, arXiv 2405.05803"
+
+    def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
+        layer = round(keep * depth) if isinstance(keep, float) else depth - 1
+        return {min(max(layer, 1), depth - 1): keep}
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        whole_B = counts >= vision.valid_BL.sum(-1)
+        return Reduction(keep_all(vision) & whole_B[:, None])

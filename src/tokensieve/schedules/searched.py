@@ -1,0 +1,151 @@
+"""Shares by layer found by a search, and their file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from tokensieve.budget import check_keep
+from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
+from tokensieve.schedules.base import Schedule, check_schedule, mean_share
+from tokensieve.types import EncoderInfo
+
+_FORMAT = 1
+_IDENTITY = ("model_type", "width", "depth", "heads", "ffn")  # what a search is good for
+_LEVELS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
+
+
+@dataclass(frozen=True)
+class Searched(Schedule):
+    """Shares by layer found by a search on one LLM; see `greedy_search` [1].
+
+    llm: the LLM's fingerprint. trace: the schedules the search went through, each the shares of
+    all layers, from all tokens down. Of these, the one with the largest mean of at most `keep` is
+    taken, so one search serves many budgets.
+
+    Raises `EncoderMismatchError` for another LLM, `BudgetError` for a `keep` below the search's
+    end, `ConfigError` for shares that grow or do not fit the depth.
+
+    [1] G-Search of arXiv 2412.00556.
+    """
+
+    llm: EncoderInfo
+    trace: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.trace:
+            raise ConfigError("Expected a searched schedule with at least one entry. Got none.")
+        for shares in self.trace:
+            if len(shares) != self.llm.depth:
+                raise ConfigError(
+                    f"Expected a share for each of {self.llm.depth} layers. Got {len(shares)}."
+                )
+            if shares[0] != 1:
+                raise ConfigError(f"Expected all tokens in the first layer. Got {shares[0]}.")
+            check_schedule(dict(enumerate(shares[1:], 1)), self.llm.depth)
+
+    def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
+        for field in _IDENTITY:
+            if (want := getattr(self.llm, field)) != (got := getattr(llm, field)):
+                raise EncoderMismatchError(
+                    f"This schedule was searched on an LLM with {field}={want}. Got {field}={got}. "
+                    "Search one for this LLM (tokensieve.hf.search)."
+                )
+        share = mean_share(keep)
+        fitting = [shares for shares in self.trace if _mean(shares) <= share + 1e-9]
+        if not fitting:
+            lowest = min(map(_mean, self.trace))
+            raise BudgetError(
+                f"Expected `keep` of at least {lowest:.3f}, where the search ended. Got {keep}. "
+                "Search further, or keep more."
+            )
+        return steps_of(max(fitting, key=_mean))
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, with the LLM it is for."""
+        llm = {field: getattr(self.llm, field) for field in _IDENTITY}
+        data = {"format": _FORMAT, "llm": llm, "trace": self.trace}
+        Path(path).write_text(json.dumps(data) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Searched:
+        """Read what `save` wrote. Raises `WeightsError` for a file that is none of it."""
+        try:
+            data = json.loads(Path(path).read_text())
+            if data["format"] != _FORMAT:
+                raise ValueError(f"format {data['format']}")
+            given = {field: data["llm"][field] for field in _IDENTITY}
+            llm = EncoderInfo(**given, layer=-1)
+            trace = tuple(tuple(float(share) for share in shares) for shares in data["trace"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"Expected a searched schedule at '{path}'. Got something else ({error}). Make one "
+                "with tokensieve.hf.search."
+            ) from error
+        return cls(llm, trace)
+
+
+def steps_of(shares: Sequence[float]) -> dict[int, float | int]:
+    """Shares of all layers as {layer: keep} where they fall; {1: 1.0} where they never do."""
+    falls = {
+        at: shares[at] for at in range(1, len(shares)) if shares[at] < shares[at - 1]
+    }  # fmt: skip
+    return dict(falls) if falls else {1: 1.0}
+
+
+def greedy_search(
+    score: Callable[[tuple[float, ...]], float],
+    depth: int,
+    keep: float,
+    *,
+    levels: Sequence[float] = _LEVELS,
+    layers: Sequence[int] | None = None,
+) -> tuple[tuple[float, ...], ...]:
+    """Lower shares layer by layer until their mean is at most `keep`; every schedule on the way.
+
+    score: how good a schedule is, the shares of all `depth` layers; higher is better. It is asked
+        at most (layers * steps) times.
+    levels: shares a layer may take, 1 first and falling. layers: where steps may stand; None: at
+        every layer from 1.
+
+    Each step tries to lower, at one of `layers`, this layer and all behind it that hold as much to
+    the next level, and takes what costs least score per token saved (the later layer on a tie).
+
+    Differs from the paper: it goes from shallow to deep and stops at a given loss of quality; here
+    every layer may be next, and the budget ends the search.
+
+    Raises `ConfigError` for levels that grow or layers there are not, `BudgetError` for a `keep`
+    that the levels cannot reach.
+    """
+    share, places = check_keep(keep), tuple(range(1, depth)) if layers is None else tuple(layers)
+    if len(levels) < 2 or levels[0] != 1 or any(b >= a or b <= 0 for a, b in pairwise(levels)):
+        raise ConfigError(f"Expected falling levels from 1 to above 0. Got {list(levels)}.")
+    check_schedule(dict.fromkeys(places, 1.0), depth)
+    state: tuple[float, ...] = (1.0,) * depth
+    trace, quality = [state], score(state)
+    while _mean(state) > share + 1e-9:
+        best: tuple[float, float, tuple[float, ...]] | None = None
+        for at in sorted(places, reverse=True):
+            lower = next((level for level in levels if level < state[at]), None)
+            if lower is None:
+                continue
+            tried = tuple(min(s, lower) if i >= at else s for i, s in enumerate(state))
+            got = score(tried)
+            price = (quality - got) / (sum(state) - sum(tried))
+            if best is None or price < best[0]:
+                best = (price, got, tried)
+        if best is None:
+            raise BudgetError(
+                f"Expected `keep` of at least {_mean(state):.3f}, the least these levels and "
+                f"layers allow. Got {keep}. Add lower levels or earlier layers."
+            )
+        _, quality, state = best
+        trace.append(state)
+    return tuple(trace)
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares)
