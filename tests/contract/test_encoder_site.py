@@ -533,6 +533,18 @@ def test_a_mask_that_flash_attention_does_not_take_is_refused(monkeypatch):
     compress(tiny.model, tiny.inputs([1]), "tome", 0.4, proportional=False)
 
 
+def test_gradient_checkpointing_is_refused():
+    tiny = build("llava")
+    tiny.model.train()
+    tiny.model.gradient_checkpointing_enable()
+    try:
+        with pytest.raises(UnsupportedError, match=r"no gradient checkpointing, .* vision encoder"):
+            compress(tiny.model, tiny.inputs([1]), "tome", 0.4)
+    finally:
+        tiny.model.gradient_checkpointing_disable()
+        tiny.model.eval()
+
+
 def test_rows_that_are_no_patches_are_refused():
     tiny = build("llava")
     inputs = tiny.inputs([1]) | {"vision_feature_select_strategy": "full"}

@@ -182,6 +182,27 @@ def test_a_method_is_told_in_a_sieve_and_by_compress():
     assert sorted(found.topk(count).indices.tolist()) == crops[0][0]
 
 
+def test_gradient_checkpointing_runs_layers_twice_and_changes_nothing():
+    tiny = build("llava")
+    model, inputs = tiny.model, tiny.inputs([1, 2])
+    first = encoder_layers(model)[0]
+    model.train()
+    grads = []
+    try:
+        for _ in range(2):
+            model.zero_grad()
+            with sieve(model, ByAttention(), 0.5):
+                loss = model(**inputs, labels=inputs["input_ids"]).loss
+            loss.backward()
+            grads.append([p.grad.clone() for p in first.parameters()])
+            model.gradient_checkpointing_enable()
+    finally:
+        model.gradient_checkpointing_disable()
+        model.zero_grad()
+        model.eval()
+    assert_close(*grads)
+
+
 def test_what_cannot_be_told_is_an_error():
     tiny = build("llava")
     inputs = tiny.inputs([1])

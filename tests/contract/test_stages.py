@@ -19,9 +19,11 @@ from families.methods import (
     Smaller,
 )
 from families.tiny import NAMES, REQUIRED, build
-from tokensieve.errors import BudgetError, ConfigError, UnsupportedError
+from tokensieve.errors import BudgetError, ConfigError, PromptError, UnsupportedError
 from tokensieve.hf.families import FAMILIES
+from tokensieve.hf.plan import require_layers
 from tokensieve.hf.sieve import compress, encode, sieve
+from tokensieve.methods.registry import get_method
 
 FAMILY_NAMES = [
     name
@@ -257,6 +259,12 @@ def test_wrong_layers_are_said(method, layer, error, message):
         pass
 
 
+@pytest.mark.parametrize("layer", ["2", 1.5, [1]])
+def test_what_is_no_layer_is_said(layer):
+    with pytest.raises(ConfigError, match=r"as a layer's number, .* Got .* whole K from 1 to 3"):
+        require_layers(layer, 4)
+
+
 def test_new_tokens_made_before_the_llm_have_no_place_in_it():
     tiny = build("llava")
     with pytest.raises(UnsupportedError, match="Got 'Doubled' with `layer`, which makes new"):
@@ -284,6 +292,16 @@ def test_families_not_verified_are_refused(name):
         sieve(build(name).model, Inside(), layer=1),
     ):
         pass
+
+
+def test_a_prompt_of_which_nothing_stays_is_named():
+    tiny = build("llava")
+    inputs = tiny.inputs([1])
+    ids = inputs["input_ids"]
+    ids = ids[ids == tiny.model.config.image_token_id][None]
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with pytest.raises(PromptError, match="nothing stays from layer 1 of the LLM on"):
+        cut(tiny.model, inputs, get_method("vtw"), 1)
 
 
 def test_gradient_checkpointing_is_refused():

@@ -37,7 +37,7 @@ class EncoderSteps:
 
     Raises `BudgetError` for a budget the method's schedule does not reach, `ConfigError` for a
     schedule that grows; in the run `UnsupportedError` for attention that takes no mask of numbers
-    where one is needed, and `NonFiniteError` naming the layer.
+    where one is needed and for gradient checkpointing, and `NonFiniteError` naming the layer.
     """
 
     def __init__(self, model: Any, method: Method, info: EncoderInfo, wanted: Wanted) -> None:
@@ -62,6 +62,11 @@ class EncoderSteps:
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """While open, one run of the encoder is shortened; hooks and tap go when it closes."""
+        if any(layer.training and _recomputed(layer) for layer in self.layers):
+            raise UnsupportedError(
+                "Expected no gradient checkpointing, which runs layers twice. Got it switched on "
+                "in the vision encoder. Call model.gradient_checkpointing_disable()."
+            )
         attention = [attention_in(layer) for layer in self.layers]
         steps = [i for i in range(self.block + 1) if self._steps_at(i)] if self.asked else []
         with ExitStack() as stack:
@@ -94,6 +99,7 @@ class EncoderSteps:
     def _seen(
         self, _module: nn.Module, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
+        query, key = query.detach(), key.detach()
         for kind in {signal.kind for signal in self.asked.values()}:
             self.signals[kind] = self._signal(kind, query, key, scaling, mask)
 
@@ -170,7 +176,6 @@ class EncoderSteps:
         kept, new = real_BS.clone(), tokens
         own = torch.arange(real_BS.shape[1], device=real_BS.device).expand(real_BS.shape)
         assign = own.masked_fill(~real_BS, -1)
-        merged = False
         for n, c in steps:
             rows = self._crops_of(n, c)
             vision = self._vision(tokens, reaches, rows)
@@ -181,7 +186,6 @@ class EncoderSteps:
             kept[rows] = made.kept & vision.valid_BL
             gone = own[rows].masked_fill(~made.kept, -1)
             assign[rows] = gone if made.assign is None else made.assign
-            merged |= made.assign is not None
             if made.tokens is not None:
                 new = new.clone() if new is tokens else new
                 new[rows] = made.tokens.to(new.dtype)
@@ -231,6 +235,10 @@ class EncoderSteps:
         """(B, cls + P, C): every patch the row of the token that took it in."""
         rows = self.left.spread(hidden[:, self.cls :], self.wanted.groups_GM)
         return torch.cat([hidden[:, : self.cls], rows], dim=1)
+
+
+def _recomputed(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "gradient_checkpointing", False))
 
 
 def _with_cls(real_BS: Tensor, cls: int) -> Tensor:

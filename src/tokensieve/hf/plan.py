@@ -190,6 +190,7 @@ def _stages(
     if layer is None and not inside:
         return ()
     depth = len(decoder_of(model).layers)
+    require_layers(layer, depth)
     if isinstance(layer, int):
         wanted: dict[int, Keep] = {layer: keep}
     elif isinstance(layer, Mapping):
@@ -208,6 +209,15 @@ def _stages(
         bound = method.bind(encoder_info(model))
         return tuple(Stage(at, share, bound) for at, share in wanted.items())
     return tuple(_stage(model, name, method, at, share) for at, share in sorted(wanted.items()))
+
+
+def require_layers(layer: object, depth: int) -> None:
+    """Raise `ConfigError` for what is no way to say a layer of an LLM of `depth` layers."""
+    if not isinstance(layer, int | Mapping | Schedule | None):
+        raise ConfigError(
+            "Expected `layer` as a layer's number, as {layer: keep} or as a schedule. Got "
+            f"{layer!r}. Pass layer=K with a whole K from 1 to {depth - 1}."
+        )
 
 
 def _spread(

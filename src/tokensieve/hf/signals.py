@@ -63,6 +63,7 @@ class EncoderSignals:
     def _seen(
         self, module: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
+        query, key = query.detach(), key.detach()
         for signal in self.wanted[id(module)]:
             found = self._of(signal.kind, query, key, scaling, mask)
             if not bool(torch.isfinite(found).all()):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache
 
-from tokensieve.errors import UnsupportedError
+from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
 from tokensieve.hf.encode import Encoded, asked_text
@@ -199,6 +199,11 @@ class Stages:
         kept_BS &= alive_BS
         if torch.equal(kept_BS, alive_BS):
             return hidden_ETD
+        if not bool(kept_BS.any(-1).all()):
+            raise PromptError(
+                f"Expected text beside the picture. Got a prompt of which nothing stays from layer "
+                f"{number} of the LLM on. Add a question."
+            )
         if any(reduction.rows_nLD is not None for reduction in reductions):
             whole = self._renewed(whole, reductions, repeats)
             hidden_ETD = whole if before is None else cut.take_rows(whole, before.index_BT)
