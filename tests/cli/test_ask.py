@@ -105,6 +105,24 @@ def test_the_table_is_readable_when_piped(run, picture, model_dir):
     assert "16/16" in rows[2]
 
 
+def test_a_method_inside_the_llm_counts_every_layer_by_itself(ask):
+    full, before, inside = (
+        ask("--method", name, "--keep", "0.5") for name in ("full", "stride", "fastv")
+    )
+    assert (inside["kept_tokens"], inside["visual_tokens"]) == (8, 16)
+    assert inside["prompt_tokens"] == full["prompt_tokens"] == before["prompt_tokens"] + 8
+    assert 2 * inside["kv_bytes"] == full["kv_bytes"] + before["kv_bytes"]  # one of two layers
+    for stage in ("prefill", "decode"):
+        both = full["flops"][stage] + before["flops"][stage]
+        assert 2 * inside["flops"][stage] == both
+
+
+def test_a_method_trained_for_one_llm_is_for_python(run, picture, model_dir):
+    code, out, err = run("ask", picture, *ASK, model_dir, "--method", "conditional")
+    assert (code, out) == (2, "")
+    assert "Got 'conditional', which needs the question in front" in err
+
+
 def test_the_overlay_shows_the_picture_and_each_method(run, picture, model_dir, tmp_path):
     target = tmp_path / "kept.png"
     options = ("--method", "stride", "--compare", "random,none", "--overlay", target)

@@ -11,7 +11,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from eval_tiny import tiny_subject
 
-from tokensieve.cost.flops import prefill_flops, prefill_flops_by_layer
+from tokensieve.cost.flops import (
+    decode_flops,
+    decode_flops_by_layer,
+    prefill_flops,
+    prefill_flops_by_layer,
+)
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.errors import ConfigError, InputError, UnknownNameError, WeightsError
 from tokensieve.eval import inside, run
@@ -75,6 +80,11 @@ def test_flops_by_layer_add_up() -> None:
     assert prefill_flops_by_layer(SHAPE, [50, 20]) == (whole + less) // 2 + head
     with pytest.raises(ConfigError, match="Expected 2 token counts"):
         prefill_flops_by_layer(SHAPE, [1])
+    assert decode_flops_by_layer(SHAPE, [50, 50], 4) == decode_flops(SHAPE, 50, 4)
+    ends = decode_flops(SHAPE, 50, 4) + decode_flops(SHAPE, 20, 4)
+    assert 2 * decode_flops_by_layer(SHAPE, [50, 20], 4) == ends
+    with pytest.raises(ConfigError, match="Expected 2 token counts"):
+        decode_flops_by_layer(SHAPE, [1], 4)
 
 
 def test_options_at_their_defaults_leave_the_identity_of_records_alone() -> None:

@@ -75,6 +75,18 @@ def decode_flops(shape: TransformerShape, prompt: int, new: int, *, gqa: bool = 
     return _stack(shape, passes, keys=keys, gqa=gqa) + head
 
 
+def decode_flops_by_layer(shape: TransformerShape, prompts: Sequence[int], new: int) -> int:
+    """`decode_flops` where each layer has its own number of `prompts` tokens in its cache.
+
+    Raises `ConfigError` unless there is one number per layer.
+    """
+    if len(prompts) != shape.layers:
+        raise ConfigError(f"Expected {shape.layers} token counts, one a layer. Got {len(prompts)}.")
+    single = replace(shape, layers=1, vocab=0)
+    head = 2 * shape.width * shape.vocab * max(0, new - 1)
+    return sum(decode_flops(single, prompt, new) for prompt in prompts) + head
+
+
 def encoder_flops(shape: TransformerShape, tokens: int, crops: int = 1) -> int:
     """FLOPs of an encoder over `crops` pictures of `tokens` each (its patch stem left out)."""
     return crops * _stack(shape, tokens, keys=tokens * tokens, gqa=True)

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from tokensieve.budget import check_keep
-from tokensieve.cost.flops import decode_flops, prefill_flops
+from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.data.files import written_whole
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.prompts import picture_prompt, placeholder_of
-from tokensieve.hf.report import ImageReport
+from tokensieve.hf.report import Call, ImageReport
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
 from tokensieve.types import Site
@@ -50,7 +50,8 @@ class Answer:
     """An answer and what it took.
 
     keep: as asked, 1.0 for "full" and 0.0 for "none".
-    prompt_tokens: what the LLM read, text and visual; new_tokens: what it wrote.
+    kept_tokens: visual tokens the LLM's last layer holds.
+    prompt_tokens: what the LLM's first layer read, text and visual; new_tokens: what it wrote.
     kv_bytes: of the cache when the last token was written.
     llm_flops: prefill and decode, two per multiply-add; flops: the same by stage. Where the formula
         does not know the LLM (a mixture of experts, say), None and nothing, as are kv_bytes.
@@ -87,11 +88,11 @@ def ask(
     question that is empty or holds an image placeholder, and whatever the sieve raises.
     """
     chosen = method_class(method)
-    if chosen.site is Site.LLM:
+    if chosen.site is Site.LLM and chosen.trained:
         raise UnsupportedError(
-            f"Expected a method that acts before the LLM. Got '{method}', which needs the question "
-            "in front of the picture too. Use it from Python: tokensieve.sieve with prompts of "
-            "tokensieve.hf.prompts.ask_first."
+            f"Expected a method that needs no training for one LLM. Got '{method}', which needs "
+            "the question in front of the picture too. Use it from Python: tokensieve.sieve with "
+            "prompts of tokensieve.hf.prompts.ask_first."
         )
     keep = {"full": 1.0, "none": 0.0}.get(method, check_keep(settings.keep))
     options = {k: v for k, v in settings.options.items() if k in chosen.__dataclass_fields__}
@@ -108,7 +109,7 @@ def ask(
             **inputs, max_new_tokens=settings.max_new_tokens, do_sample=False
         )
     new = output[0, before:]
-    prompt = before - report.visual_tokens + report.kept_tokens
+    text = before - report.visual_tokens
     images = [image for call in report.calls for row in call.prompts for image in row.images]
     return Answer(
         answer=loaded.processor.decode(new, skip_special_tokens=True).strip(),
@@ -117,11 +118,11 @@ def ask(
         keep=keep,
         visual_tokens=report.visual_tokens,
         kept_tokens=report.kept_tokens,
-        prompt_tokens=prompt,
+        prompt_tokens=text + report.calls[0].tokens_by_layer(1)[0],
         new_tokens=len(new),
         ms={stage: round(report.ms.get(stage, 0.0), 3) for stage in STAGES},
         image=images[0] if images else None,
-        **_cost(loaded.model, prompt, len(new)),
+        **_cost(loaded.model, text, report.calls[0], len(new)),
     )
 
 
@@ -181,17 +182,20 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
     return inputs.to(model.device, dtype=model.dtype)
 
 
-def _cost(model: Any, prompt: int, new: int) -> dict[str, Any]:
+def _cost(model: Any, text: int, call: Call, new: int) -> dict[str, Any]:
+    """Of a prompt of `text` tokens beside the visual ones, of which each layer holds its own."""
     try:
         shape = TransformerShape.of_llm(model.config)
     except UnsupportedError:
         return {"kv_bytes": None, "llm_flops": None, "flops": {}}
+    prompts = [text + visual for visual in call.tokens_by_layer(shape.layers)]
     flops = {
-        "prefill": prefill_flops(shape, prompt),
-        "decode": decode_flops(shape, prompt, new),
+        "prefill": prefill_flops_by_layer(shape, prompts),
+        "decode": decode_flops_by_layer(shape, prompts, new),
     }
+    single, cached = replace(shape, layers=1), max(0, new - 1)
     return {
-        "kv_bytes": kv_bytes(shape, prompt + max(0, new - 1), model.dtype),
+        "kv_bytes": sum(kv_bytes(single, prompt + cached, model.dtype) for prompt in prompts),
         "llm_flops": sum(flops.values()),
         "flops": flops,
     }
