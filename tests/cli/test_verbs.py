@@ -24,6 +24,7 @@ def test_methods_come_from_the_registry(run):
         assert set(row["needs"]) == kind.needs
         assert row["paper"] == kind.paper
         assert row["about"].endswith(".")
+        assert not row["about"].endswith((" of.", " by.", " in.")), row["name"]  # a mark cut off
 
 
 def test_the_table_of_methods_is_readable_when_piped(run):

@@ -22,7 +22,7 @@ from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, Visio
 @dataclass(frozen=True)
 class AIMLLM(ScoringMethod):
     """From half the depth on, the share of tokens falls by the same step at every layer; those the
-    text attends to most in the layer before stay: the second stage of [1].
+    text attends to most in the layer before stay: the second stage of AIM [1].
 
     first, last: between which parts of the depth it falls; `keep` is what remains from then on.
 

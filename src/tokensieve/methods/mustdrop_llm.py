@@ -25,7 +25,7 @@ _PLACES = (2 / 32, 6 / 32, 15 / 32)
 @dataclass(frozen=True)
 class MustDropLLM(Method):
     """Drop a token only if both its mean and its largest attention from text tokens are below
-    their thresholds: the second stage of [1].
+    their thresholds: the second stage of MustDrop [1].
 
     The two thresholds cut equally deep into the two rankings, as deep as the budget asks; among
     tokens on the same depth the larger mean stays. `keep` is what remains after the last of three

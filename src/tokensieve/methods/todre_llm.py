@@ -21,7 +21,7 @@ from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextCon
 @dataclass(frozen=True)
 class ToDRELLM(Method):
     """In the second half of the LLM, at the first layer before which a crop is no longer relevant
-    to the task, all of it leaves: the second stage of [1].
+    to the task, all of it leaves: the second stage of ToDRE [1].
 
     Relevance is the share of its attention that a text token spends on the crop, mean over the
     text tokens that stand behind it.
