@@ -38,6 +38,10 @@ ENCODER = EncoderInfo("clip_vision_model", 1024, -2, 24, 16, 4096)
 LLM = EncoderInfo("llama", 4096, 2, 32, 32, 11008, site=Site.LLM)
 PIXELS, KEY, TEXT, HEADS = 588, 64, 32, 32
 FOLDER, PAGE = Path("results/selection"), Path("docs/selection.md")
+PRODUCT_UP_TO = 2880  # tokens; above, the product alone takes longer than all methods
+LIMIT = 15  # per cent of the saved prefill
+MOST = 30_000  # tokens of all crops: more are left out
+SHARES = Path("results/prefill-share/llava-next-7b.json")
 ALIKE = 0.99  # of tokens kept by both forms: a greedy choice may turn on the last bit
 
 
@@ -95,17 +99,19 @@ def measure(
         return method.reduce(v, counts, text if "text" in method.needs else None)
 
     x = v.tokens[0].float()
+    beside = [lambda: x @ x.T] if n <= PRODUCT_UP_TO else []
     ours()
-    seconds, product_s = _medians((ours, lambda: x @ x.T), rounds)
+    seconds, *product_s = _medians((ours, *beside), rounds)
     row: dict[str, Any] = {
         "n": n,
         "batch": B,
         "keep": keep,
         "dtype": str(v.tokens.dtype).removeprefix("torch."),
         "s": seconds,
-        "product_s": B * product_s,
         "peak_mb": round(peak_bytes(ours) / 1e6, 1),
     }
+    if product_s:
+        row["product_s"] = B * product_s[0]
     if naive and name in NAIVE:
         crops = [
             Crop(v.tokens[b].float(), {k: s[b].float() for k, s in v.signals.items()},
@@ -180,21 +186,58 @@ def page(folder: Path) -> str:
         for r in record["rows"]:
             rows.append([
                 f"`{record['config']['method']}`", str(r["n"]), str(r["batch"]), f"{r['keep']:g}",
-                r["dtype"], f"{1e3 * r['s']:.1f}", f"{r['s'] / r['product_s']:.2f}",
+                r["dtype"], f"{1e3 * r['s']:.1f}",
+                f"{r['s'] / r['product_s']:.2f}" if "product_s" in r else "",
                 f"{r['naive_s'] / r['s']:.1f}" if "naive_s" in r else "",
                 f"{r['peak_mb']:.0f}",
             ])  # fmt: skip
-    return "\n\n".join([
+    parts = [
         "# What choosing costs",
-        "Made by `python benchmarks/selection.py`; do not edit. Time and peak memory of the choice "
-        "alone, on random tokens and signals; attention itself is not counted. \"of one product\": "
-        "against one n x n product of the tokens in float32, timed in the same run. \"naive / "
-        "ours\": how many times longer the form takes that is usually published "
+        "Made by `python benchmarks/selection.py` and `python benchmarks/prefill_share.py`; do not "
+        "edit.",
+        *_shares(),
+        "## Time and memory of the choice alone",
+        'On random tokens and signals; attention itself is not counted. "of one product": '
+        'against one n x n product of the tokens in float32, timed in turns with it. "naive / '
+        'ours": how many times longer the form takes that is usually published '
         "(`benchmarks/naive.py`), which keeps the same tokens; empty where there is none or it was "
         "not run. Peak memory: on top of the inputs.",
         "Measured on: " + "; ".join(sorted(machines)) + "." if machines else "Not run.",
         table(rows),
-    ]) + "\n"  # fmt: skip
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shares() -> list[str]:
+    """What choosing takes of the prefill it saves, from the record of `prefill_share.py`."""
+    if not SHARES.exists():
+        return ["Not run: `python benchmarks/prefill_share.py`."]
+    record = records.read(SHARES)
+    keeps = record["config"]["keep"]
+    rows = [["selection, % of the prefill it saves", "site", *[f"{keep:g}" for keep in keeps],
+             "of that attention, at .22"]]  # fmt: skip
+    for name in dict.fromkeys(row["method"] for row in record["rows"]):
+        of = {row["keep"]: row for row in record["rows"] if row["method"] == name}
+        cells = [100 * (of[k]["select_s"] + of[k]["signals_s"]) / of[k]["saved_s"] for k in keeps]
+        told = of[keeps[len(keeps) // 2]]
+        part = told["signals_s"] / (told["select_s"] + told["signals_s"])
+        rows.append([
+            f"`{name}`", of[keeps[0]]["site"],
+            *[f"**{c:.1f}**" if c > LIMIT else f"{c:.1f}" for c in cells], f"{100 * part:.0f} %",
+        ])  # fmt: skip
+    layer = ", ".join(f"{1e3 * s:.0f} ms at {n}" for n, s in record["layer_s"].items())
+    return [
+        "## Beside the prefill it saves",
+        f"LLaVA-NeXT-7B's shapes: {record['config']['tokens']:,} visual tokens and "
+        f"{record['config']['text']} of text, float32, {record['config']['threads']} thread(s) of "
+        f"{record['machine']['cpu']}, commit {record['commit'][:9]}, load "
+        f"{record['machine']['load']}. The prefill is {record['config']['layers']} times one "
+        f"measured decoder layer ({layer} visual tokens). What a method asks of attention is "
+        "computed from queries and keys and counted; a method inside the encoder is charged for "
+        "all its steps, one inside the LLM for all its cuts, which save only the layers behind "
+        f"them. In bold what is above {LIMIT} %.",
+        table(rows),
+    ]
 
 
 def main() -> None:
@@ -215,7 +258,7 @@ def main() -> None:
     for name in [] if o.page else o.methods:
         rows, method = [], ready(name)
         for n in o.n:
-            for batch in o.batch:
+            for batch in (b for b in o.batch if b * n <= MOST):
                 for dtype in o.dtype:
                     v = inputs(method, n, batch, getattr(torch, dtype))
                     for keep in o.keep:

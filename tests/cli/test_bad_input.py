@@ -48,7 +48,7 @@ def test_keep_out_of_range(refused, picture, model_dir, keep, said):
 def test_unknown_methods(refused, picture):
     assert "Did you mean 'selector'?" in refused("ask", picture, "what", "--method", "selektor")
     said = refused("ask", picture, "what", "--compare", "full,randon")
-    assert "Unknown method 'randon'. Did you mean 'random'? Known: avgpool" in said
+    assert "Unknown method 'randon'. Did you mean 'random'? Known: aim" in said
 
 
 def test_pictures_that_are_none(refused, tmp_path):

@@ -14,7 +14,7 @@ from eval_tiny import tiny_subject
 from tokensieve.errors import InputError
 from tokensieve.eval import comparison, prefill, run
 from tokensieve.eval.board import Board
-from tokensieve.eval.config import Suite, load_suite
+from tokensieve.eval.config import Suite, Variant, load_suite
 from tokensieve.eval.subject import Subject
 from tokensieve.methods.registry import method_class, method_names
 from tokensieve.types import Site
@@ -100,6 +100,23 @@ def test_a_late_cut_is_no_rival_of_an_early_one(
     after = comparison.leaders(Board(board.records), suite)
     assert "fastervlm" in str(before) or "random" in str(before)
     assert after[1][1:] == ["not run", "not run"]
+
+
+def test_a_keep_out_of_reach_has_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers that halve leave a quarter at the least: .05 is not run, .6 is."""
+    subject = tiny_subject()
+    monkeypatch.setattr(run, "load_subject", lambda name: subject)
+    variants = (Variant("tome", "tome"), Variant("stride", "stride"))
+    suite = Suite("s", variants, kinds=("scene",), keeps=(0.05, 0.6), pictures=2, split="val")
+    run.run(suite, tmp_path)
+    kept = {
+        name: [
+            row["keep"]
+            for row in json.loads((tmp_path / f"main--scene--{name}--0.json").read_text())["rows"]
+        ]
+        for name in ("tome", "stride")
+    }
+    assert kept == {"tome": [0.6], "stride": [0.05, 0.6]}
 
 
 def test_no_records_is_an_error(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.errors import BudgetError, ConfigError, UnknownNameError
 from tokensieve.eval import records
 from tokensieve.eval.config import Job, Suite, load_suite
 from tokensieve.eval.oracle import TextOracle
@@ -109,7 +109,11 @@ def run(
         old = records.shorter(path, config)
         fresh = {t: b[(old["config"]["pictures"] if old else 0) // suite.batch :]
                  for t, b in data[key].items()}  # fmt: skip
-        same = identity_at_1(job, loaded, fresh) and (old is None or old["identity_at_1"])
+        same = (
+            1 in suite.keeps
+            and identity_at_1(job, loaded, fresh)
+            and (old is None or old["identity_at_1"])
+        )
         rows = list(run_job(suite, job, loaded, fresh, same))
         if old is not None:
             rows = [merged(*pair) for pair in zip(old["rows"], rows, strict=True)]
@@ -167,7 +171,10 @@ def identity_at_1(job: Job, loaded: Subject, pictures: Encodings) -> bool:
 def run_job(
     suite: Suite, job: Job, loaded: Subject, pictures: Encodings, same: bool
 ) -> Iterator[dict[str, Any]]:
-    """One row per topic and keep; keep 1 is left to "full" where it is the `same`."""
+    """One row per topic and keep; keep 1 is left to "full" where it is the `same`.
+
+    No row for a keep that the method cannot reach, such as one that halves at most per layer.
+    """
     positions = job.variant.positions or suite.positions
     keeps = [k for k in job.variant.keeps or suite.keeps if not (same and k == 1)]
     for topic, batches in pictures.items():
@@ -175,13 +182,17 @@ def run_job(
         for batch in batches:
             method = method_of(job, loaded, batch)
             with remembered_scores(method) as saved_ms:
-                for keep in keeps:
-                    found = score(loaded.model, batch, method, keep, positions=positions,
-                                  layer=job.variant.layer)  # fmt: skip
+                for keep in tuple(outcomes):
+                    try:
+                        found = score(loaded.model, batch, method, keep, positions=positions,
+                                      layer=job.variant.layer)  # fmt: skip
+                    except BudgetError:
+                        del outcomes[keep]
+                        continue
                     extra = saved_ms.pop() if saved_ms else 0.0
                     outcomes[keep].append(replace(found, select_ms=found.select_ms + extra))
-        for keep in keeps:
-            yield {"topic": topic, "keep": keep, **totals(batches, outcomes[keep])}
+        for keep, of_keep in outcomes.items():
+            yield {"topic": topic, "keep": keep, **totals(batches, of_keep)}
 
 
 def method_of(job: Job, loaded: Subject, batch: Batch) -> Method:

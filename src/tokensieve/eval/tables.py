@@ -18,11 +18,11 @@ from tokensieve.eval.records import read_all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NEW_RULE, RANKING = "selector", "selector-ranking"
 PEERS = ("feature-norm", "pixel-variance", "stride", "avgpool", "random", "downsample", "divprune",
-         "preset-wlie", "preset-two-sided")  # fmt: skip
+         "preset-wlie", "preset-wlie-literal", "preset-two-sided")  # fmt: skip
 SHARED = (NEW_RULE, RANKING, "selector-features", "divprune", "random")
 README_ROWS = ("full", NEW_RULE, RANKING, "feature-norm", "pixel-variance", "stride", "avgpool",
-               "downsample", "random", "divprune", "preset-wlie", "preset-two-sided",
-               "no-image")  # fmt: skip
+               "downsample", "random", "divprune", "preset-wlie", "preset-wlie-literal",
+               "preset-two-sided", "no-image")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
