@@ -31,6 +31,7 @@ from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
+from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import EncoderInfo, Kind, Reduction, Site, TextContext, VisionTokens
 
 GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}
@@ -54,6 +55,9 @@ def timed(method: str) -> bool:
 def ready(name: str) -> Method:
     """Bound to a tower or LLM of LLaVA's shape; trained ones with weights of no meaning."""
     info = LLM if method_class(name).site is Site.LLM else ENCODER
+    if name == "dymu":  # thresholds by which it merges as much as it may
+        lowest = Thresholds(info, (0.5,), ((-1.0,) * (info.block + 1),))
+        return get_method(name, thresholds=lowest).bind(info)
     if method_class(name).trained:
         return get_method(name, weights=Selector(SelectorConfig(encoder=info)).eval()).bind(info)
     return get_method(name).bind(info)
@@ -63,7 +67,7 @@ def inputs(method: Method, n: int, batch: int, dtype: torch.dtype) -> VisionToke
     """Random tokens and the signals the method asks for."""
     g = torch.Generator().manual_seed(n + batch)
     width = ENCODER.width if method.site in (Site.FEATURES, Site.ENCODER) else LLM.width
-    grid = GRIDS.get(n) or (n // 8, 8)
+    grid = GRIDS.get(n) or ((n // 8, 8) if n % 8 == 0 else None)
     info = LLM if method.site is Site.LLM else ENCODER
     return VisionTokens(
         torch.randn(batch, n, width, generator=g).add_(0.5).to(dtype),

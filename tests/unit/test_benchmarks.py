@@ -1,0 +1,36 @@
+"""Both benchmarks of selection take every method of the registry."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from prefill_share import select_seconds, steps_of
+from selection import inputs, measure, ready, timed
+
+from tokensieve.methods.registry import method_class, method_names
+
+UNTRAINED = [name for name in method_names() if timed(name) and not method_class(name).trained]
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_the_choice_alone_is_timed(name: str) -> None:
+    method = ready(name)
+    row = measure(method, name, inputs(method, 64, 2, torch.bfloat16), 0.5, 1, naive=True)
+    assert row["s"] > 0
+    assert row["peak_mb"] >= 0
+
+
+@pytest.mark.parametrize("name", ["divprune", "dymu", "pyramiddrop"])
+def test_what_it_saves_is_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefill_share.CROP", 64)
+    monkeypatch.setattr("prefill_share.TOKENS", 64)
+    method = ready(name)
+    assert [left for _, left, _ in steps_of(method, 0.5)][-1] == 32
+    with torch.inference_mode():
+        assert select_seconds(method, 0.5, 1) > 0
