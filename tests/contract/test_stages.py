@@ -20,6 +20,8 @@ from families.methods import (
 )
 from families.tiny import NAMES, REQUIRED, build
 from tokensieve.errors import BudgetError, ConfigError, PromptError, UnsupportedError
+from tokensieve.hf.compaction import Gather
+from tokensieve.hf.cut import prefill_mask
 from tokensieve.hf.families import FAMILIES
 from tokensieve.hf.plan import require_layers
 from tokensieve.hf.sieve import compress, encode, sieve
@@ -182,6 +184,16 @@ def test_a_choice_made_before_the_llm_takes_effect_at_a_layer(name):
             assert all(torch.equal(x.kept, y.kept) for x, y in zip(a.crops, b.crops, strict=True))
     with blocked(tiny.model, inputs, call.stages):
         assert_close(logits, answer(tiny.model, inputs)[1], **CLOSE)
+
+
+def test_flash_attention_is_always_told_what_is_real():
+    """Without a mask it takes gaps in position ids for the ends of packed prompts."""
+    keep = torch.tensor([[True, False, True, True]])
+    gather = Gather.of(keep, left=True)
+    assert torch.equal(prefill_mask(None, gather, flash=True), torch.ones(1, 3).long())
+    assert prefill_mask(None, gather, flash=False) is None
+    padded = Gather.of(torch.cat([keep, ~keep]), left=True)
+    assert prefill_mask(None, padded, flash=True).tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 def test_the_report_says_where_and_how_much():

@@ -56,10 +56,10 @@ def prefill_mask(mask: Any, gather: Gather, *, flash: bool) -> Tensor | None:
     index_BT, real_BT = gather.index_BT, gather.real_BT
     T = index_BT.shape[1]
     if mask is None:
+        if flash:  # told even where all are real: gaps in position ids may read as packed prompts
+            return real_BT.long()
         if bool(real_BT.all()):
             return None  # causal in the order of the prompt, as before
-        if flash:
-            return real_BT.long()
         seen = torch.ones(T, T, dtype=torch.bool, device=index_BT.device).tril()
         return _own_place(seen & real_BT[:, None, None], real_BT)
     mask = _tensor(mask)
