@@ -295,6 +295,9 @@ def test_placeholders_cut_off():
 def test_nan_is_named():
     pixels = build("llava").inputs([1])["pixel_values"]
     refuses(NonFiniteError, "picture 1", pixel_values=pixels * float("nan"))
+    broken = build("llava").inputs([1]) | {"pixel_values": pixels * float("nan")}
+    with pytest.raises(NonFiniteError, match="'pixels' of picture 1"):
+        compress(build("llava").model, broken, "downsample", 0.3)
 
 
 def test_embeddings_in_place_of_ids():

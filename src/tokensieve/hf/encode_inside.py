@@ -21,6 +21,7 @@ from tokensieve.hf.layout import Packing, pack_anyres
 from tokensieve.hf.left import Wanted
 from tokensieve.hf.reduce import ImageReduction, crop_counts, crop_keys
 from tokensieve.hf.signals import patches_of_tokens
+from tokensieve.hf.towers import has_cls
 from tokensieve.methods.base import Method
 from tokensieve.types import EncoderInfo
 
@@ -59,6 +60,7 @@ def encode_inside(
             "Expected `pixel_values` for a method that acts inside the encoder. Got the encoder's "
             "output. Pass what the model's processor returns."
         )
+    _require_patches(model, inputs)
     laid_out = encode(model, inputs, run=False, rows=_rows(model, inputs))
     if not laid_out.packings:
         return laid_out, []
@@ -81,6 +83,18 @@ def encode_inside(
     return encoded, _reductions(inside, encoded.packings)
 
 
+def _require_patches(model: Any, inputs: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` where the LLM reads CLS too, or lacks a patch."""
+    name = "vision_feature_select_strategy"
+    strategy, cls = inputs.get(name, getattr(model.config, name, None)), has_cls(model)
+    if strategy is not None and (strategy == "default") != cls:
+        raise UnsupportedError(
+            f"Expected a model that reads the patches of its vision encoder, all of them and not "
+            f"CLS, for a method inside the encoder. Got {name}='{strategy}'. Set it to "
+            f"'{'default' if cls else 'full'}', or use a method that acts on 'embeds'."
+        )
+
+
 def _rows(model: Any, inputs: Mapping[str, Any]) -> list[int] | None:
     """Rows of each entry of the encoder's output, told before it is run: of crops, or of pictures
     where the family packs their crops together. None without pixels."""
@@ -100,12 +114,6 @@ def _wanted(
     packings, config = encoded.packings, model.config
     tokens = info.grid[0] * info.grid[1] if info.grid is not None else 0
     merged = round(1 / getattr(config, "downsample_ratio", 1.0)) ** 2
-    if {packing.length for packing in packings} != {tokens}:
-        raise UnsupportedError(
-            f"Expected {tokens} tokens of each crop, one for {merged} patch(es). Got "
-            f"{sorted({packing.length for packing in packings})}. Leave `vision_feature_select_"
-            "strategy` as the model has it."
-        )
     groups = patches_of_tokens(model, encoded.family, packings[:1], merged)[:tokens]
     device = model.base_model.vision_tower.device
     valid_BL = torch.cat([packing.valid_nL for packing in packings]).to(device)

@@ -17,6 +17,7 @@ from tokensieve.hf.encode import Encoded
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.pixels import shrink
 from tokensieve.methods.base import Method
+from tokensieve.types import VisionTokens
 
 
 def blank_rows(model: Any, encoded: Encoded) -> Encoded:
@@ -37,7 +38,8 @@ def resize_images(
     """Per picture: kept (n, L), the centres of the smaller crop's cells, and rows (n, L, D).
 
     counts: tokens allowed of each crop; a picture's crops share one smaller grid.
-    Raises `UnsupportedError` for tokens without a grid or an encoder that takes no other size.
+    Raises `UnsupportedError` for tokens without a grid or an encoder that takes no other size,
+    `NonFiniteError` for NaN or Inf in what it gives.
     """
     grids = [
         _target(method, packing, sum(budget))
@@ -47,7 +49,8 @@ def resize_images(
         return [(packing.valid_nL, None) for packing in encoded.packings]
     small = shrink(model, encoded.family, encoded.inputs, encoded.packings, grids)
     done: list[tuple[Tensor, Tensor | None]] = []
-    for packing, grid, rows in zip(encoded.packings, grids, small, strict=True):
+    for i, (packing, grid, rows) in enumerate(zip(encoded.packings, grids, small, strict=True)):
+        VisionTokens(rows).require_finite(f"the site '{method.site}' of picture {i + 1}")
         place = grid_centres(packing.grid or grid, grid).to(rows.device)
         kept = torch.zeros(packing.crops, packing.length, dtype=torch.bool, device=rows.device)
         kept[:, place] = True
