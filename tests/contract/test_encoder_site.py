@@ -552,7 +552,7 @@ def test_rows_that_are_no_patches_are_refused():
     at = int((ids[0] == IMAGE).nonzero()[0])
     inputs["input_ids"] = torch.cat([ids[:, :at], ids[:, at : at + 1], ids[:, at:]], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    with pytest.raises(UnsupportedError, match="Expected .* and not CLS, .* Got .*='full'"):
+    with pytest.raises(UnsupportedError, match=r"Expected .* and not CLS, .* Got .*='full'"):
         compress(tiny.model, inputs, "tome", 0.4)
 
 
