@@ -161,7 +161,7 @@ def test_merged_tokens_go_on_into_the_llm():
 
 def test_the_report_is_of_the_whole_picture():
     tiny = build("llava")
-    with sieve(tiny.model, ("divprune", "fastv"), (0.5, 0.25), layer={1: 0.375, 2: 4}) as report:
+    with sieve(tiny.model, ("divprune", "fastv"), (8, 4), layer={1: 6, 2: 4}) as report:
         tiny.model.generate(**tiny.inputs([1]), max_new_tokens=1)
     call = report.calls[0]
     assert [(s.layer, s.kept_tokens) for s in call.stages] == [(0, 8), (1, 6), (2, 4)]
@@ -214,6 +214,14 @@ def test_prompts_without_pictures_pass():
         (("divprune", "fastv"), 0.5, {}, ConfigError, "`keep` as a pair, .* Got 0.5"),
         (("divprune", "fastv"), (0.5, 0.2, 0.1), {}, ConfigError, "`keep` as a pair"),
         (("divprune", "fastv"), (0.2, 0.5), {}, ConfigError, "no more tokens inside the LLM"),
+        (
+            ("divprune", "fastv"),
+            (0.1, 100),
+            {},
+            ConfigError,
+            "shares or counts of tokens, not both",
+        ),
+        (("divprune", "fastv"), (0.5, 0.2), {"layer": {1: 0.4, 2: 9}}, ConfigError, "not both"),
         (("divprune", "fastv"), (0.2, 1.5), {}, BudgetError, "Expected `keep`"),
         (("divprune", "fastv"), (0.5, 0.2), {"layer": {1: 0.6}}, ConfigError, "Got 0.5 and then"),
         (("divprune", "fastv"), (0.5, 0.2), {"layer": 3}, ConfigError, "from 1 to 2, .* Got 3"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensieve.errors import TokensieveError
+from tokensieve.errors import BudgetError
 from tokensieve.eval import records
 from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.timing import picture_inputs
@@ -96,7 +96,7 @@ def _medians(
             try:
                 with torch.inference_mode(), sieve(subject.model, method, keep) as report:
                     subject.model.generate(**inputs, max_new_tokens=1, do_sample=False)
-            except TokensieveError:
+            except BudgetError:
                 continue  # a budget this method cannot reach here
             for stage in STAGES:
                 if number:

@@ -186,7 +186,8 @@ def run_job(
                     try:
                         found = score(loaded.model, batch, method, keep, positions=positions,
                                       layer=job.variant.layer)  # fmt: skip
-                    except BudgetError:
+                    except BudgetError as error:
+                        print(f"{job.file_name} at {keep}: {error}", flush=True)  # noqa: T201
                         del outcomes[keep]
                         continue
                     extra = saved_ms.pop() if saved_ms else 0.0

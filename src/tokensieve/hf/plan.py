@@ -17,7 +17,7 @@ from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method
 from tokensieve.schedules import Schedule
-from tokensieve.schedules.base import check_schedule
+from tokensieve.schedules.base import check_schedule, check_shrinks
 from tokensieve.types import Signal, Site
 
 Keep = float | int
@@ -164,10 +164,7 @@ def _pair(
             f"first. Got {keeps!r}. Pass keep=(more, fewer)."
         )
     more, fewer = (check_keep(keep) for keep in keeps)
-    if isinstance(more, int) == isinstance(fewer, int) and fewer > more:
-        raise ConfigError(
-            f"Expected no more tokens inside the LLM than before it. Got {more} and then {fewer}."
-        )
+    check_shrinks(more, fewer, "inside the LLM than before it")
     (first, before), (second, inside) = (_named(method, {}) for method in methods)
     if before.site is Site.LLM:
         raise ConfigError(
@@ -198,12 +195,7 @@ def _stages(
     else:
         wanted = _spread(model, name, method, keep, layer, reached, depth)
     check_schedule(wanted, depth)
-    first = wanted[min(wanted)]
-    if isinstance(first, int) == isinstance(reached, int) and first > reached:
-        raise ConfigError(
-            f"Expected no more tokens inside the LLM than before it. Got {reached} and then "
-            f"{first}."
-        )
+    check_shrinks(reached, wanted[min(wanted)], "inside the LLM than before it")
     if not inside:
         _check_choice(name, method, wanted)
         bound = method.bind(encoder_info(model))

@@ -36,6 +36,7 @@ class AIMLLM(ScoringMethod):
     """
 
     site: ClassVar[Site] = Site.LLM
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
     paper: ClassVar[str | None] = "AIM, arXiv 2412.03248"
 
     first: float = 14 / 28

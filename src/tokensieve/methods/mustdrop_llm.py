@@ -38,6 +38,7 @@ class MustDropLLM(Method):
     """
 
     site: ClassVar[Site] = Site.LLM
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
     paper: ClassVar[str | None] = "MustDrop, arXiv 2411.10803"
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:

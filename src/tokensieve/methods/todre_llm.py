@@ -37,6 +37,7 @@ class ToDRELLM(Method):
     """
 
     site: ClassVar[Site] = Site.LLM
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
     budgeted: ClassVar[bool] = False
     paper: ClassVar[str | None] = "ToDRE, arXiv 2505.18757"
 

@@ -72,7 +72,8 @@ def _steps_error(steps: int, keep: int) -> BudgetError:
 
 
 def check_schedule(stages: Stages, depth: int) -> None:
-    """Raise `ConfigError` for a schedule that is empty, grows or names a layer there is not."""
+    """Raise `ConfigError` for a schedule that is empty, grows, names a layer there is not, or mixes
+    shares with counts, of which none can say whether it grows."""
     if not stages:
         raise ConfigError("Expected at least one layer of the LLM. Got none.")
     for at, share in stages.items():
@@ -83,10 +84,18 @@ def check_schedule(stages: Stages, depth: int) -> None:
             )
         check_keep(share)
     for more, fewer in pairwise(stages[at] for at in sorted(stages)):
-        if isinstance(more, int) == isinstance(fewer, int) and fewer > more:
-            raise ConfigError(
-                f"Expected no more tokens at a later layer. Got {more} and then {fewer}."
-            )
+        check_shrinks(more, fewer, "at a later layer")
+
+
+def check_shrinks(more: float | int, fewer: float | int, where: str) -> None:
+    """Raise `ConfigError` where `fewer` is more than `more`, or only one of them is a count."""
+    if isinstance(more, int) != isinstance(fewer, int) and 1 not in (more, fewer):
+        raise ConfigError(
+            f"Expected shares or counts of tokens, not both. Got {more} and then {fewer}. Give "
+            "both as shares, or both as counts."
+        )
+    if isinstance(more, int) == isinstance(fewer, int) and fewer > more:
+        raise ConfigError(f"Expected no more tokens {where}. Got {more} and then {fewer}.")
 
 
 class Schedule(ABC):
