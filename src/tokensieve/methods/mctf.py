@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.functional.blocks import even_blocks
-from tokensieve.functional.edges import best_edges, deal, follow, join, join_down
+from tokensieve.functional.matching import best_edges, deal, follow, join, join_down
 from tokensieve.functional.merge import mean_at
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 
@@ -93,7 +93,5 @@ class Mctf(Method):
             return follow(there_BL, fuse(now_BL, second_BL, left_BL, remove_B // 2))
 
         kept_BL, assign_BL = join_down(counts, vision.valid_BL, match)
-        if torch.equal(kept_BL, vision.valid_BL):
-            return Reduction(kept_BL)
         tokens_BLC = mean_at(vision.tokens, assign_BL, told_BL * sizes_BL)
-        return Reduction(kept_BL, tokens_BLC, assign_BL)
+        return merged(vision, kept_BL, tokens_BLC, assign_BL)

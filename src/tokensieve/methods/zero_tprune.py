@@ -15,7 +15,7 @@ from torch import Tensor
 from tokensieve.errors import ConfigError
 from tokensieve.functional.attention import page_rank
 from tokensieve.functional.blocks import staged_blocks
-from tokensieve.functional.edges import best_edges
+from tokensieve.functional.matching import best_edges
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
