@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokensieve.errors import InputError, NonFiniteError, UnknownNameError, UnsupportedError
+from tokensieve.errors import (
+    InputError,
+    NonFiniteError,
+    PromptError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from tokensieve.functional import cosine, dpp
 from tokensieve.functional.diversity import max_min_diversity
 from tokensieve.functional.dpp import greedy_dpp
@@ -121,7 +127,7 @@ def test_cdpruner_says_what_is_missing() -> None:
     one, method = torch.tensor([3]), get_method("cdpruner")
     with pytest.raises(UnsupportedError, match="Expected the prompt's text"):
         method.reduce(v, one)
-    with pytest.raises(UnsupportedError, match="Expected the prompt's text"):
+    with pytest.raises(PromptError, match="Expected text beside the picture"):
         method.reduce(v, one, TextContext(torch.zeros(0, WIDTH)))
     with pytest.raises(InputError, match=r"width 12, as the visual tokens\. Got 5"):
         method.reduce(v, one, TextContext(torch.ones(2, 5)))

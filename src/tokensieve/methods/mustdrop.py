@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokensieve.budget import check_share
 from tokensieve.errors import ConfigError
+from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 from tokensieve.functional.windows import merge_windows, window_of
@@ -76,7 +77,7 @@ class MustDrop(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         attention_BL, valid_BL = vision.signal("attention"), vision.valid_BL
-        protected_B = (counts * self.protect).long()
+        protected_B = rounded_share(counts, self.protect, "down")
         free_BL = valid_BL & ~topk_mask(attention_BL, protected_B, valid_BL)
         into_BL = merge_windows(
             vision.tokens,

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.errors import ConfigError
+from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.density import bounded_peaks
 from tokensieve.functional.matching import best_edges
 from tokensieve.functional.merge import mean_at
@@ -73,7 +74,7 @@ class Pact(Method):
         vision.require_finite(f"the site '{self.site}'")
         valid_BL, keys_BLK = vision.valid_BL, vision.signal("keys")
         worth_BL = vision.signal("asked").float() * vision.tokens.float().norm(dim=-1)
-        share_B = (self.important * valid_BL.sum(-1)).ceil().long()
+        share_B = rounded_share(valid_BL.sum(-1), self.important, "up")
         asked_BL = topk_mask(worth_BL, torch.maximum(share_B, counts), valid_BL)
         centre_BL = bounded_peaks(keys_BLK, asked_BL, counts, self.cutoff)
         alone_BL = topk_mask(worth_BL, counts - centre_BL.sum(-1), asked_BL & ~centre_BL)
