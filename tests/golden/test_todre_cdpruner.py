@@ -77,6 +77,12 @@ def test_todre_refuses_unknown_options() -> None:
         get_method("todre", start="first")
 
 
+@pytest.mark.parametrize("name", ["divprune", "todre", "cdpruner"])
+def test_the_budget_is_met_where_products_overflow(name: str) -> None:
+    x, text = drawn() * np.float32(1e19), drawn(1)[:3]
+    assert [len(i) for i in kept(name, x, text)] == list(COUNTS)
+
+
 def relevance(x: np.ndarray, text: np.ndarray) -> np.ndarray:
     cosines = [
         np.mean([t @ w / np.linalg.norm(t) / np.linalg.norm(w) for w in text.astype(np.float64)])
