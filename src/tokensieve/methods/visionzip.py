@@ -41,8 +41,9 @@ class VisionZip(Method):
     contextual: share of the budget for contextual tokens, at least one of them; 0: none. The
         paper's budgets are 54 + 10, 108 + 20 and 162 + 30, so 10 of 64.
 
-    Differs from the released code: a contextual token stays at its target's place rather than
-    behind the dominant ones, so that positions are in order; CLS itself is never a token.
+    Differs from the released code: that adds the mean of those that joined to the target, here all
+    of them are one mean; a contextual token stays at its target's place rather than behind the
+    dominant ones, so that positions are in order; CLS itself is never a token.
 
     Raises `ConfigError` for a share outside 0 to 1.
 
