@@ -89,11 +89,10 @@ class DyMu(Method):
         """Keep as many as the threshold says, from half to twice `counts[b]`."""
         vision.require_finite(f"the site '{self.site}'")
         keys_BLK, valid_BL, sizes_BL = vision.signal("keys"), vision.valid_BL, vision.sizes
-        all_B = valid_BL.sum(-1)
         good_BL, into_BL = best_edges(keys_BLK, *deal(valid_BL))
         alike_B = (good_BL > self.threshold_B(counts, valid_BL)[:, None]).sum(-1)
-        most_B = torch.where(counts >= all_B, 0, all_B - (counts + 1) // 2)
-        joined_BL = join(good_BL, into_BL, torch.minimum(alike_B, most_B), valid_BL)
+        alike_B = alike_B.masked_fill(counts >= valid_BL.sum(-1), 0)
+        joined_BL = join(good_BL, into_BL, alike_B, valid_BL)  # at most half of all join
         kept_BL, assign_BL = match_down(keys_BLK, 2 * counts, valid_BL, sizes_BL, joined_BL)
         return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
 
