@@ -17,7 +17,7 @@ from numbers import Integral, Real
 
 from tokensieve.errors import BudgetError, ConfigError
 
-_EPS = 1e-9  # 0.29 * 100 is 28.999999999999996: do not let the float representation decide
+EPS = 1e-9  # 0.29 * 100 is 28.999999999999996: do not let the float representation decide
 
 
 class Pool(StrEnum):
@@ -58,7 +58,7 @@ def count(keep: float | int, total: int) -> int:
                 f"Expected `keep` of at most {total}, the visual tokens there are. Got {keep}."
             )
         return keep
-    return min(total, max(1, math.floor(keep * total + 0.5 + _EPS)))
+    return min(total, max(1, math.floor(keep * total + 0.5 + EPS)))
 
 
 def check_share(name: str, share: float | int) -> None:
@@ -83,12 +83,12 @@ def split_by_weight(total: int, weights: Sequence[float | int], sizes: Sequence[
         raise ConfigError(
             f"Expected {len(sizes)} weights of crops, none negative. Got {list(weights)}."
         )
-    floor = _EPS * max(*weights, _EPS)  # crops of no weight are filled last, evenly
+    floor = EPS * max(*weights, EPS)  # crops of no weight are filled last, evenly
     weights = [max(weight, floor) for weight in weights]
     scale = total / sum(weights)
     shares = [weight * scale for weight in weights]
     counts = [
-        min(size, max(1, math.floor(share + _EPS)))
+        min(size, max(1, math.floor(share + EPS)))
         for share, size in zip(shares, sizes, strict=True)
     ]
     while (gap := total - sum(counts)) > 0:
@@ -121,7 +121,7 @@ def split_evenly(keep: float | int, sizes: list[int]) -> list[int]:
             "Pool the budget over the picture (pool='image') or keep more."
         )
     shares = [target * size / total for size in sizes]
-    counts = [max(1, math.floor(share + _EPS)) for share in shares]
+    counts = [max(1, math.floor(share + EPS)) for share in shares]
     by_remainder = sorted(range(len(sizes)), key=lambda i: counts[i] - shares[i])
     while (gap := target - sum(counts)) != 0:
         order = by_remainder if gap > 0 else by_remainder[::-1]

@@ -71,7 +71,7 @@ def padded(v: VisionTokens, junk: float) -> tuple[VisionTokens, torch.Tensor]:
     """The same tokens without a grid among padding that holds `junk`; and their places."""
     B, L, C = v.tokens.shape
     place = torch.tensor([i for i in range(L + 9) if i % 5 != 1][:L])
-    tokens, patches = torch.full((B, L + 9, C), junk), torch.full((B, L + 9, PIXELS), 0.5)
+    tokens, patches = torch.full((B, L + 9, C), junk), torch.full((B, L + 9, PIXELS), junk)
     tokens[:, place], patches[:, place] = v.tokens, v.patches
     valid = torch.zeros(B, L + 9, dtype=torch.bool)
     valid[:, place] = True

@@ -48,7 +48,17 @@ def top(scores: np.ndarray, k: int) -> list[int]:
 def test_layers_asked_for_are_those_of_the_papers() -> None:
     asked = {
         name: {(s.kind, s.block) for s in get_method(name).signals(CLIP_L).values()}
-        for name in ("fastervlm", "fopru", "hired", "visionzip", "hiprune", "vflowopt", "mustdrop")
+        for name in (
+            "fastervlm",
+            "fopru",
+            "hired",
+            "visionzip",
+            "prumerge",
+            "prumerge-plus",
+            "hiprune",
+            "vflowopt",
+            "mustdrop",
+        )
     }
     cls, received = Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION
     assert asked == {
@@ -56,6 +66,8 @@ def test_layers_asked_for_are_those_of_the_papers() -> None:
         "fopru": {(received, 22)},
         "hired": {(cls, 0), (cls, 22)},
         "visionzip": {(cls, 22), (Kind.KEYS, 22)},
+        "prumerge": {(cls, 22), (Kind.KEYS, 22)},
+        "prumerge-plus": {(cls, 22), (Kind.KEYS, 22)},
         "hiprune": {(received, 9), (received, 22)},
         "vflowopt": {(received, 22)},
         "mustdrop": {(cls, 22)},

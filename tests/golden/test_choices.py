@@ -73,6 +73,14 @@ def test_topk_breaks_ties_by_order() -> None:
     assert got == [top(s, int(k), v) for s, k, v in zip(scores, counts, valid, strict=True)]
 
 
+def test_topk_takes_a_real_score_of_minus_infinity_before_padding() -> None:
+    """Or the budget would not be met: padding stands first and would win the tie."""
+    scores = torch.tensor([[9.0, -torch.inf, 1.0, -torch.inf]])
+    valid = torch.tensor([[False, True, True, True]])
+    assert masks(topk_mask(scores, torch.tensor([2]), valid)) == [{1, 2}]
+    assert masks(topk_mask(scores, torch.tensor([3]), valid, -scores)) == [{1, 2, 3}]
+
+
 def test_max_min_diversity() -> None:
     x = RNG.normal(size=(4, 15, 6)).astype(np.float32)
     tokens, valid = padded(x)

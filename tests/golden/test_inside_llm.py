@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
+from tokensieve.functional.density import bounded_peaks
 from tokensieve.methods.registry import get_method
 from tokensieve.types import EncoderInfo, Site, TextContext, VisionTokens
 
@@ -161,6 +162,19 @@ def test_pact_equals_a_loop(count: int, seed: int) -> None:
         assert not torch.equal(tight.apply(v.tokens)[0], found.apply(v.tokens)[0])
 
 
+def test_pact_compares_only_what_takes_part() -> None:
+    """Tokens dropped at once neither make a place dense nor become centres, whatever they hold."""
+    keys = torch.eye(6)[[0, 0, 1, 2, 3, 3, 3]][None]
+    among = torch.tensor([[True, True, True, True, False, False, False]])
+    count = torch.tensor([1])
+    assert bounded_peaks(keys, among, count, 0.2)[0].tolist() == [True] + 6 * [False]
+    everyone = torch.ones_like(among)
+    assert bounded_peaks(keys, everyone, count, 0.2)[0].nonzero().tolist() == [[4]]
+    keys[:, 4:] = torch.nan
+    assert bounded_peaks(keys, among, count, 0.2)[0].tolist() == [True] + 6 * [False]
+    assert not bounded_peaks(keys, torch.zeros_like(among), count, 0.2).any()
+
+
 def rater_words(tokens: np.ndarray, words: np.ndarray) -> list[int]:
     relevance = np.zeros(T)
     for x in tokens:
@@ -192,7 +206,7 @@ def sparsevlm(a: dict[str, np.ndarray], words: np.ndarray, count: int):  # type:
     rated = a["text"][:, raters]
     significance = rated.mean(1)
     rank = int(np.linalg.matrix_rank(rated))
-    direct = min(max(math.ceil((count - 0.09 * L) / 0.91 - 1e-4), rank), count)
+    direct = min(max(math.ceil((count - 0.09 * L) / 0.91 - 1e-9), rank), count)
     whole = best(significance, direct)
     recycled = count - direct
     values = {i: a["tokens"][i] for i in whole}

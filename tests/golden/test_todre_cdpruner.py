@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokensieve.errors import InputError, NonFiniteError, UnknownNameError, UnsupportedError
+from tokensieve.errors import (
+    InputError,
+    NonFiniteError,
+    PromptError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from tokensieve.functional import cosine, dpp
 from tokensieve.functional.diversity import max_min_diversity
 from tokensieve.functional.dpp import greedy_dpp
@@ -71,6 +77,12 @@ def test_todre_refuses_unknown_options() -> None:
         get_method("todre", start="first")
 
 
+@pytest.mark.parametrize("name", ["divprune", "todre", "cdpruner"])
+def test_the_budget_is_met_where_products_overflow(name: str) -> None:
+    x, text = drawn() * np.float32(1e19), drawn(1)[:3]
+    assert [len(i) for i in kept(name, x, text)] == list(COUNTS)
+
+
 def relevance(x: np.ndarray, text: np.ndarray) -> np.ndarray:
     cosines = [
         np.mean([t @ w / np.linalg.norm(t) / np.linalg.norm(w) for w in text.astype(np.float64)])
@@ -121,7 +133,7 @@ def test_cdpruner_says_what_is_missing() -> None:
     one, method = torch.tensor([3]), get_method("cdpruner")
     with pytest.raises(UnsupportedError, match="Expected the prompt's text"):
         method.reduce(v, one)
-    with pytest.raises(UnsupportedError, match="Expected the prompt's text"):
+    with pytest.raises(PromptError, match="Expected text beside the picture"):
         method.reduce(v, one, TextContext(torch.zeros(0, WIDTH)))
     with pytest.raises(InputError, match=r"width 12, as the visual tokens\. Got 5"):
         method.reduce(v, one, TextContext(torch.ones(2, 5)))

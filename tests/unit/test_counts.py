@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,13 @@ from tokensieve.errors import (
     UnknownNameError,
     WeightsError,
 )
-from tokensieve.functional.counts import SHARES, adaptive_counts, mask_counts, threshold_at
+from tokensieve.functional.counts import (
+    SHARES,
+    adaptive_counts,
+    mask_counts,
+    rounded_share,
+    threshold_at,
+)
 from tokensieve.functional.diversity import diverse_order, first_of
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.sieve import compress, encode
@@ -45,6 +53,18 @@ def crops(n: int, seed: int = 0) -> torch.Tensor:
 
 def adaptive(selector: Selector) -> Method:
     return get_method("selector", weights=selector, counts="adaptive").bind(ENCODER)
+
+
+@pytest.mark.parametrize("percent", [1, 5, 29, 30, 50, 55, 57, 100])
+def test_shares_are_rounded_as_fractions_not_as_floats(percent: int) -> None:
+    n = torch.arange(2000)
+    exact = [Fraction(percent, 100) * i for i in range(2000)]
+    for to, want in (
+        ("down", [math.floor(x) for x in exact]),
+        ("half up", [math.floor(x + Fraction(1, 2)) for x in exact]),
+        ("up", [math.ceil(x) for x in exact]),
+    ):
+        assert rounded_share(n, percent / 100, to).tolist() == want
 
 
 def test_mask_counts_what_is_above_zero_up_to_the_budget() -> None:

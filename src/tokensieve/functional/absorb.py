@@ -10,36 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
+from tokensieve.functional.places import positions
+
 _PART = 512  # tokens compared with others at a time
 _TINY = torch.finfo(torch.float32).tiny
-
-
-def positions(mask_BL: Bool[Tensor, "B L"]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The positions of each row's True values in order, and which of these places are taken."""
-    counts_B = mask_BL.sum(-1)
-    most = int(counts_B.max()) if counts_B.numel() else 0
-    order_BL = (~mask_BL).byte().argsort(dim=-1, stable=True)
-    place_T = torch.arange(most, device=mask_BL.device)
-    return order_BL[:, :most], place_T < counts_B[:, None]
-
-
-def nearest_target(
-    keys_BLK: Float[Tensor, "B L K"], target_BL: Bool[Tensor, "B L"]
-) -> Int[Tensor, "B L"]:
-    """For each token the target whose key is most alike in cosine, the earlier on a tie; targets
-    are their own. -1 where a crop has no target."""
-    index_BT, there_BT = positions(target_BL)
-    if index_BT.shape[1] == 0:
-        return torch.full_like(target_BL, -1, dtype=torch.long)
-    unit_BLK = normalize(keys_BLK.float(), dim=-1)
-    goal_BTK = unit_BLK.gather(1, index_BT[..., None].expand(-1, -1, unit_BLK.shape[-1]))
-    picks = []
-    for part_BPK in torch.split(unit_BLK, _PART, dim=1):
-        alike_BPT = (part_BPK @ goal_BTK.mT).masked_fill(~there_BT[:, None], -torch.inf)
-        picks.append(alike_BPT.argmax(-1))
-    near_BL = index_BT.gather(1, torch.cat(picks, dim=1))
-    own_L = torch.arange(near_BL.shape[1], device=near_BL.device)
-    return near_BL.where(~target_BL, own_L).masked_fill(~there_BT.any(-1, keepdim=True), -1)
 
 
 def absorb_nearest(

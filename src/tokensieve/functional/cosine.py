@@ -83,9 +83,9 @@ class Cosines:
         picked_BNC = self._tokens_BLC[crop_B1, pick_BN].float()
         if self._padding_BL is not None:  # a crop without real tokens left picks padding
             picked_BNC = picked_BNC.masked_fill(self._padding_BL[crop_B1, pick_BN, None], 0)
+        picked_BNC = picked_BNC * self._scale_BL[crop_B1, pick_BN, None]
         starts = range(0, self._tokens_BLC.shape[1], _PART)
         rows_BNL = torch.cat([picked_BNC @ self._part(start).mT for start in starts], 2)
-        rows_BNL *= self._scale_BL[crop_B1, pick_BN, None]
         rows_BNL *= self._scale_BL[:, None]
         return rows_BNL
 
@@ -100,12 +100,10 @@ class Cosines:
         """First row, first column and cosines of each block on or above the diagonal."""
         L = self._tokens_BLC.shape[1]
         for top in range(0, L, _PART):
-            rows_BPC = self._part(top)
-            rows_scale = self._scale_BL[:, top : top + _PART, None]
+            # one side at length 1 before the product, or large tokens overflow in it
+            rows_BPC = self._part(top) * self._scale_BL[:, top : top + _PART, None]
             for left in range(top, L, _PART):
-                columns_BQC = rows_BPC if left == top else self._part(left)
-                block_BPQ = rows_BPC @ columns_BQC.mT
-                block_BPQ *= rows_scale
+                block_BPQ = rows_BPC @ self._part(left).mT
                 block_BPQ *= self._scale_BL[:, None, left : left + _PART]
                 yield top, left, block_BPQ
 

@@ -7,10 +7,13 @@ A budget is then an average: a crop asked for n tokens keeps from half to twice 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from tokensieve.budget import EPS
 
 # Shares of a table of thresholds: close where quality is steep in the number of tokens.
 SHARES = (.01, .02, .03, .04, .05, .07, .1, .14, .2, .25, .3, .4, .5, .6, .7, .8, .9)  # fmt: skip
@@ -67,8 +70,17 @@ def part_of(counts_B: Int[Tensor, "B"], share: float) -> Int[Tensor, "B"]:
     """That share of each count, half a token rounded up; at least one unless the share is 0."""
     if share == 0:
         return torch.zeros_like(counts_B)
-    part_B = (counts_B.double() * share + 0.5 + 1e-9).floor().long()
-    return torch.minimum(part_B.clamp_min(1), counts_B)
+    return torch.minimum(rounded_share(counts_B, share).clamp_min(1), counts_B)
+
+
+def rounded_share(
+    counts_B: Int[Tensor, "B"], share: float, to: Literal["down", "half up", "up"] = "half up"
+) -> Int[Tensor, "B"]:
+    """That share of each count as a whole number; 0.3 of 50 is 15, whatever floats say of it."""
+    part_B = counts_B.double() * share
+    if to == "up":
+        return (part_B - EPS).ceil().long()
+    return (part_B + (0.5 if to == "half up" else 0) + EPS).floor().long()
 
 
 def outlier_counts(

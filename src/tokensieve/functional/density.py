@@ -1,6 +1,6 @@
 """Clusters of tokens around those that have many near ones.
 
-B crops, L tokens, C width, k tokens chosen.
+B crops, L tokens, C width, P tokens that take part (or are compared at a time), k nearest ones.
 """
 
 from __future__ import annotations
@@ -10,59 +10,65 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tokensieve.functional.cosine import Cosines, crops_at_once
+from tokensieve.functional.places import own_places, positions
+
 _PART = 1024  # tokens compared with all others at a time
+
+
+def bounded_peaks(
+    tokens_BLC: Float[Tensor, "B L C"],
+    among_BL: Bool[Tensor, "B L"],
+    counts_B: Int[Tensor, "B"],
+    cutoff: float,
+) -> Bool[Tensor, "B L"]:
+    """Distance bounded density peaks [1]: in order of falling density, each token farther than
+    `cutoff` in cosine distance from all taken before; at most `counts_B[b]` of a crop.
+
+    Density is `kernel_density`. Tokens outside `among` take no part and are not even compared. The
+    earlier token wins a tie.
+
+    [1] PACT, arXiv 2504.08966.
+    """
+    index_BP, real_BP = positions(among_BL)
+    taken_BPC = tokens_BLC.gather(1, index_BP[..., None].expand(-1, -1, tokens_BLC.shape[-1]))
+    density_BP = kernel_density(taken_BPC, real_BP, cutoff)
+    peak_BP = torch.zeros_like(real_BP)
+    for part in crops_at_once(taken_BPC) if real_BP.numel() else ():
+        peak_BP[part] = _spread(
+            taken_BPC[part], density_BP[part], counts_B[part], real_BP[part], cutoff
+        )
+    return torch.zeros_like(among_BL).scatter(1, index_BP, peak_BP)
 
 
 def kernel_density(
     tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"], cutoff: float
 ) -> Float[Tensor, "B L"]:
     """Sum over a crop's real tokens of exp(-cosine distance / cutoff), itself among them."""
-    unit_BLC = _unit(tokens_BLC, valid_BL)
-    parts = [
-        ((part @ unit_BLC.mT - 1) / cutoff).exp().masked_fill(~valid_BL[:, None], 0).sum(-1)
-        for part in torch.split(unit_BLC, _PART, 1)
-    ]
-    return torch.cat(parts, 1)
+    unit_BLC = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
+    sums = [torch.zeros_like(unit_BLC[:, :0, 0])]
+    for part_BPC in torch.split(unit_BLC, _PART, 1):
+        near_BPL = (part_BPC @ unit_BLC.mT).sub_(1).div_(cutoff).exp_()
+        sums.append(near_BPL.masked_fill_(~valid_BL[:, None], 0).sum(-1))
+    return torch.cat(sums, 1)
 
 
-def spread_peaks(
-    tokens_BLC: Float[Tensor, "B L C"],
-    density_BL: Float[Tensor, "B L"],
-    counts_B: Int[Tensor, "B"],
-    valid_BL: Bool[Tensor, "B L"],
-    cutoff: float,
+def _spread(
+    tokens_BLC: Tensor, density_BL: Tensor, counts_B: Tensor, valid_BL: Tensor, cutoff: float
 ) -> Bool[Tensor, "B L"]:
-    """In order of falling density, each token farther than `cutoff` in cosine from all taken
-    before; at most `counts_B[b]` of a crop. The earlier token wins a tie."""
-    unit_BLC = _unit(tokens_BLC, valid_BL)
+    steps = int(counts_B.max())
+    cosines = Cosines(tokens_BLC, valid_BL, steps)
     free_BL, taken_BL = valid_BL.clone(), torch.zeros_like(valid_BL)
-    row = torch.arange(len(free_BL), device=free_BL.device)
-    for step in range(int(counts_B.max()) if counts_B.numel() else 0):
+    crop_B = torch.arange(len(free_BL), device=free_BL.device)
+    for step in range(steps):
         more_B = free_BL.any(-1) & (step < counts_B)
         if not bool(more_B.any()):
             break
-        pick = density_BL.masked_fill(~free_BL, -torch.inf).argmax(-1)
-        taken_BL[row, pick] |= more_B
-        distance_BL = 1 - (unit_BLC @ unit_BLC[row, pick, :, None])[..., 0]
-        free_BL &= distance_BL > cutoff
-        free_BL[row, pick] = False
+        pick_B = density_BL.masked_fill(~free_BL, -torch.inf).argmax(-1)
+        taken_BL[crop_B, pick_B] |= more_B
+        free_BL &= 1 - cosines.row(pick_B) > cutoff
+        free_BL[crop_B, pick_B] = False
     return taken_BL
-
-
-def nearest_among(
-    tokens_BLC: Float[Tensor, "B L C"], chosen_BL: Bool[Tensor, "B L"]
-) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """The chosen token nearest to each token in cosine, and its distance; -1 and inf where none is
-    chosen. What stands at tokens that take part in nothing is of no use."""
-    unit_BLC = normalize(tokens_BLC.float().nan_to_num(0, 0, 0), dim=-1)
-    nearest, near = [], []
-    for part in torch.split(unit_BLC, _PART, 1):
-        likeness = (part @ unit_BLC.mT).masked_fill(~chosen_BL[:, None], -torch.inf)
-        best = likeness.max(-1)
-        nearest.append(best.indices)
-        near.append(1 - best.values)
-    nearest_BL, near_BL = torch.cat(nearest, 1), torch.cat(near, 1)
-    return nearest_BL.masked_fill(torch.isinf(near_BL), -1), near_BL
 
 
 def density_peaks(
@@ -104,9 +110,4 @@ def density_peaks(
     centre_BL = (rank_BL < counts_B[:, None]) & valid_BL
     to_centre = distance_BLL.masked_fill(~centre_BL[:, None], torch.inf).min(-1)
     assign_BL = to_centre.indices.masked_fill(torch.isinf(to_centre.values) | ~valid_BL, -1)
-    own = torch.arange(L, device=centre_BL.device).expand_as(assign_BL)
-    return centre_BL, own.where(centre_BL, assign_BL)
-
-
-def _unit(tokens_BLC: Tensor, valid_BL: Tensor) -> Tensor:
-    return normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
+    return centre_BL, own_places(valid_BL).where(centre_BL, assign_BL)

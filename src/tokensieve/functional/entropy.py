@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_CHANNELS, _LEVELS = 3, 256
+from tokensieve.functional.pixels import by_channel
+
+_LEVELS = 256
 
 
 def patch_entropy(
@@ -21,8 +23,7 @@ def patch_entropy(
     crop's real tokens: pixels may be normalised in any way.
     """
     real_BLP = patches_BLP.float().masked_fill(~valid_BL[..., None], 0)
-    channels = _CHANNELS if patches_BLP.shape[-1] % _CHANNELS == 0 else 1
-    grey_BLG = real_BLP.reshape(*real_BLP.shape[:2], channels, -1).mean(2)
+    grey_BLG = by_channel(real_BLP).mean(2)
     out_BL1 = ~valid_BL[..., None]
     low_B11 = grey_BLG.masked_fill(out_BL1, torch.inf).amin((1, 2), keepdim=True)
     high_B11 = grey_BLG.masked_fill(out_BL1, -torch.inf).amax((1, 2), keepdim=True)

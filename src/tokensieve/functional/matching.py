@@ -1,9 +1,12 @@
-"""Which token joins which: bipartite soft matching.
+"""Which token joins which: best partners, bipartite soft matching, joining down to a count.
 
-B crops, L tokens, K width of what is compared, A tokens of the first half, D of the second.
+B crops, L tokens, K width of what is compared, A tokens that may go, P of them at a time, D tokens
+they may join.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,9 +14,73 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokensieve.functional.merge import mean_at
+from tokensieve.functional.places import own_places, positions
 from tokensieve.functional.topk import topk_mask
 
-_PART = 1024  # tokens compared with the other half at a time
+_PART = 1024  # tokens compared with all they may join at a time
+
+# what each token has joined so far (-1: nothing), tokens left, how many should go -> what each
+# token left joins: itself if it stays
+Match = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def deal(valid_BL: Bool[Tensor, "B L"]) -> tuple[Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Real tokens dealt in turn to two halves."""
+    odd_BL = (valid_BL.cumsum(-1) - 1) % 2 == 1
+    return valid_BL & ~odd_BL, valid_BL & odd_BL
+
+
+def best_edges(
+    keys_BLK: Float[Tensor, "B L K"],
+    from_BL: Bool[Tensor, "B L"],
+    to_BL: Bool[Tensor, "B L"],
+    bias_BL: Float[Tensor, "B L"] | None = None,
+) -> tuple[Float[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """For each token of `from` its best of `to`: how good the pair is, and which token that is.
+
+    A pair is as good as its cosine; with a bias, as log((1 + cosine) / 2) plus the biases of both.
+    -inf, and the token itself, for all others and where `to` is empty. The earlier wins a tie.
+    """
+    own_BL = own_places(from_BL)
+    none_BL = torch.full(own_BL.shape, -torch.inf, device=keys_BLK.device)
+    (first_BA, here_BA), (second_BD, there_BD) = positions(from_BL), positions(to_BL)
+    if not first_BA.numel() or not second_BD.numel():
+        return none_BL, own_BL
+    second_BDK = _unit(keys_BLK, second_BD)
+    found = []
+    for part_BP in torch.split(first_BA, _PART, dim=1):
+        good_BPD = _unit(keys_BLK, part_BP) @ second_BDK.mT
+        if bias_BL is not None:
+            good_BPD.add_(1).div_(2).clamp_min_(1e-6).log_()
+            good_BPD += bias_BL.gather(1, part_BP)[..., None]
+            good_BPD += bias_BL.gather(1, second_BD)[:, None]
+        found.append(good_BPD.masked_fill_(~there_BD[:, None], -torch.inf).max(-1))
+    good_BA = torch.cat([best.values for best in found], 1)
+    at_BA = torch.cat([best.indices for best in found], 1)
+    real_BA = here_BA & there_BD.any(-1, keepdim=True)
+    into_BA = second_BD.gather(1, at_BA).where(real_BA, first_BA)
+    good_BA = good_BA.masked_fill(~real_BA, -torch.inf)
+    return none_BL.scatter(1, first_BA, good_BA), own_BL.scatter(1, first_BA, into_BA)
+
+
+def nearest_target(
+    keys_BLK: Float[Tensor, "B L K"], from_BL: Bool[Tensor, "B L"], to_BL: Bool[Tensor, "B L"]
+) -> Int[Tensor, "B L"]:
+    """For each token of `from` the one of `to` whose key is most alike in cosine, -1 where there is
+    none; the token itself for all others."""
+    good_BL, into_BL = best_edges(keys_BLK, from_BL, to_BL)
+    return into_BL.masked_fill(from_BL & (good_BL == -torch.inf), -1)
+
+
+def join(
+    good_BL: Float[Tensor, "B L"],
+    into_BL: Int[Tensor, "B L"],
+    remove_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Int[Tensor, "B L"]:
+    """What each token joins when the best `remove_B[b]` pairs do; -1 in padding."""
+    goes_BL = topk_mask(good_BL, remove_B, good_BL > -torch.inf)
+    return into_BL.where(goes_BL, own_places(valid_BL)).masked_fill(~valid_BL, -1)
 
 
 def bipartite_match(
@@ -25,67 +92,63 @@ def bipartite_match(
 
     Real tokens are dealt in turn to two halves. Each of the first half finds the one of the second
     with the highest cosine of keys; the `remove_B[b]` pairs with the highest cosines are joined,
-    the second token staying. At most half of the tokens (rounded down) can go in one call. How
-    heavy tokens are does not matter here: give sizes to `functional.merge.mean_at`.
+    the second token staying. At most half of the tokens (rounded down) can go in one call.
 
     [1] Token Merging, arXiv 2210.09461.
     """
-    B, L, _ = keys_BLK.shape
-    own_BL = torch.arange(L, device=keys_BLK.device).expand(B, L)
-    target_BL = own_BL.masked_fill(~valid_BL, -1)
-    most_B = torch.minimum(remove_B, valid_BL.sum(-1) // 2).clamp_min(0)
-    if L < 2 or not bool((most_B > 0).any()):
-        return target_BL
-    real_first_BL = (~valid_BL).to(torch.uint8).argsort(dim=-1, stable=True)
-    longest = int(valid_BL.sum(-1).max())
-    first_BA, second_BD = real_first_BL[:, 0:longest:2], real_first_BL[:, 1:longest:2]
-    cosine_BA, best_BA = _nearest(keys_BLK, first_BA, second_BD, valid_BL)
-    real_BA = valid_BL.gather(1, first_BA)
-    joined_BA = topk_mask(cosine_BA, most_B, real_BA)
-    into_BA = second_BD.gather(1, best_BA)
-    stays_BA = target_BL.gather(1, first_BA)
-    return target_BL.scatter(1, first_BA, into_BA.where(joined_BA, stays_BA))
+    most_B = torch.minimum(remove_B, valid_BL.sum(-1) // 2)
+    return join(*best_edges(keys_BLK, *deal(valid_BL)), most_B, valid_BL)
 
 
-def _nearest(
-    keys_BLK: Float[Tensor, "B L K"],
-    first_BA: Int[Tensor, "B A"],
-    second_BD: Int[Tensor, "B D"],
+def follow(assign_BL: Int[Tensor, "B L"], target_BL: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Where tokens end that joined `assign` when those join `target`; -1 stays -1."""
+    return target_BL.gather(1, assign_BL.clamp_min(0)).masked_fill(assign_BL < 0, -1)
+
+
+def join_down(
+    counts_B: Int[Tensor, "B"],
     valid_BL: Bool[Tensor, "B L"],
-) -> tuple[Float[Tensor, "B A"], Int[Tensor, "B A"]]:
-    """The highest cosine of each first token with a real second one, and which that is."""
-    second_BDK = _unit(keys_BLK, second_BD)
-    padding_BD = ~valid_BL.gather(1, second_BD)
-    found = []
-    for part_BP in torch.split(first_BA, _PART, dim=1):
-        cosine_BPD = _unit(keys_BLK, part_BP) @ second_BDK.mT
-        found.append(cosine_BPD.masked_fill_(padding_BD[:, None], -torch.inf).max(-1))
-    return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+    match: Match,
+    assign_BL: Int[Tensor, "B L"] | None = None,
+) -> tuple[Bool[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """Join tokens, in as many rounds as it takes, until `counts_B[b]` of crop b are left.
+
+    match: a round; it must take one token or more where asked to, and no more than asked.
+    assign: what has joined before. Returns what is left and what each token has joined. A crop
+    asked for no token keeps none, and none of its tokens joins another.
+    """
+    own_BL = own_places(valid_BL)
+    assign_BL = own_BL.masked_fill(~valid_BL, -1) if assign_BL is None else assign_BL
+    alive_BL = valid_BL & (assign_BL == own_BL)
+    while bool(((excess_B := alive_BL.sum(-1) - counts_B.clamp_min(1)) > 0).any()):
+        target_BL = match(assign_BL, alive_BL, excess_B.clamp_min(0))
+        assign_BL = follow(assign_BL, target_BL)
+        alive_BL = valid_BL & (assign_BL == own_BL)
+    empty_B1 = (counts_B == 0)[:, None]
+    return alive_BL & ~empty_B1, assign_BL.masked_fill(empty_B1, -1)
+
+
+def match_down(
+    keys_BLK: Float[Tensor, "B L K"],
+    counts_B: Int[Tensor, "B"],
+    valid_BL: Bool[Tensor, "B L"],
+    sizes_BL: Float[Tensor, "B L"] | None = None,
+    assign_BL: Int[Tensor, "B L"] | None = None,
+) -> tuple[Bool[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """`join_down` by rounds of `bipartite_match`; joined tokens are compared by their mean key.
+
+    sizes: how much each token counts in that mean; None: all alike.
+    """
+
+    def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
+        if torch.equal(alive_BL, valid_BL):  # nothing has joined: no need of another L x K
+            return bipartite_match(keys_BLK, remove_B, alive_BL)
+        return bipartite_match(mean_at(keys_BLK, assign_BL, sizes_BL), remove_B, alive_BL)
+
+    return join_down(counts_B, valid_BL, match, assign_BL)
 
 
 def _unit(keys_BLK: Float[Tensor, "B L K"], index_BN: Int[Tensor, "B N"]) -> Float[Tensor, "B N K"]:
     """Those keys at length 1."""
     crop_B1 = torch.arange(len(keys_BLK), device=keys_BLK.device)[:, None]
     return normalize(keys_BLK[crop_B1, index_BN].float(), dim=-1)
-
-
-def repeated_match(
-    tokens_BLC: Float[Tensor, "B L C"],
-    counts_B: Int[Tensor, "B"],
-    valid_BL: Bool[Tensor, "B L"],
-) -> Int[Tensor, "B L"]:
-    """The token that each one ends up in when `bipartite_match` is repeated until `counts_B` stay.
-
-    A round joins as many pairs as it can, half of the tokens or less; joined tokens are compared
-    by the mean of all they hold. -1 in padding, and in crops of which nothing is to stay.
-    """
-    own_BL = torch.arange(valid_BL.shape[1], device=valid_BL.device).expand(valid_BL.shape)
-    open_BL = valid_BL & (counts_B > 0)[:, None]
-    target_BL = own_BL.masked_fill(~open_BL, -1)
-    now_BLC: Tensor | None = tokens_BLC
-    while bool(((stay_BL := target_BL == own_BL).sum(-1) > counts_B).any()):
-        now_BLC = mean_at(tokens_BLC, target_BL) if now_BLC is None else now_BLC
-        step_BL = bipartite_match(now_BLC, stay_BL.sum(-1) - counts_B, stay_BL)
-        now_BLC = None  # room for the next means
-        target_BL = step_BL.gather(1, target_BL.clamp_min(0)).where(open_BL, target_BL)
-    return target_BL

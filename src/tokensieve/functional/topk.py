@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_LOWEST = torch.finfo(torch.float32).min  # a real score of -inf still comes before padding
+
 
 def topk_mask(
     scores_BL: Float[Tensor, "B L"],
@@ -20,7 +22,7 @@ def topk_mask(
 
     A tie goes to the higher of `ties_BL` where given, then to the earlier token.
     """
-    ranked = scores_BL.float().masked_fill(~valid_BL, -torch.inf)
+    ranked = scores_BL.float().clamp_min(_LOWEST).masked_fill(~valid_BL, -torch.inf)
     if ties_BL is None:
         order = ranked.argsort(dim=-1, descending=True, stable=True)
     else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.functional.matching import repeated_match
+from tokensieve.functional.matching import match_down
 from tokensieve.functional.merge import mean_at
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 
 
@@ -35,6 +34,5 @@ class AIM(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        target_BL = repeated_match(vision.tokens, counts, vision.valid_BL)
-        own_L = torch.arange(target_BL.shape[1], device=target_BL.device)
-        return Reduction(target_BL == own_L, mean_at(vision.tokens, target_BL), target_BL)
+        kept_BL, assign_BL = match_down(vision.tokens, counts, vision.valid_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)

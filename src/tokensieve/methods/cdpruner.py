@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokensieve.errors import InputError, NonFiniteError, UnsupportedError
 from tokensieve.functional.cosine import cosine_along
 from tokensieve.functional.dpp import greedy_dpp
+from tokensieve.functional.text import text_embeds
 from tokensieve.methods.base import Method
 from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 
@@ -30,7 +30,8 @@ class CDPruner(Method):
     Differs from the paper: relevance there comes from CLIP's text tower where the VLM has a CLIP
     encoder; here, for every model, from the LLM's own embeddings of the text.
 
-    Raises `UnsupportedError` without text, `InputError` for text of another width.
+    Raises `UnsupportedError` without text, `PromptError` for a prompt that has none, `InputError`
+    for text of another width.
 
     [1] CDPruner, arXiv 2506.10967.
     """
@@ -43,25 +44,8 @@ class CDPruner(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        relevance_BL = _relevance(vision, _embeds(vision, text))
+        relevance_BL = _relevance(vision, text_embeds(text, vision))
         return Reduction(greedy_dpp(vision.tokens, relevance_BL, counts, vision.valid_BL))
-
-
-def _embeds(vision: VisionTokens, text: TextContext | None) -> Float[Tensor, "T C"]:
-    if text is None or len(text.embeds) == 0:
-        raise UnsupportedError(
-            "Expected the prompt's text, for 'cdpruner'. Got none. Ask a question, or use a method "
-            "that reads no text ('divprune')."
-        )
-    width, got = vision.tokens.shape[-1], text.embeds.shape[-1]
-    if width != got:
-        raise InputError(
-            f"Expected text embeddings of width {width}, as the visual tokens. Got {got}. Use "
-            "'cdpruner' behind the projector."
-        )
-    if not bool(torch.isfinite(text.embeds).all()):
-        raise NonFiniteError("Expected finite text embeddings. Got NaN or Inf. Check the model.")
-    return text.embeds.float()
 
 
 def _relevance(vision: VisionTokens, text_TC: Float[Tensor, "T C"]) -> Float[Tensor, "B L"]:

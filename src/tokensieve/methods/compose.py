@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import BudgetError, ConfigError, UnsupportedError
-from tokensieve.functional.absorb import nearest_target
 from tokensieve.functional.grid import coarse_cells
+from tokensieve.functional.matching import nearest_target
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import JsonValue, Method, ScoringMethod, split_groups
@@ -109,8 +109,9 @@ class Recycled(_Around):
                 "which makes new ones of them already. Leave `recycle` out."
             )
         vision.require_finite(f"the site '{self.site}'")
-        kept_BL = reduction.kept & vision.valid_BL
-        target_BL = nearest_target(vision.tokens, kept_BL).masked_fill(~vision.valid_BL, -1)
+        kept_BL, valid_BL = reduction.kept & vision.valid_BL, vision.valid_BL
+        target_BL = nearest_target(vision.tokens, valid_BL & ~kept_BL, kept_BL)
+        target_BL = target_BL.masked_fill(~valid_BL, -1)
         return Reduction(kept_BL, mean_at(vision.tokens, target_BL), target_BL)
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.functional.blocks import even_blocks
-from tokensieve.functional.edges import best_edges, deal, join, join_down
-from tokensieve.functional.matching import bipartite_match
+from tokensieve.functional.matching import best_edges, deal, join, match_down
 from tokensieve.functional.merge import mean_at
-from tokensieve.methods.base import Method
+from tokensieve.functional.places import own_places
+from tokensieve.methods.base import Method, merged
 from tokensieve.nn.thresholds import Thresholds, shipped_thresholds
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
@@ -89,20 +89,12 @@ class DyMu(Method):
         """Keep as many as the threshold says, from half to twice `counts[b]`."""
         vision.require_finite(f"the site '{self.site}'")
         keys_BLK, valid_BL, sizes_BL = vision.signal("keys"), vision.valid_BL, vision.sizes
-        all_B = valid_BL.sum(-1)
         good_BL, into_BL = best_edges(keys_BLK, *deal(valid_BL))
         alike_B = (good_BL > self.threshold_B(counts, valid_BL)[:, None]).sum(-1)
-        most_B = torch.where(counts >= all_B, 0, all_B - (counts + 1) // 2)
-        joined_BL = join(good_BL, into_BL, torch.minimum(alike_B, most_B), valid_BL)
-
-        def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
-            merged_BLK = mean_at(keys_BLK, assign_BL, sizes_BL)
-            return bipartite_match(merged_BLK, remove_B, alive_BL)
-
-        kept_BL, assign_BL = join_down(2 * counts, valid_BL, match, joined_BL)
-        if torch.equal(kept_BL, valid_BL):
-            return Reduction(kept_BL)
-        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
+        alike_B = alike_B.masked_fill(counts >= valid_BL.sum(-1), 0)
+        joined_BL = join(good_BL, into_BL, alike_B, valid_BL)  # at most half of all join
+        kept_BL, assign_BL = match_down(keys_BLK, 2 * counts, valid_BL, sizes_BL, joined_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
 
 
 @dataclass(frozen=True)
@@ -157,6 +149,5 @@ class Calibration(Method):
         self.found.setdefault(self.block, []).append(threshold)
         merges_B = (good_BL > threshold).sum(-1)
         assign_BL = join(good_BL, into_BL, merges_B, valid_BL)
-        own_BL = torch.arange(valid_BL.shape[1], device=valid_BL.device)
-        tokens = mean_at(vision.tokens, assign_BL, vision.sizes)
-        return Reduction(valid_BL & (assign_BL == own_BL), tokens, assign_BL)
+        kept_BL = valid_BL & (assign_BL == own_places(valid_BL))
+        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL, vision.sizes), assign_BL)

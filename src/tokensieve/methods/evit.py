@@ -15,6 +15,7 @@ from torch import Tensor
 from tokensieve.errors import ConfigError
 from tokensieve.functional.blocks import staged_blocks
 from tokensieve.functional.merge import mean_at
+from tokensieve.functional.places import own_places
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
@@ -60,7 +61,7 @@ class EViT(Method):
             return Reduction(kept_BL)
         attentive_BL = topk_mask(attention_BL, counts - 1, valid_BL)
         fused_BL = kept_BL & ~attentive_BL  # one of each crop: where the others go
-        own_BL = torch.arange(kept_BL.shape[1], device=kept_BL.device).expand(kept_BL.shape)
+        own_BL = own_places(kept_BL)
         one_B1 = fused_BL.int().argmax(-1, keepdim=True)
         assign_BL = own_BL.where(kept_BL, one_B1).masked_fill(~valid_BL, -1)
         assign_BL = assign_BL.masked_fill((counts == 0)[:, None], -1)

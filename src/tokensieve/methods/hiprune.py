@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.budget import check_share
+from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.grid import four_neighbours
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
@@ -69,7 +70,7 @@ class HiPrune(Method):
     ) -> Reduction:
         middle_BL, deep_BL = vision.signal("middle"), vision.signal("deep")
         valid_BL = vision.valid_BL
-        anchors_B = (counts.double() * (self.alpha / 5) + 0.5 + 1e-9).floor().long()
+        anchors_B = rounded_share(counts, self.alpha / 5)
         kept_BL = topk_mask(middle_BL, anchors_B, valid_BL)
         if vision.grid is not None:
             buffers_BL = four_neighbours(kept_BL, vision.grid) & valid_BL & ~kept_BL

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.functional.blocks import even_blocks
-from tokensieve.functional.edges import best_edges, deal, follow, join, join_down
+from tokensieve.functional.matching import best_edges, deal, follow, join, join_down
 from tokensieve.functional.merge import mean_at
-from tokensieve.methods.base import Method
+from tokensieve.functional.places import own_places
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 
@@ -73,7 +74,7 @@ class Mctf(Method):
         vision.require_finite(f"the site '{self.site}'")
         told_BL = vision.signal("attention").float().clamp_min(1e-9)
         sizes_BL = torch.ones_like(told_BL) if vision.sizes is None else vision.sizes.float()
-        own_BL = torch.arange(told_BL.shape[1], device=told_BL.device).expand(told_BL.shape)
+        own_BL = own_places(vision.valid_BL)
 
         def fuse(assign_BL: Tensor, from_BL: Tensor, to_BL: Tensor, n_B: Tensor) -> Tensor:
             """The `n_B` pairs that attract most, after what has joined already."""
@@ -93,7 +94,5 @@ class Mctf(Method):
             return follow(there_BL, fuse(now_BL, second_BL, left_BL, remove_B // 2))
 
         kept_BL, assign_BL = join_down(counts, vision.valid_BL, match)
-        if torch.equal(kept_BL, vision.valid_BL):
-            return Reduction(kept_BL)
         tokens_BLC = mean_at(vision.tokens, assign_BL, told_BL * sizes_BL)
-        return Reduction(kept_BL, tokens_BLC, assign_BL)
+        return merged(vision, kept_BL, tokens_BLC, assign_BL)

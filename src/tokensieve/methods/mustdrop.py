@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.budget import check_share
 from tokensieve.errors import ConfigError
+from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.merge import mean_at
+from tokensieve.functional.places import own_places
 from tokensieve.functional.topk import topk_mask
 from tokensieve.functional.windows import merge_windows, window_of
 from tokensieve.methods.base import Method, merged
@@ -76,7 +77,7 @@ class MustDrop(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         attention_BL, valid_BL = vision.signal("attention"), vision.valid_BL
-        protected_B = (counts * self.protect).long()
+        protected_B = rounded_share(counts, self.protect, "down")
         free_BL = valid_BL & ~topk_mask(attention_BL, protected_B, valid_BL)
         into_BL = merge_windows(
             vision.tokens,
@@ -86,7 +87,6 @@ class MustDrop(Method):
             valid_BL.sum(-1) - counts,
             self.threshold,
         )
-        own_L = torch.arange(valid_BL.shape[1], device=valid_BL.device)
-        kept_BL = topk_mask(attention_BL, counts, valid_BL & (into_BL == own_L))
+        kept_BL = topk_mask(attention_BL, counts, valid_BL & (into_BL == own_places(valid_BL)))
         tokens_BLC = mean_at(vision.tokens, into_BL.masked_fill(~valid_BL, -1))
         return merged(vision, kept_BL, tokens_BLC)

@@ -14,7 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.errors import ConfigError
-from tokensieve.functional.density import kernel_density, nearest_among, spread_peaks
+from tokensieve.functional.counts import rounded_share
+from tokensieve.functional.density import bounded_peaks
+from tokensieve.functional.matching import best_edges
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
@@ -72,14 +74,14 @@ class Pact(Method):
         vision.require_finite(f"the site '{self.site}'")
         valid_BL, keys_BLK = vision.valid_BL, vision.signal("keys")
         worth_BL = vision.signal("asked").float() * vision.tokens.float().norm(dim=-1)
-        share_B = (self.important * valid_BL.sum(-1)).ceil().long()
+        share_B = rounded_share(valid_BL.sum(-1), self.important, "up")
         asked_BL = topk_mask(worth_BL, torch.maximum(share_B, counts), valid_BL)
-        density_BL = kernel_density(keys_BLK, asked_BL, self.cutoff)
-        centre_BL = spread_peaks(keys_BLK, density_BL, counts, asked_BL, self.cutoff)
+        centre_BL = bounded_peaks(keys_BLK, asked_BL, counts, self.cutoff)
         alone_BL = topk_mask(worth_BL, counts - centre_BL.sum(-1), asked_BL & ~centre_BL)
         kept_BL = centre_BL | alone_BL
-        nearest_BL, distance_BL = nearest_among(keys_BLK, centre_BL)
-        joins_BL = (asked_BL | (distance_BL <= self.recover * self.cutoff)) & valid_BL
-        own_BL = torch.arange(kept_BL.shape[1], device=kept_BL.device).expand_as(nearest_BL)
-        target_BL = own_BL.where(kept_BL, nearest_BL.masked_fill(~joins_BL, -1))
+        cosine_BL, into_BL = best_edges(keys_BLK, valid_BL & ~kept_BL, centre_BL)
+        joins_BL = (cosine_BL > -torch.inf) & (
+            asked_BL | (1 - cosine_BL <= self.recover * self.cutoff)
+        )
+        target_BL = into_BL.masked_fill(~(kept_BL | joins_BL), -1)
         return Reduction(kept_BL, mean_at(vision.tokens, target_BL))

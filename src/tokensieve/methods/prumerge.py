@@ -45,6 +45,9 @@ class PruMerge(Method):
         attention, so with "fixed" the budget cuts, or prolongs, the same ranking.
     neighbours: how many each kept token takes in.
 
+    Differs from the released code: that seeks neighbours among kept tokens too, and adds their sum
+    by attention to the kept token as it is; here weights sum to 1, so that tokens keep their size.
+
     Raises `UnknownNameError` for other `counts`, `ConfigError` for fewer than one neighbour.
 
     [1] LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models,

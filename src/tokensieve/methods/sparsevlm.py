@@ -13,9 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokensieve.budget import EPS
 from tokensieve.errors import ConfigError
+from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.density import density_peaks
 from tokensieve.functional.merge import mean_at
+from tokensieve.functional.places import positions
 from tokensieve.functional.text import text_attention, text_embeds
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
@@ -23,13 +26,14 @@ from tokensieve.schedules.base import geometric
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 _PLACES = (2 / 32, 6 / 32, 15 / 32)
+_PART = 1024  # tokens read at a time
 
 
 @dataclass(frozen=True)
 class SparseVLM(Method):
     """Keep the tokens that rating words attend to most, and recycle some of the others [1].
 
-    Raters are the text tokens of more than mean relevance: softmax over the text of the products
+    Raters are the text tokens of at least mean relevance: softmax over the text of the products
     of hidden states, mean over visual tokens. A token's significance is its mean attention from
     them. Of the dropped, the most significant share `candidates` is clustered by density peaks into
     a share `recycled` as many tokens, each the mean of its cluster.
@@ -72,7 +76,7 @@ class SparseVLM(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        valid_BL, embeds_TD = vision.valid_BL, text_embeds(text)
+        valid_BL, embeds_TD = vision.valid_BL, text_embeds(text, vision)
         rater_BT = raters(vision.tokens, embeds_TD, valid_BL)
         rated_BLT = text_attention(vision).masked_fill(
             ~(rater_BT[:, None] & valid_BL[..., None]), 0
@@ -81,7 +85,7 @@ class SparseVLM(Method):
         direct_B = self._direct(counts, valid_BL.sum(-1), rank_of(rated_BLT))
         direct_BL = topk_mask(significance_BL, direct_B, valid_BL)
         rest_B = valid_BL.sum(-1) - direct_B
-        pool_B = torch.maximum((self.candidates * rest_B).ceil().long(), counts - direct_B)
+        pool_B = rounded_share(rest_B, self.candidates, "up").maximum(counts - direct_B)
         pool_BL = topk_mask(significance_BL, pool_B, valid_BL & ~direct_BL)
         centre_BL, target_BL = _clustered(vision.tokens, pool_BL, counts - direct_B)
         return Reduction(direct_BL | centre_BL, mean_at(vision.tokens, target_BL))
@@ -91,7 +95,7 @@ class SparseVLM(Method):
         share = self.candidates * self.recycled
         if share == 1:
             return counts.where(counts == total_B, torch.minimum(rank_B, counts))
-        wanted_B = ((counts - share * total_B) / (1 - share) - 1e-4).ceil().long()
+        wanted_B = ((counts - share * total_B.double()) / (1 - share) - EPS).ceil().long()
         return torch.minimum(torch.maximum(wanted_B, rank_B), counts)
 
 
@@ -101,8 +105,8 @@ def raters(
     valid_BL: Bool[Tensor, "B L"],
 ) -> Bool[Tensor, "B T"]:
     """Text tokens whose relevance to a crop is at least the mean; there is always one."""
-    clean_BLC = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0)
-    relevance_BLT = (clean_BLC @ embeds_TC.mT).softmax(-1).masked_fill(~valid_BL[..., None], 0)
+    parts = [part @ embeds_TC.mT for part in map(Tensor.float, torch.split(tokens_BLC, _PART, 1))]
+    relevance_BLT = torch.cat(parts, 1).softmax(-1).masked_fill(~valid_BL[..., None], 0)
     relevance_BT = relevance_BLT.sum(1) / valid_BL.sum(-1).clamp(1)[:, None]
     mean_B1 = relevance_BT.mean(-1, keepdim=True)
     return relevance_BT >= torch.minimum(mean_B1, relevance_BT.amax(-1, keepdim=True))
@@ -122,12 +126,10 @@ def _clustered(
     tokens_BLC: Tensor, pool_BL: Bool[Tensor, "B L"], counts_B: Int[Tensor, "B"]
 ) -> tuple[Bool[Tensor, "B L"], Int[Tensor, "B L"]]:
     """Cluster the pool: centres, and the centre each pooled token joins, -1 for all others."""
-    P, L = int(pool_BL.sum(-1).max()), pool_BL.shape[1]
-    at_BP = (~pool_BL).long().argsort(dim=-1, stable=True)[:, :P]
-    real_BP = pool_BL.gather(1, at_BP)
+    at_BP, real_BP = positions(pool_BL)
     taken_BPC = tokens_BLC.gather(1, at_BP[..., None].expand(-1, -1, tokens_BLC.shape[-1]))
     centre_BP, assign_BP = density_peaks(taken_BPC, counts_B, real_BP)
     target_BP = at_BP.gather(1, assign_BP.clamp_min(0)).masked_fill(assign_BP < 0, -1)
     centre_BL = torch.zeros_like(pool_BL).scatter(1, at_BP, centre_BP)
-    target_BL = torch.full((len(pool_BL), L), -1, device=pool_BL.device)
+    target_BL = torch.full_like(pool_BL, -1, dtype=torch.long)
     return centre_BL, target_BL.scatter(1, at_BP, target_BP)

@@ -23,7 +23,8 @@ class ToDRE(Method):
 
     rule: "k-centre" takes the token farthest from the nearest chosen one (first version of the
         paper), "max-sum" the one with the largest sum of distances to them (second version).
-    start: the first token, "farthest" in cosine from the mean token or "closest" to it.
+    start: the first token, "farthest" in cosine from the mean token or "closest" to it. The
+        default is our choice; so is that of the rule, the paper's second version has the other.
 
     Its stage inside the LLM is a method of its own.
 

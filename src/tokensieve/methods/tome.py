@@ -8,15 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.functional.blocks import even_blocks
-from tokensieve.functional.edges import join_down
-from tokensieve.functional.matching import bipartite_match
+from tokensieve.functional.matching import match_down
 from tokensieve.functional.merge import mean_at
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, merged
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
 
@@ -58,12 +56,5 @@ class ToMe(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         keys_BLK, sizes_BL = vision.signal("keys"), vision.sizes
-
-        def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
-            merged_BLK = mean_at(keys_BLK, assign_BL, sizes_BL)
-            return bipartite_match(merged_BLK, remove_B, alive_BL)
-
-        kept_BL, assign_BL = join_down(counts, vision.valid_BL, match)
-        if torch.equal(kept_BL, vision.valid_BL):
-            return Reduction(kept_BL)
-        return Reduction(kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
+        kept_BL, assign_BL = match_down(keys_BLK, counts, vision.valid_BL, sizes_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)

@@ -13,11 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokensieve.budget import check_share
-from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError
+from tokensieve.errors import ConfigError
 from tokensieve.functional.absorb import runs_of
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.entropy import patch_entropy
 from tokensieve.functional.merge import mean_at
+from tokensieve.functional.pixels import pixels_under
+from tokensieve.functional.places import own_places
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method, merged
 from tokensieve.types import (
@@ -71,15 +73,7 @@ class VFlowOpt(Method):
 
     def importance(self, vision: VisionTokens) -> Float[Tensor, "B L"]:
         """Higher is kept first."""
-        if vision.patches is None:
-            raise UnsupportedError(
-                "Expected the pixels under each token, for 'vflowopt'. Got none. Pass "
-                "`pixel_values`, or use a method that needs no pixels."
-            )
-        finite_BL = torch.isfinite(vision.patches).all(-1)
-        if not bool((finite_BL | ~vision.valid_BL).all()):
-            raise NonFiniteError("Expected finite pixels. Got NaN or Inf. Check the picture.")
-        entropy_BL = patch_entropy(vision.patches, vision.valid_BL)
+        entropy_BL = patch_entropy(pixels_under(vision), vision.valid_BL)
         told_BL = entropy_BL.masked_fill(~vision.valid_BL, -torch.inf).softmax(-1)
         return vision.signal("attention").float() + self.alpha * told_BL
 
@@ -92,8 +86,8 @@ class VFlowOpt(Method):
         if self.recycled == 0:
             return Reduction(kept_BL)
         pruned_BL = vision.valid_BL & ~kept_BL
-        own_L = torch.arange(kept_BL.shape[1], device=kept_BL.device)
+        own_BL = own_places(kept_BL)
         run_BL = runs_of(pruned_BL, recycled_B)
-        assign_BL = run_BL.where(pruned_BL, own_L).masked_fill(~vision.valid_BL, -1)
-        kept_BL = kept_BL | (assign_BL == own_L)
+        assign_BL = run_BL.where(pruned_BL, own_BL).masked_fill(~vision.valid_BL, -1)
+        kept_BL = kept_BL | (assign_BL == own_BL)
         return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)

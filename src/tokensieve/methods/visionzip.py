@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokensieve.budget import check_share
-from tokensieve.functional.absorb import nearest_target
 from tokensieve.functional.counts import part_of
+from tokensieve.functional.matching import nearest_target
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method, merged
@@ -42,8 +41,9 @@ class VisionZip(Method):
     contextual: share of the budget for contextual tokens, at least one of them; 0: none. The
         paper's budgets are 54 + 10, 108 + 20 and 162 + 30, so 10 of 64.
 
-    Differs from the released code: a contextual token stays at its target's place rather than
-    behind the dominant ones, so that positions are in order; CLS itself is never a token.
+    Differs from the released code: that adds the mean of those that joined to the target, here all
+    of them are one mean; a contextual token stays at its target's place rather than behind the
+    dominant ones, so that positions are in order; CLS itself is never a token.
 
     Raises `ConfigError` for a share outside 0 to 1.
 
@@ -75,9 +75,8 @@ class VisionZip(Method):
             return Reduction(dominant_BL)
         rest_BL = vision.valid_BL & ~dominant_BL
         target_BL = every_step(rest_BL, contextual_B)
-        own_L = torch.arange(rest_BL.shape[1], device=rest_BL.device)
-        join_BL = nearest_target(keys_BLK, target_BL)
-        assign_BL = join_BL.where(rest_BL, own_L).masked_fill(~vision.valid_BL, -1)
+        join_BL = nearest_target(keys_BLK, rest_BL & ~target_BL, target_BL)
+        assign_BL = join_BL.masked_fill(~vision.valid_BL, -1)
         return merged(vision, dominant_BL | target_BL, mean_at(vision.tokens, assign_BL), assign_BL)
 
 

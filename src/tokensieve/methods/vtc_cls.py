@@ -23,7 +23,7 @@ class VtcCls(ScoringMethod):
     Where there is no CLS (SigLIP, Qwen-VL): the mean attention of all tokens to each.
 
     layers: how many, the one that the VLM reads the last of them; all there are in a shallower
-        encoder. The paper sums over the last several.
+        encoder. The paper sums over several; that it is eight, and the last ones, is our choice.
 
     Raises `ConfigError` for fewer than one layer.
 

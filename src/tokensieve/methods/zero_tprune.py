@@ -15,7 +15,8 @@ from torch import Tensor
 from tokensieve.errors import ConfigError
 from tokensieve.functional.attention import page_rank
 from tokensieve.functional.blocks import staged_blocks
-from tokensieve.functional.edges import best_edges
+from tokensieve.functional.counts import rounded_share
+from tokensieve.functional.matching import best_edges
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
@@ -66,7 +67,9 @@ class ZeroTPrune(Method):
         valid_BL = vision.valid_BL
         rank_BL = page_rank(vision.signal("attention"), valid_BL, self.iterations)
         drop_B = valid_BL.sum(-1) - counts
-        alike_B = torch.minimum((self.similar * drop_B).long(), counts)  # at most the lower half
+        alike_B = torch.minimum(
+            rounded_share(drop_B, self.similar, "down"), counts
+        )  # at most the lower half
         important_BL = topk_mask(rank_BL, counts + alike_B, valid_BL)
         better_BL = topk_mask(rank_BL, (counts + alike_B + 1) // 2, important_BL)
         good_BL, _ = best_edges(vision.signal("keys"), important_BL & ~better_BL, better_BL)
