@@ -198,7 +198,7 @@ def test_flash_attention_is_always_told_what_is_real():
 
 def test_the_report_says_where_and_how_much():
     tiny = build("llava")
-    with sieve(tiny.model, Inside(), layer={1: 0.5, 2: 8}) as report:
+    with sieve(tiny.model, Inside(), layer={1: 8, 2: 8}) as report:
         tiny.model.generate(**tiny.inputs([1]), max_new_tokens=1)
     call = report.calls[0]
     assert [(stage.layer, stage.kept_tokens) for stage in call.stages] == [(1, 8), (2, 8)]

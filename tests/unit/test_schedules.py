@@ -263,3 +263,9 @@ def test_a_sigmoid_in_any_method(name: str) -> None:
     if method_class(name).budgeted:
         assert abs(sum(held) / 48 - 0.6) < 0.04
         assert f"{name} at keep=0.6" in str(report)
+
+
+def test_vtw_takes_no_count() -> None:
+    """It keeps none or all: a count would say nothing of where."""
+    with pytest.raises(BudgetError, match=r"as a share for .vtw.*the count 5"):
+        get_method("vtw").llm_stages(4, 5)

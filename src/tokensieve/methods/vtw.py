@@ -9,6 +9,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
+from tokensieve.errors import BudgetError
 from tokensieve.methods.base import Method, keep_all
 from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 
@@ -22,6 +23,8 @@ class VTW(Method):
 
     Differs from the paper: it searches the layer by how little the first answer token changes.
 
+    Raises `BudgetError` for a count of tokens without a layer.
+
     [1] Boosting Multimodal Large Language Models with Visual Tokens Withdrawal, arXiv 2405.05803.
     """
 
@@ -30,8 +33,12 @@ class VTW(Method):
     paper: ClassVar[str | None] = "VTW, arXiv 2405.05803"
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
-        layer = round(keep * depth) if isinstance(keep, float) else depth - 1
-        return {min(max(layer, 1), depth - 1): keep}
+        if not isinstance(keep, float):
+            raise BudgetError(
+                "Expected `keep` as a share for 'vtw', of tokens in the layers' mean. Got the "
+                f"count {keep}. Pass a fraction, or layer=K."
+            )
+        return {min(max(round(keep * depth), 1), depth - 1): keep}
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
