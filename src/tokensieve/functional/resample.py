@@ -28,17 +28,16 @@ def resample(
     tokens_HWC = tokens_LC.view(H, W, -1)
     down_bH = _weights(len(per_band), H, mode)
     across = {n: _weights(n, W, mode).to(tokens_LC.device) for n in set(per_band)}
-    samples_kC = tokens_LC.new_empty(k, tokens_LC.shape[1], dtype=torch.float32)
-    parts = torch.split(samples_kC, per_band)
-    for weight_H, n, part_nC in zip(down_bH, per_band, parts, strict=True):
+    parts = [tokens_LC.new_empty(0, tokens_LC.shape[1], dtype=torch.float32)]
+    for weight_H, n in zip(down_bH, per_band, strict=True):
         rows = weight_H.nonzero()[:, 0]
         row_WC = torch.einsum(
             "r,rwc->wc",
             weight_H[rows].to(tokens_LC.device),
             tokens_HWC[int(rows[0]) : int(rows[-1]) + 1].float(),
         )
-        part_nC.copy_(across[n] @ row_WC)
-    return samples_kC
+        parts.append(across[n] @ row_WC)
+    return torch.cat(parts)
 
 
 def _weights(n: int, size: int, mode: str) -> Float[Tensor, "n S"]:
