@@ -80,7 +80,7 @@ def test_page_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all((cell := row[2]).startswith("**") == (float(cell.strip("*")) == best)
                for row in rows[1:] if row[0] != "oracle-text")  # fmt: skip
     leaders = comparison.leaders(board, suite)
-    assert len(leaders) == 1 + len(board.panels(suite.kinds))
+    assert len(leaders) == 1 + len(comparison.panels(board, suite))
     assert all(
         "oracle" not in cell and "selector" not in cell for row in leaders[1:] for cell in row
     )

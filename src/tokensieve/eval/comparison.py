@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokensieve.errors import InputError
 from tokensieve.eval import markdown
-from tokensieve.eval.board import Board, Place
+from tokensieve.eval.board import MEAN, Board, Place
 from tokensieve.eval.config import Suite, Variant, load_suite
 from tokensieve.eval.oracle import TextOracle
 from tokensieve.eval.plots import cloud
@@ -64,6 +64,11 @@ def _budgeted(variant: Variant) -> bool:
     return variant.method not in ("full", "none")
 
 
+def panels(board: Board, suite: Suite) -> list[tuple[str, str]]:
+    """(kind, topic) of every table. No means over topics: not every picture is asked of each."""
+    return [(kind, topic) for kind, topic in board.panels(suite.kinds) if topic != MEAN]
+
+
 def group(variant: Variant) -> str:
     """Where the row's method acts."""
     site = TextOracle.site if variant.method == CEILING else method_class(variant.method).site
@@ -88,7 +93,7 @@ def page(board: Board, suite: Suite, suite_file: Path, times: dict[str, Record])
         "read attention have less to read here than in a large one.",
         "![quality against tokens and time](figures/comparison.png)",
     ]
-    for kind, topic in board.panels(suite.kinds):
+    for kind, topic in panels(board, suite):
         parts.append(f"## {markdown.title(kind, topic)}")
         parts.append(_levels(board, kind, topic))
         parts.append(markdown.table(scores(board, suite, kind, topic)))
@@ -155,7 +160,7 @@ def leaders(board: Board, suite: Suite) -> list[list[str]]:
     """Panels down, keeps across: the best peer at no more tokens a layer, and by how much."""
     keeps = [keep for keep in suite.keeps if keep < 1]
     rows = [[f"{OURS} minus best peer, points", *[f"{keep:g}" for keep in keeps]]]
-    for kind, topic in board.panels(suite.kinds):
+    for kind, topic in panels(board, suite):
         cells = []
         for keep in keeps:
             mine = board.hits(Place("main", OURS, kind, topic, keep))
@@ -200,9 +205,8 @@ def renumbered(board: Board, suite: Suite) -> list[list[str]]:
         for keep in keeps:
             gaps = [
                 closed.mean - left.mean
-                for kind, topic in board.panels(suite.kinds)
-                if topic != "mean"
-                and (closed := board.estimate(Place("main", other, kind, topic, keep)))
+                for kind, topic in panels(board, suite)
+                if (closed := board.estimate(Place("main", other, kind, topic, keep)))
                 and (left := board.estimate(Place("main", variant.name, kind, topic, keep)))
             ]
             cells.append(f"{100 * sum(gaps) / len(gaps):+.1f}" if gaps else "")
@@ -242,17 +246,17 @@ def _points(
     by_keep = (
         {r["keep"]: r for r in times[variant.method]["rows"]} if variant.method in times else {}
     )
-    panels = [(k, t) for k, t in board.panels(suite.kinds) if t != "mean"]
+    everywhere = panels(board, suite)
     for keep in (keep for keep in suite.keeps if keep < 1):
         shares, layers = [], []
-        for kind, topic in panels:
+        for kind, topic in everywhere:
             ours = board.estimate(Place("main", variant.name, kind, topic, keep))
             full = board.estimate(Place("main", "full", kind, topic, 1.0))
             layer = per_layer(board, variant.name, kind, keep)
             if ours is not None and full is not None and full.mean and layer is not None:
                 shares.append(ours.mean / full.mean)
                 layers.append(layer)
-        if len(shares) == len(panels):
+        if len(shares) == len(everywhere):
             time = by_keep[keep]["whole"] if keep in by_keep else None
             yield _mean(layers), time, _mean(shares)
 
