@@ -92,12 +92,13 @@ def page(board: Board, suite: Suite, suite_file: Path, times: dict[str, Record])
         "its encoder was trained without a use for CLS, and its LLM has 4 layers: methods that "
         "read attention have less to read here than in a large one.",
         "![quality against tokens and time](figures/comparison.png)",
+        *(["## Who wins where", suite.reading] if suite.reading else []),
     ]
     for kind, topic in panels(board, suite):
         parts.append(f"## {markdown.title(kind, topic)}")
         parts.append(_levels(board, kind, topic))
         parts.append(markdown.table(scores(board, suite, kind, topic)))
-    parts += ["## Who leads", _lead_note(), markdown.table(leaders(board, suite))]
+    parts += ["## Ahead of the best peer", _lead_note(), markdown.table(leaders(board, suite))]
     parts += [
         "## Positions renumbered",
         "Points that closing the gaps in position ids adds at each share, mean over all kinds and "

@@ -64,6 +64,7 @@ class Suite:
     positions: str = "keep"
     prompt: str = "image-first"  # or "ask-first": question + image + question
     registry: Mapping[str, Any] | None = None  # fields of a row for each method that has none yet
+    reading: str = ""  # what a person says of the results, for the page
 
     def jobs(self) -> Iterator[Job]:
         """Every record of the suite, in the order of its variants: a run cut short has the rows
