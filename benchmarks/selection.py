@@ -6,8 +6,8 @@
 Writes one record per method to results/selection/ and, from all that lie there, docs/selection.md.
 Tokens and signals are random. Times are medians; `product` is one n x n product of the tokens
 (float32) in the same run, which methods that compare all tokens cannot avoid. Memory is the peak of
-what torch holds on top of the inputs, from its profiler. The naive form (`naive.py`) runs crop by
-crop, once, up to --naive-up-to tokens.
+what torch holds on top of the inputs, from its profiler. The naive form (`naive.py`) runs once, for
+one crop in float32, up to --naive-up-to tokens.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def main() -> None:
                 for dtype in o.dtype:
                     v = inputs(method, n, batch, getattr(torch, dtype))
                     for keep in o.keep:
-                        naive = n <= o.naive_up_to
+                        naive = n <= o.naive_up_to and batch == 1 and dtype == "float32"
                         with torch.inference_mode():
                             rounds = o.rounds if n <= PRODUCT_UP_TO else 1
                             row = measure(method, name, v, keep, rounds, naive)
