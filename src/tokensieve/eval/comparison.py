@@ -23,6 +23,7 @@ from tokensieve.types import Site
 
 OURS = "selector"
 RENUMBERED = "-renumbered"
+ROUNDING = 1.05  # a grid or a threshold does not hit every count
 CEILING = "oracle-text"  # told where the text is: no method to be compared with
 GROUPS = {  # by site, in the order of the page
     Site.PIXELS: "before the encoder",
@@ -88,9 +89,11 @@ def page(board: Board, suite: Suite, suite_file: Path, times: dict[str, Record])
         "method draws or is trained. Every method of the registry has its row with the options "
         "it has by default, at positions as they were; a row inside the LLM says what is left "
         "behind its last cut, and *per layer* what a layer of the LLM holds on average at .2, in "
-        "per cent. In bold the best of a column, ceiling left out; the embedded model is small, "
-        "its encoder was trained without a use for CLS, and its LLM has 4 layers: methods that "
-        "read attention have less to read here than in a large one.",
+        "per cent. In bold the best of a column among rows whose layers hold no more tokens than "
+        "the column says, the ceiling left out. The embedded model is small: its encoder has 4 "
+        "layers, of which nothing reads the last one's CLS, so that methods that read attention "
+        "have less to read than in a large one; its LLM has 4 layers and has read most of a page "
+        "by the second, so that a late cut costs nothing here and saves little.",
         "![quality against tokens and time](figures/comparison.png)",
         *(["## Who wins where", suite.reading] if suite.reading else []),
     ]
@@ -130,7 +133,14 @@ def scores(board: Board, suite: Suite, kind: str, topic: str) -> list[list[str]]
         if (found := board.estimate(Place("main", v.name, kind, topic, keep))) is not None
     }
     best = {
-        keep: max((m for (n, k), m in means.items() if k == keep and n != CEILING), default=None)
+        keep: max(
+            (
+                mean
+                for (name, k), mean in means.items()
+                if k == keep and name != CEILING and within(board, name, kind, keep)
+            ),
+            default=None,
+        )
         for keep in keeps
     }
     rows = [["exact match, %", "acts", *[f"{keep:g}" for keep in keeps], "per layer"]]
@@ -139,7 +149,8 @@ def scores(board: Board, suite: Suite, kind: str, topic: str) -> list[list[str]]
         for keep in keeps:
             mean = means.get((variant.name, keep))
             text = "" if mean is None else markdown.percent(mean)
-            bold = mean is not None and mean == best[keep] and variant.name != CEILING
+            fair = variant.name != CEILING and within(board, variant.name, kind, keep)
+            bold = fair and mean is not None and mean == best[keep]
             cells.append(f"**{text}**" if bold else text)
         if any(cells):
             layer = per_layer(board, variant.name, kind, 0.2)
@@ -157,6 +168,12 @@ def per_layer(board: Board, variant: str, kind: str, keep: float) -> float | Non
     return None
 
 
+def within(board: Board, variant: str, kind: str, keep: float) -> bool:
+    """Whether a layer of the LLM holds no more tokens, on average, than `keep` says (rounding
+    apart): a late cut that reads all tokens first is no rival of an early one."""
+    return (per_layer(board, variant, kind, keep) or 0.0) <= ROUNDING * keep
+
+
 def leaders(board: Board, suite: Suite) -> list[list[str]]:
     """Panels down, keeps across: the best peer at no more tokens a layer, and by how much."""
     keeps = [keep for keep in suite.keeps if keep < 1]
@@ -169,7 +186,7 @@ def leaders(board: Board, suite: Suite) -> list[list[str]]:
                 v.name: hits
                 for v in kept_rows(suite)
                 if v.name not in (OURS, CEILING)
-                and (per_layer(board, v.name, kind, keep) or 0) <= keep * 1.05
+                and within(board, v.name, kind, keep)
                 and (hits := board.hits(Place("main", v.name, kind, topic, keep)))
             }
             if not mine or not peers:
