@@ -124,7 +124,7 @@ def cloud(
         for label, color in {ours: "#c1121f", **_SITES}.items()
         if label == ours or label in groups.values()
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=5 if timed else 3, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
