@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from decoder_layer import LAYERS, TEXT, DecoderLayer
 from selection import ENCODER, LLM, inputs, ready, timed
+from selection import TEXT as TOLD
 
 from tokensieve.eval import records
 from tokensieve.functional.attention import attention_rows, received_attention
@@ -85,7 +86,7 @@ def select_seconds(method: Method, keep: float, rounds: int) -> float:
         vision = inputs(method, n, batch, torch.float32)
         counts, text = torch.full((batch,), left), None
         if "text" in method.needs:
-            text = TextContext(torch.randn(TEXT, vision.tokens.shape[-1]))
+            text = TextContext(torch.randn(TOLD, vision.tokens.shape[-1]))
         total += least(partial(method.reduce, vision, counts, text), rounds)
     return total
 

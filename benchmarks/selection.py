@@ -179,21 +179,12 @@ def peak_bytes(run: Any) -> int:
 
 def page(folder: Path) -> str:
     """docs/selection.md from the records."""
-    rows = [["method", "n", "batch", "keep", "dtype", "ms", "of one product", "naive / ours",
-             "peak, MB"]]  # fmt: skip
-    machines = set[str]()
-    for record in records.read_all(folder):
-        made = record["provenance"]
-        machines.add(f"{made['machine']['cpu']}, {record['config']['threads']} thread(s), "
-                     f"commit {made['commit'][:9]}")  # fmt: skip
-        for r in record["rows"]:
-            rows.append([
-                f"`{record['config']['method']}`", str(r["n"]), str(r["batch"]), f"{r['keep']:g}",
-                r["dtype"], f"{1e3 * r['s']:.1f}",
-                f"{r['s'] / r['product_s']:.2f}" if "product_s" in r else "",
-                f"{r['naive_s'] / r['s']:.1f}" if "naive_s" in r else "",
-                f"{r['peak_mb']:.0f}",
-            ])  # fmt: skip
+    found = list(records.read_all(folder))
+    made = {
+        f"{r['provenance']['machine']['cpu']}, {r['config']['threads']} thread(s), commit "
+        f"{r['provenance']['commit'][:9]}"
+        for r in found
+    }
     parts = [
         "# What choosing costs",
         "Made by `python benchmarks/selection.py` and `python benchmarks/prefill_share.py`; do not "
@@ -205,10 +196,50 @@ def page(folder: Path) -> str:
         'ours": how many times longer the form takes that is usually published '
         "(`benchmarks/naive.py`), which keeps the same tokens; empty where there is none or it was "
         "not run. Peak memory: on top of the inputs.",
-        "Measured on: " + "; ".join(sorted(machines)) + "." if machines else "Not run.",
-        table(rows),
+        f"Measured on: {'; '.join(sorted(made))}." if made else "Not run.",
+        "### At a glance: one crop, float32, .22 kept",
+        table(_glance(found)),
+        "### Everything",
+        table(_everything(found)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _glance(found: Sequence[records.Record]) -> list[list[str]]:
+    rows = [["method", *[f"ms at {n:,}" for n in GRIDS], "of one product at 2,880",
+             "naive / ours at 2,880", f"peak MB at {max(GRIDS):,}"]]  # fmt: skip
+    for record in found:
+        of = {
+            r["n"]: r
+            for r in record["rows"]
+            if (r["batch"], r["keep"], r["dtype"]) == (1, 0.22, "float32")
+        }
+        middle, largest = of.get(2880, {}), of.get(max(GRIDS), {})
+        rows.append([
+            f"`{record['config']['method']}`",
+            *[f"{1e3 * of[n]['s']:.1f}" if n in of else "not run" for n in GRIDS],
+            _ratio(middle, "s", "product_s"), _ratio(middle, "naive_s", "s"),
+            f"{largest['peak_mb']:.0f}" if largest else "not run",
+        ])  # fmt: skip
+    return rows
+
+
+def _everything(found: Sequence[records.Record]) -> list[list[str]]:
+    rows = [["method", "n", "batch", "keep", "dtype", "ms", "of one product", "naive / ours",
+             "peak, MB"]]  # fmt: skip
+    for record in found:
+        rows += [
+            [f"`{record['config']['method']}`", str(r["n"]), str(r["batch"]), f"{r['keep']:g}",
+             r["dtype"], f"{1e3 * r['s']:.1f}", _ratio(r, "s", "product_s"),
+             _ratio(r, "naive_s", "s"), f"{r['peak_mb']:.0f}"]
+            for r in record["rows"]
+        ]  # fmt: skip
+    return rows
+
+
+def _ratio(row: records.Record, above: str, below: str) -> str:
+    """Empty where one of both was not measured."""
+    return f"{row[above] / row[below]:.2f}" if above in row and below in row else ""
 
 
 def _shares() -> list[str]:
