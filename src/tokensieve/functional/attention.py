@@ -64,10 +64,12 @@ def page_rank(
     The rank of all tokens, even at first, is handed on `iterations` times along the rows of the
     attention map, and divided by its sum each time.
     """
-    real_BLL = valid_BL[:, None] & valid_BL[..., None]
-    attention_BLL = attention_BLL.float().masked_fill(~real_BLL, 0)
     rank_BL = valid_BL.float() / valid_BL.sum(-1, keepdim=True).clamp_min(1)
     for _ in range(iterations):
-        rank_BL = (rank_BL[:, None] @ attention_BLL)[:, 0]
-        rank_BL = rank_BL / rank_BL.sum(-1, keepdim=True).clamp_min(1e-30)
+        next_BL = torch.zeros_like(rank_BL)
+        for start in range(0, rank_BL.shape[1], _PART):  # a half precision map is widened in parts
+            part = slice(start, start + _PART)
+            next_BL += (rank_BL[:, None, part] @ attention_BLL[:, part].float())[:, 0]
+        next_BL = next_BL.masked_fill(~valid_BL, 0)
+        rank_BL = next_BL / next_BL.sum(-1, keepdim=True).clamp_min(1e-30)
     return rank_BL
