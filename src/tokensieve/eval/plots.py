@@ -104,7 +104,7 @@ def cloud(
             xy = [(p[column], p[2]) for p in found if p[column] is not None]
             if not xy:
                 continue
-            x, y = zip(*sorted(xy), strict=True)
+            x, y = zip(*xy, strict=True)  # by share kept
             strong = name == ours
             color = "#c1121f" if strong else _SITES[groups[name]]
             ax.plot(x, [100 * v for v in y], color=color, marker=".", lw=2.4 if strong else 0.9,
