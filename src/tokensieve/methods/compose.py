@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import BudgetError, ConfigError, UnsupportedError
+from tokensieve.functional.cells import any_of_cells, best_of_cells
 from tokensieve.functional.grid import coarse_cells
 from tokensieve.functional.matching import nearest_target
 from tokensieve.functional.merge import mean_at
@@ -186,28 +187,10 @@ class Covered(_Around):
         valid_BL = vision.valid_BL
         score_BL = _scoring(self.method).scores(vision, text).float()
         cell_BL = coarse_cells(vision.grid, self.cells).to(kept_BL.device).expand_as(kept_BL)
-        first_BL = _best(score_BL, cell_BL, kept_BL) | (
-            _best(score_BL, cell_BL, valid_BL) & ~_any(cell_BL, kept_BL)
+        first_BL = best_of_cells(score_BL, cell_BL, kept_BL) | (
+            best_of_cells(score_BL, cell_BL, valid_BL) & ~any_of_cells(cell_BL, kept_BL)
         )
         return score_BL.masked_fill(~kept_BL, -torch.inf).masked_fill(first_BL, torch.inf)
-
-
-def _any(cell_BL: Int[Tensor, "B L"], mask_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-    """Whether any token of a token's cell is in the mask."""
-    found_BL = torch.zeros_like(cell_BL).scatter_add_(1, cell_BL, mask_BL.long())
-    return found_BL.gather(1, cell_BL) > 0
-
-
-def _best(
-    score_BL: Float[Tensor, "B L"], cell_BL: Int[Tensor, "B L"], mask_BL: Bool[Tensor, "B L"]
-) -> Bool[Tensor, "B L"]:
-    """The highest of each cell's tokens in the mask, the earlier on a tie."""
-    score_BL = score_BL.masked_fill(~mask_BL, -torch.inf)
-    order_BL = score_BL.argsort(dim=-1, descending=True, stable=True)
-    place_BL = order_BL.argsort(dim=-1)  # 0 for the highest of the crop
-    lowest_BL = torch.full_like(cell_BL, cell_BL.shape[1])
-    lowest_BL.scatter_reduce_(1, cell_BL, place_BL, "amin")
-    return (place_BL == lowest_BL.gather(1, cell_BL)) & mask_BL
 
 
 def _scoring(method: Method) -> ScoringMethod:
