@@ -65,10 +65,20 @@ def cdpruner(crop: Crop) -> Chosen:
 
 
 def aim(crop: Crop) -> Chosen:
+    """Groups of tokens compared by their means."""
+    return _merged_down(crop, crop.tokens)
+
+
+def tome(crop: Crop) -> Chosen:
+    """Groups of tokens compared by their mean keys."""
+    return _merged_down(crop, crop.signals["keys"])
+
+
+def _merged_down(crop: Crop, compared: Tensor) -> Chosen:
     """Groups as lists; each round every pair of the two halves in turn."""
     groups = [[i] for i in range(len(crop.tokens))]
     while len(groups) > crop.count:
-        unit = normalize(torch.stack([crop.tokens[group].mean(0) for group in groups]), dim=-1)
+        unit = normalize(torch.stack([compared[group].mean(0) for group in groups]), dim=-1)
         pairs = []
         for a in range(0, len(groups), 2):
             best, goal = -2.0, -1
@@ -148,6 +158,7 @@ NAIVE: dict[str, Callable[[Crop], Chosen]] = {
     "todre": todre,
     "cdpruner": cdpruner,
     "aim": aim,
+    "tome": tome,
     "prumerge": prumerge,
     "visionzip": visionzip,
     "hiprune": hiprune,
