@@ -5,19 +5,17 @@ Writes docs/comparison.md and its figure from the records of experiments/methods
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokensieve.errors import InputError
 from tokensieve.eval import markdown
 from tokensieve.eval.board import MEAN, Board, Place
-from tokensieve.eval.config import Suite, Variant, load_suite
+from tokensieve.eval.config import Suite, Variant
 from tokensieve.eval.oracle import TextOracle
 from tokensieve.eval.plots import cloud
 from tokensieve.eval.records import Record, read_all
 from tokensieve.eval.stats import paired_difference
-from tokensieve.eval.tables import how_to_run
+from tokensieve.eval.tables import how_to_run, open_board
 from tokensieve.methods.registry import method_class
 from tokensieve.types import Site
 
@@ -36,16 +34,7 @@ GROUPS = {  # by site, in the order of the page
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the page and its figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suite", nargs="?", default="experiments/methods.json", type=Path)
-    parser.add_argument("--results", default="results", type=Path, help="folder of records")
-    parser.add_argument("--root", default=".", type=Path, help="where docs/ lies")
-    options = parser.parse_args(arguments)
-    suite = load_suite(options.suite)
-    board = Board.of(options.results / suite.suite)
-    if not board.records:
-        folder = options.results / suite.suite
-        raise InputError(f"Expected records in {folder}. {how_to_run(options.suite)}")
+    suite, board, options = open_board(arguments, str(__doc__), "experiments/methods.json")
     times = _times(options.results / "prefill")
     docs = options.root / "docs"
     docs.mkdir(parents=True, exist_ok=True)

@@ -6,16 +6,14 @@ layers before it: equal tokens kept after the cut, and equal tokens of a layer o
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokensieve.errors import InputError
 from tokensieve.eval import markdown
 from tokensieve.eval.board import Board, Place
-from tokensieve.eval.config import Suite, Variant, load_suite
+from tokensieve.eval.config import Suite, Variant
 from tokensieve.eval.stats import paired_difference
-from tokensieve.eval.tables import how_to_run
+from tokensieve.eval.tables import how_to_run, open_board
 
 PROMPT = (
     "Prompts are question + image + question: a causal LLM knows of the text at its visual tokens "
@@ -26,16 +24,7 @@ OURS = "conditional-at-1"
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suite", nargs="?", default="experiments/conditional.json", type=Path)
-    parser.add_argument("--results", default="results", type=Path, help="folder of records")
-    parser.add_argument("--root", default=".", type=Path, help="where docs/ lies")
-    options = parser.parse_args(arguments)
-    suite = load_suite(options.suite)
-    board = Board.of(options.results / suite.suite)
-    if not board.records:
-        folder = options.results / suite.suite
-        raise InputError(f"Expected records in {folder}. {how_to_run(options.suite)}")
+    suite, board, options = open_board(arguments, str(__doc__), "experiments/conditional.json")
     (options.root / "docs").mkdir(parents=True, exist_ok=True)
     (options.root / "docs" / "conditional.md").write_text(page(board, suite, options.suite))
 

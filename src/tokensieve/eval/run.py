@@ -105,27 +105,35 @@ def run(
             data[key] = encode_tasks(
                 tasks[job.kind], suite.batch, loaded, suite.prompt, asked_signals(suite, loaded)
             )
-        started = time.perf_counter()
-        old = records.shorter(path, config)
-        fresh = {t: b[(old["config"]["pictures"] if old else 0) // suite.batch :]
-                 for t, b in data[key].items()}  # fmt: skip
-        same = (
-            1 in suite.keeps
-            and identity_at_1(job, loaded, fresh)
-            and (old is None or old["identity_at_1"])
-        )
-        rows = list(run_job(suite, job, loaded, fresh, same))
-        if old is not None:
-            rows = [merged(*pair) for pair in zip(old["rows"], rows, strict=True)]
-        seconds = round(time.perf_counter() - started + (old["seconds"] if old else 0), 2)
-        records.write(path, {
-            "form": "scores", "identity": records.identity(config), "config": config,
-            **records.provenance(), "threads": torch.get_num_threads(), "shards": shard[1],
-            "seconds": seconds, "identity_at_1": same, "rows": rows,
-        })  # fmt: skip
-        print(f"{path.name}  {seconds:.0f} s  {summary(rows)}", flush=True)  # noqa: T201
+        record = make_record(suite, job, loaded, data[key], records.shorter(path, config), config)
+        records.write(path, {**record, "shards": shard[1]})
+        print(f"{path.name}  {record['seconds']:.0f} s  {summary(record['rows'])}", flush=True)  # noqa: T201
         written.append(path)
     return written
+
+
+def make_record(
+    suite: Suite, job: Job, loaded: Subject, pictures: Encodings, old: records.Record | None,
+    config: Mapping[str, Any],
+) -> records.Record:  # fmt: skip
+    """The record of one job; `old`: one of fewer pictures, which is only added to."""
+    started = time.perf_counter()
+    done = old["config"]["pictures"] // suite.batch if old else 0
+    fresh = {topic: batches[done:] for topic, batches in pictures.items()}
+    same = (
+        1 in suite.keeps
+        and identity_at_1(job, loaded, fresh)
+        and (old is None or old["identity_at_1"])
+    )
+    rows = list(run_job(suite, job, loaded, fresh, same))
+    if old is not None:
+        rows = [merged(*pair) for pair in zip(old["rows"], rows, strict=True)]
+    return {
+        "form": "scores", "identity": records.identity(config), "config": config,
+        **records.provenance(), "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - started + (old["seconds"] if old else 0), 2),
+        "identity_at_1": same, "rows": rows,
+    }  # fmt: skip
 
 
 def asked_signals(suite: Suite, loaded: Subject) -> tuple[Signal, ...]:

@@ -27,16 +27,8 @@ README_ROWS = ("full", NEW_RULE, RANKING, "feature-norm", "pixel-variance", "str
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suite", nargs="?", default="experiments/nano.json", type=Path)
-    parser.add_argument("--results", default="results", type=Path, help="folder of records")
-    parser.add_argument("--root", default=".", type=Path, help="where README.md and docs/ lie")
-    options = parser.parse_args(arguments)
-    suite = load_suite(options.suite)
+    suite, board, options = open_board(arguments, str(__doc__), "experiments/nano.json")
     folder = options.results / suite.suite
-    board = Board.of(folder)
-    if not board.records:
-        raise InputError(f"Expected records in {folder}. {how_to_run(options.suite)}")
     (folder / "scores.csv").write_text(markdown.as_csv(board, suite))
     docs = options.root / "docs"
     docs.mkdir(parents=True, exist_ok=True)
@@ -45,6 +37,25 @@ def main(arguments: list[str] | None = None) -> None:
     extra = [r for name in ("timing", "receipts") for r in records_of(options.results, name)]
     (docs / "results.md").write_text(page(board, suite, options.suite, extra))
     put_block(options.root / "README.md", readme_block(board, suite))
+
+
+def open_board(
+    arguments: list[str] | None, about: str, default: str
+) -> tuple[Suite, Board, argparse.Namespace]:
+    """The suite a command line names, its records, and the options `suite`, `results`, `root`.
+
+    Raises `InputError` where nothing has been recorded.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("suite", nargs="?", default=default, type=Path)
+    parser.add_argument("--results", default="results", type=Path, help="folder of records")
+    parser.add_argument("--root", default=".", type=Path, help="where README.md and docs/ lie")
+    options = parser.parse_args(arguments)
+    suite = load_suite(options.suite)
+    board = Board.of(folder := options.results / suite.suite)
+    if not board.records:
+        raise InputError(f"Expected records in {folder}. {how_to_run(options.suite)}")
+    return suite, board, options
 
 
 def how_to_run(suite_file: Path) -> str:
