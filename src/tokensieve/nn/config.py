@@ -21,6 +21,8 @@ CHOICES = {
     "reduction": ("rms", "l2", "mse", "sample-l2"),
     "error": ("cosine", "square"),
     "budget": ("batch", "picture"),
+    "kind": ("fusion", "concat", "avgpool", "mlp"),
+    "form": ("paper", "release"),
 }
 
 
