@@ -58,13 +58,19 @@ def load_examples(
     out: Path, shards: list[tuple[str, int]]
 ) -> tuple[NDArray[np.float16], list[Example]]:
     """All cached features (N, L, C) and the examples that point into them."""
+    names = [f"{split}-{number:04d}.npy" for split, number in shards]
+    features = np.concatenate([np.load(out / "features" / name) for name in names])
+    return features, load_questions(out, shards)
+
+
+def load_questions(out: Path, shards: list[tuple[str, int]]) -> list[Example]:
+    """The examples of the pool's pictures with questions, their rows counted over all shards."""
     tokenizer = build_tokenizer()
     memo: dict[str, list[int]] = {}
-    features, examples, first = [], [], 0
+    examples: list[Example] = []
     for split, number in shards:
-        features.append(np.load(out / "features" / f"{split}-{number:04d}.npy"))
         shard = open_shard(out / "pool", split, number)
-        for offset, row in enumerate(with_questions(shard)):
+        for row in with_questions(shard):
             picture, asked = shard.pictures[row], []
             for question in picture["questions"]:
                 text, answer = question["text"], question["answer"]
@@ -78,6 +84,5 @@ def load_examples(
                 about = (question["topic"], question["about"], question["line"])
                 asked.append(Asked(ids, begin, keys, *about))
             needs = [needed(picture, shard.labels[row], item) for item in asked]
-            examples.append(Example(first + offset, picture["kind"], asked, needs))
-        first += len(features[-1])
-    return np.concatenate(features), examples
+            examples.append(Example(len(examples), picture["kind"], asked, needs))
+    return examples

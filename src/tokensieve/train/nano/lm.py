@@ -10,6 +10,7 @@ where it looks: at first some heads of one layer are told which tokens hold what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ class Reader(nn.Module):
             use_cache=False,
             output_attentions=watch,
         )
-        V = features_BVC.shape[1]
+        V = batch.kept.shape[1]
         looks = out.attentions[layer][:, :, V:, :V] if watch else None
         return self.lm_head(out.last_hidden_state[:, V:]), looks
 
@@ -130,11 +131,22 @@ def look_loss(looks_BHTV: Tensor, batch: Packed) -> Tensor:
     return -(paid + 1e-6).log().mean()
 
 
+Feed = Callable[[Generator, list[Example]], tuple[Tensor, Packed]]
+
+
+def all_shown(features: NDArray[np.float16]) -> Feed:
+    """Batches with every question and all patches."""
+
+    def feed(rng: Generator, examples: list[Example]) -> tuple[Tensor, Packed]:
+        batch = pack(rng, examples, PATCHES, 24, 0.0, renumber=0.0)
+        return shown_features(features, batch), batch
+
+    return feed
+
+
 @torch.no_grad()
-def evaluate(
-    reader: Reader, features: NDArray[np.float16], examples: list[Example], tokens: int = PATCHES
-) -> dict[str, float]:
-    """Exact match by kind and topic with `tokens` random patches (0: no image).
+def evaluate(reader: Reader, examples: list[Example], feed: Feed) -> dict[str, float]:
+    """Exact match by kind and topic.
 
     An answer counts when every token of it, the end included, is the most likely one
     given those before it: the same as greedy decoding.
@@ -143,8 +155,7 @@ def evaluate(
     rng, hits = np.random.default_rng(0), dict[str, list[bool]]()
     for start in range(0, len(examples), 10):
         group = examples[start : start + 10]
-        batch = pack(rng, group, max(tokens, 1), 24, 0.0, renumber=0.0)
-        chosen = shown_features(features, batch)
+        chosen, batch = feed(rng, group)
         guesses = reader(chosen, batch).argmax(-1) == batch.targets
         for row, example in enumerate(group):
             numbers = batch.segment[row]
@@ -215,4 +226,6 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
         if step % recipe.checkpoint_every == 0 or step == ends[-1]:
             save_state(out / f"{name}-state", reader, optimiser, step)
             sample = val_examples if step == ends[-1] else val_examples[:120]
-            log.write(stage=f"{name}-val", step=step, **evaluate(reader, val_features, sample))
+            log.write(
+                stage=f"{name}-val", step=step, **evaluate(reader, sample, all_shown(val_features))
+            )

@@ -1,0 +1,38 @@
+"""`python -m tokensieve.train.nano.fusion experiments/fusion.json --data DATA --out OUT`"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tokensieve.train.nano.fusion.blocks import cache_blocks
+from tokensieve.train.nano.fusion.study import Study
+from tokensieve.train.nano.fusion.train import train
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train every arm that is not trained; each goes on where it was cut off."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("study", type=Path, help="JSON of the arms")
+    parser.add_argument("--data", type=Path, required=True, help="folder of `make nano`: pool, ...")
+    parser.add_argument("--out", type=Path, required=True, help="states and logs")
+    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--steps", type=int, help="in place of the study's")
+    parser.add_argument("--shard", default="0/1", help="i/n: every n-th training, from the i-th")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    study = Study.load(options.study, steps=options.steps)
+    wanted = {study.arm(name).name for name in options.arms or [arm.name for arm in study.arms]}
+    part, parts = map(int, options.shard.split("/"))
+    shards = [("train", number) for number in range(study.train_shards)]
+    cache_blocks(options.data, [*shards, ("val", 0)])
+    runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
+    for arm, seed in runs[part::parts]:
+        train(study, arm, seed, options.data, options.out)
+
+
+if __name__ == "__main__":
+    main()

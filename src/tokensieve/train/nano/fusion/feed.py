@@ -1,0 +1,78 @@
+"""A batch as an arm's LLM has it: features before the projector, and where its tokens stand.
+
+B pictures, L = 256 patches, X channels of all blocks read, N visual tokens of the LLM, T text
+tokens, k kernel side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from tokensieve.data.synth import GRID
+from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.nano import load_nano
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method
+from tokensieve.train.nano.fusion.blocks import Blocks
+from tokensieve.train.nano.fusion.study import Arm
+from tokensieve.train.nano.packing import PATCHES, Example, Packed, pack
+from tokensieve.types import VisionTokens
+
+
+class Feed:
+    """Draws the batches of one arm."""
+
+    def __init__(self, arm: Arm, blocks: Blocks, selector: str) -> None:
+        self.arm, self.blocks = arm, blocks
+        self.config = arm.config(blocks.width, 1)
+        self.keeper: Method | None = None
+        if arm.keeper == "selector":
+            info = encoder_info(load_nano()[0])
+            self.keeper = get_method("selector", weights=Path(selector)).bind(info)
+
+    def __call__(
+        self, rng: Generator, examples: list[Example], questions: int = 24, key_weight: float = 0.0
+    ) -> tuple[Tensor, Packed]:
+        """Features (B, L, X), or (B, N, X) where tokens are kept, and the batch with N tokens."""
+        batch = pack(rng, examples, PATCHES, questions, key_weight, renumber=0.0)
+        features_BLX = self.blocks.rows(batch.rows, self.config.blocks)
+        if self.arm.keeper is None:
+            return features_BLX, fused_batch(batch, self.config.kernel, self.config.fused)
+        kept_BN = self.kept(rng, features_BLX)
+        at = kept_BN[..., None].expand(-1, -1, features_BLX.shape[-1])
+        return features_BLX.gather(1, at), kept_batch(batch, kept_BN)
+
+    def kept(self, rng: Generator, features_BLX: Tensor) -> Tensor:
+        """Which tokens stay, (B, N), ascending."""
+        count = self.arm.kept
+        if self.keeper is None:
+            drawn = [rng.permutation(PATCHES)[:count] for _ in features_BLX]
+            return torch.tensor(drawn).sort(-1).values
+        vision = VisionTokens(features_BLX[..., -self.blocks.width :], (GRID, GRID))
+        reduced = self.keeper.reduce(vision, torch.full((len(features_BLX),), count))
+        return torch.stack(reduced.indices())
+
+
+def kept_batch(batch: Packed, kept_BN: Tensor) -> Packed:
+    """`batch` with those tokens alone, at the positions they had."""
+    at = kept_BN[:, None].expand(-1, batch.source.shape[1], -1)
+    return replace(batch, kept=kept_BN, places=kept_BN, source=batch.source.gather(2, at))
+
+
+def fused_batch(batch: Packed, kernel: int, fused: int) -> Packed:
+    """`batch` with `fused` tokens for each cell, numbered from 0; text follows them.
+
+    A token of an answer is read from the tokens of every cell that holds a patch of it.
+    """
+    B, T, _ = batch.source.shape
+    side = GRID // kernel
+    cells = batch.source.view(B, T, side, kernel, side, kernel).any(5).any(3)
+    source = cells.flatten(2).repeat_interleave(fused, -1)
+    places = torch.arange(source.shape[-1]).expand(B, -1)
+    start = torch.full_like(batch.start, source.shape[-1])
+    return replace(batch, kept=places, places=places, start=start, source=source)

@@ -1,0 +1,109 @@
+"""The arms of the comparison, and what they share, read from `experiments/fusion.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tokensieve.data.synth import GRID
+from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.nn.fusion import FusionConfig
+from tokensieve.train.nano.packing import PATCHES
+from tokensieve.train.nano.recipe import LmRecipe
+
+KEEPERS = ("selector", "random")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of handing the LLM visual tokens.
+
+    projector: fields of `FusionConfig`. keeper: in training, `kept` of the 256 tokens of a picture
+    are kept, by the selector or at random, before the projector. seeds: None, those of the study.
+    """
+
+    name: str
+    projector: dict[str, Any] = field(default_factory=dict)
+    keeper: str | None = None
+    kept: int = PATCHES
+    seeds: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.keeper is not None and self.keeper not in KEEPERS:
+            raise UnknownNameError.of("keeper", self.keeper, KEEPERS)
+        if self.keeper is not None and self.config(1, 1).kernel != 1:
+            raise ConfigError(f"Expected kernel 1 where tokens are kept one by one: {self.name}.")
+
+    def config(self, width: int, out_width: int) -> FusionConfig:
+        """The projector, for an encoder and an LLM of these widths."""
+        sizes = {"width": width, "out_width": out_width, "rows": GRID, "columns": GRID}
+        return FusionConfig.from_dict({**sizes, **self.projector})
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens the LLM has of a picture in training."""
+        return self.kept if self.keeper else self.config(1024, 1).tokens
+
+
+@dataclass(frozen=True)
+class Study:
+    """All arms, and what they share: in the first `guided` of `steps` the LLM is told where to
+    look."""
+
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 1200
+    guided: int = 400
+    batch: int = 12
+    train_shards: int = 24
+    selector: str = "experiments/weights/selector-nano-features"
+    lm: LmRecipe = field(default_factory=LmRecipe)
+
+    @classmethod
+    def load(cls, path: Path, **overrides: Any) -> Study:
+        """Read it from JSON; `overrides` that are not None replace its fields.
+
+        Raises `ConfigError` for a missing file, bad JSON, or a field that does not exist.
+        """
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as problem:
+            raise ConfigError(f"Expected a study as JSON in {path}. Got: {problem}.") from None
+        raw |= {name: value for name, value in overrides.items() if value is not None}
+        known = {f.name for f in fields(cls)} - {"lm"}
+        for name in raw:
+            if name not in known:
+                raise UnknownNameError.of("study field", name, known)
+        raw["arms"] = tuple(_arm(arm) for arm in raw["arms"])
+        if "seeds" in raw:
+            raw["seeds"] = tuple(raw["seeds"])
+        return cls(**raw)
+
+    def arm(self, name: str) -> Arm:
+        """An arm by name. Raises `UnknownNameError`, which lists them."""
+        found = {arm.name: arm for arm in self.arms}
+        if name not in found:
+            raise UnknownNameError.of("arm", name, found)
+        return found[name]
+
+    def runs(self) -> list[tuple[Arm, int]]:
+        """Every training: all arms at their first seed, then at their second, and so on."""
+        seeds = {arm.name: arm.seeds or self.seeds for arm in self.arms}
+        most = max(map(len, seeds.values()))
+        return [
+            (arm, seeds[arm.name][number])
+            for number in range(most)
+            for arm in self.arms
+            if number < len(seeds[arm.name])
+        ]
+
+
+def _arm(raw: dict[str, Any]) -> Arm:
+    known = {f.name for f in fields(Arm)}
+    for name in raw:
+        if name not in known:
+            raise UnknownNameError.of("arm field", name, known)
+    seeds = raw.get("seeds")
+    return Arm(**{**raw, "seeds": None if seeds is None else tuple(seeds)})

@@ -1,0 +1,79 @@
+"""Training of one arm: projector and LLM from their first weights, the encoder frozen.
+
+As the control is, the LLM is led at first by a loss on where half of one layer's heads look, which
+falls to 0. B pictures, T text tokens, N visual tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import LlavaForConditionalGeneration
+
+from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.nano import load_nano
+from tokensieve.nn.fusion import FusionProjector
+from tokensieve.train.nano.features import load_questions
+from tokensieve.train.nano.fusion.blocks import Blocks
+from tokensieve.train.nano.fusion.feed import Feed
+from tokensieve.train.nano.fusion.study import Arm, Study
+from tokensieve.train.nano.lm import Reader, build_llava, evaluate, look_loss
+from tokensieve.train.nano.muon import Muon
+from tokensieve.train.nano.state import Log, learning_rate, load_state, save_state
+
+SAVE_EVERY = 200
+
+
+def build(study: Study, arm: Arm, seed: int) -> LlavaForConditionalGeneration:
+    """The embedded encoder, an untrained LLM, the same for every arm, and the arm's projector."""
+    trained = load_nano()[0]
+    torch.manual_seed(seed)
+    model = build_llava(study.lm, trained.config.vision_config)
+    model.model.vision_tower = trained.model.vision_tower
+    width = encoder_info(trained).width
+    model.model.multi_modal_projector = FusionProjector(arm.config(width, study.lm.width))
+    return model
+
+
+def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
+    """Train the arm, or go on; state and log in `out`/<arm>/seed<seed>."""
+    folder, lm = out / arm.name / f"seed{seed}", study.lm
+    model = build(study, arm, seed)
+    width = model.model.multi_modal_projector.config.width
+    reader = Reader(model)
+    optimiser = Muon(reader, lm.matrix_rate)
+    step, log = load_state(folder / "state", reader, optimiser), Log(folder / "log.jsonl")
+    if step == study.steps:
+        return reader
+    shards = [("train", number) for number in range(study.train_shards)]
+    examples, blocks = load_questions(data, shards), Blocks(data, shards, width)
+    feed = Feed(arm, blocks, study.selector)
+    while step < study.steps:
+        rng = np.random.default_rng((seed, step))
+        picked = [examples[i] for i in rng.integers(0, len(examples), study.batch)]
+        features, batch = feed(rng, picked, lm.questions, lm.key_weight)
+        optimiser.set_rate(learning_rate(step, study.steps, lm.warmup, lm.lr))
+        led = step < study.guided and bool(batch.source.any())
+        logits, looks = reader.watched(features, batch, lm.guide_layer if led else None)
+        each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+        loss = (each * batch.weights).sum() / batch.weights.sum()
+        if looks is not None:
+            loss = loss + lm.guide * (1 - step / study.guided) * look_loss(looks, batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        if step % 50 == 0:
+            answer = (each * (batch.weights == 1)).sum() / (batch.weights == 1).sum()
+            log.write(step=step, tokens=batch.kept.shape[1], answer=answer.item())
+        if step % SAVE_EVERY == 0 or step == study.steps:
+            save_state(folder / "state", reader, optimiser, step)
+    val = [("val", 0)]
+    judged = Feed(arm, Blocks(data, val, width), study.selector)
+    log.write(val=step, **evaluate(reader, load_questions(data, val), judged))
+    return reader
