@@ -47,14 +47,34 @@ class Variant:
         for i in range(lengths.pop()):
             yield i, {**self.options, **{k: v[i] for k, v in self.per_seed.items()}}
 
+    def seeds_on(self, number: int, trained: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The same on the model's seed `number` of `trained`: all where it has one, else its own.
+
+        Raises `ConfigError` for another number of seeds than the model's.
+        """
+        runs = list(self.seeds())
+        if trained == 1:
+            yield from runs
+        elif len(runs) in (1, trained):
+            yield number, runs[number % len(runs)][1]
+        else:
+            raise ConfigError(
+                f"Expected 1 or {trained} seeds in variant '{self.name}', as many as its model "
+                f"has. Got {len(runs)}."
+            )
+
 
 @dataclass(frozen=True)
 class Suite:
-    """A whole evaluation."""
+    """A whole evaluation.
+
+    models: by name what `load_model` takes, or one for each seed that it was trained with; a
+    variant of several seeds then has its i-th on the i-th of them.
+    """
 
     suite: str
     variants: tuple[Variant, ...]
-    models: Mapping[str, str] = field(default_factory=lambda: {"main": "nano"})
+    models: Mapping[str, str | Sequence[str]] = field(default_factory=lambda: {"main": "nano"})
     kinds: tuple[str, ...] = KINDS
     topics: tuple[str, ...] = USUAL
     keeps: tuple[float, ...] = KEEPS
@@ -67,16 +87,18 @@ class Suite:
     reading: str = ""  # what a person says of the results, for the page
 
     def jobs(self) -> Iterator[Job]:
-        """Every record of the suite, in the order of its variants: a run cut short has the rows
-        that matter most."""
-        for variant in self.variants:
-            for model in variant.models or self.models:
-                if model not in self.models:
-                    continue
-                for seed, options in variant.seeds():
-                    for kind in variant.kinds or self.kinds:
-                        if kind in self.kinds:
-                            yield Job(kind, model, variant, seed, options)
+        """Every record of the suite, model by model, in the order of its variants: a run cut short
+        has the rows that matter most."""
+        for model, given in self.models.items():
+            trained = (given,) if isinstance(given, str) else given
+            for number, source in enumerate(trained):
+                for variant in self.variants:
+                    if variant.models is not None and model not in variant.models:
+                        continue
+                    for seed, options in variant.seeds_on(number, len(trained)):
+                        for kind in variant.kinds or self.kinds:
+                            if kind in self.kinds:
+                                yield Job(kind, model, variant, seed, options, source)
 
     def queue(self, part: int, parts: int) -> list[Job]:
         """The jobs of shard `part` of `parts`: those of its own kinds, so that it need not make
@@ -95,6 +117,7 @@ class Job:
     variant: Variant
     seed: int
     options: Mapping[str, Any]
+    source: str  # of the model: what `load_model` takes
 
     @property
     def file_name(self) -> str:

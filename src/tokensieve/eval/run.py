@@ -35,6 +35,7 @@ from tokensieve.types import Signal, Site
 
 ORACLE = "oracle-text"
 Encodings = dict[str, list[Batch]]  # one kind for one model: batches by topic
+ENCODED = 8  # kinds and models whose encoded pictures are held in memory, oldest go first
 UNLIKE_FULL = ("full", "none")  # scored at keep 1: the first is what others are held against
 
 
@@ -90,16 +91,21 @@ def run(
         if weights is not None and not Path(weights).exists():
             print(f"{job.file_name}  not run: no weights at {weights}", flush=True)  # noqa: T201
             continue
-        if job.model not in models:
-            models[job.model] = load_subject(suite.models[job.model])
-        loaded = models[job.model]
+        if not_there(job.source):
+            print(f"{job.file_name}  not run: no model at {job.source}", flush=True)  # noqa: T201
+            continue
+        if job.source not in models:
+            models[job.source] = load_subject(job.source)
+        loaded = models[job.source]
         seen = {"pictures": picture_hash(job.kind, suite.split)}
         config = job.config(suite, loaded.fingerprints(job.options) | seen)
         path = folder / job.file_name
         if records.is_done(path, config):
             continue
-        key = (job.kind, job.model)
+        key = (job.kind, job.source)
         if key not in data:
+            if len(data) == ENCODED:
+                del data[next(iter(data))]
             if job.kind not in tasks:
                 tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures, suite.topics)
             data[key] = encode_tasks(
@@ -110,6 +116,11 @@ def run(
         print(f"{path.name}  {record['seconds']:.0f} s  {summary(record['rows'])}", flush=True)  # noqa: T201
         written.append(path)
     return written
+
+
+def not_there(source: str) -> bool:
+    """Whether a model that is a folder of this machine, such as a training's, is missing."""
+    return source.startswith((".", "/")) and not Path(source).exists()
 
 
 def make_record(

@@ -20,11 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of `make nano`: pool, ...")
     parser.add_argument("--out", type=Path, required=True, help="states and logs")
     parser.add_argument("--arms", nargs="+", help="only these")
-    parser.add_argument("--steps", type=int, help="in place of the study's")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th training, from the i-th")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    study = Study.load(options.study, steps=options.steps)
+    study = Study.load(options.study)
     wanted = {study.arm(name).name for name in options.arms or [arm.name for arm in study.arms]}
     part, parts = map(int, options.shard.split("/"))
     shards = [("train", number) for number in range(study.train_shards)]

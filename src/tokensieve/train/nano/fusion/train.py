@@ -41,28 +41,29 @@ def build(study: Study, arm: Arm, seed: int) -> LlavaForConditionalGeneration:
 
 def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
     """Train the arm, or go on; state and log in `out`/<arm>/seed<seed>."""
-    folder, lm = out / arm.name / f"seed{seed}", study.lm
+    folder, lm, steps = out / arm.name / f"seed{seed}", study.lm, study.ends[-1]
     model = build(study, arm, seed)
     width = model.model.multi_modal_projector.config.width
     reader = Reader(model)
     optimiser = Muon(reader, lm.matrix_rate)
     step, log = load_state(folder / "state", reader, optimiser), Log(folder / "log.jsonl")
-    if step == study.steps:
+    if step == steps:
         return reader
     shards = [("train", number) for number in range(study.train_shards)]
     examples, blocks = load_questions(data, shards), Blocks(data, shards, width)
     feed = Feed(arm, blocks, study.selector)
-    while step < study.steps:
+    while step < steps:
         rng = np.random.default_rng((seed, step))
-        picked = [examples[i] for i in rng.integers(0, len(examples), study.batch)]
-        features, batch = feed(rng, picked, lm.questions, lm.key_weight)
-        optimiser.set_rate(learning_rate(step, study.steps, lm.warmup, lm.lr))
-        led = step < study.guided and bool(batch.source.any())
+        _, share, size = study.phase(step)
+        picked = [examples[i] for i in rng.integers(0, len(examples), size)]
+        features, batch = feed(rng, picked, lm.questions, lm.key_weight, share)
+        optimiser.set_rate(learning_rate(step, steps, lm.warmup, lm.lr))
+        led = step < study.ends[0] and bool(batch.source.any())
         logits, looks = reader.watched(features, batch, lm.guide_layer if led else None)
         each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
         loss = (each * batch.weights).sum() / batch.weights.sum()
         if looks is not None:
-            loss = loss + lm.guide * (1 - step / study.guided) * look_loss(looks, batch)
+            loss = loss + lm.guide * (1 - step / study.ends[0]) * look_loss(looks, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
@@ -71,7 +72,7 @@ def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
         if step % 50 == 0:
             answer = (each * (batch.weights == 1)).sum() / (batch.weights == 1).sum()
             log.write(step=step, tokens=batch.kept.shape[1], answer=answer.item())
-        if step % SAVE_EVERY == 0 or step == study.steps:
+        if step % SAVE_EVERY == 0 or step == steps:
             save_state(folder / "state", reader, optimiser, step)
     val = [("val", 0)]
     judged = Feed(arm, Blocks(data, val, width), study.selector)
