@@ -10,11 +10,11 @@ import torch
 
 from tokensieve.train.nano.fusion.blocks import cache_blocks
 from tokensieve.train.nano.fusion.study import Study
-from tokensieve.train.nano.fusion.train import train
+from tokensieve.train.nano.fusion.train import export, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train every arm that is not trained; each goes on where it was cut off."""
+    """Train the arms that are not trained, from where they were cut off, and write their models."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("study", type=Path, help="JSON of the arms")
     parser.add_argument("--data", type=Path, required=True, help="folder of `make nano`: pool, ...")
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
     for arm, seed in runs[part::parts]:
         train(study, arm, seed, options.data, options.out)
+        export(study, arm, seed, options.out)
 
 
 if __name__ == "__main__":

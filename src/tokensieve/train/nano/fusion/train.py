@@ -7,16 +7,18 @@ falls to 0. B pictures, T text tokens, N visual tokens.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration
 
+from tokensieve.errors import TrainingError
 from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.fused import fuse
+from tokensieve.hf.models import Loaded
 from tokensieve.hf.nano import load_nano
-from tokensieve.nn.fusion import FusionProjector
 from tokensieve.train.nano.features import load_questions
 from tokensieve.train.nano.fusion.blocks import Blocks
 from tokensieve.train.nano.fusion.feed import Feed
@@ -28,23 +30,49 @@ from tokensieve.train.nano.state import Log, learning_rate, load_state, save_sta
 SAVE_EVERY = 200
 
 
-def build(study: Study, arm: Arm, seed: int) -> LlavaForConditionalGeneration:
+def build(study: Study, arm: Arm, seed: int) -> Loaded:
     """The embedded encoder, an untrained LLM, the same for every arm, and the arm's projector."""
-    trained = load_nano()[0]
+    trained, processor = load_nano()
     torch.manual_seed(seed)
-    model = build_llava(study.lm, trained.config.vision_config)
+    model: Any = build_llava(study.lm, trained.config.vision_config)
     model.model.vision_tower = trained.model.vision_tower
-    width = encoder_info(trained).width
-    model.model.multi_modal_projector = FusionProjector(arm.config(width, study.lm.width))
-    return model
+    shape = arm.config(encoder_info(trained).width, study.lm.width)
+    return fuse(
+        model, processor, blocks=shape.blocks, kernel=shape.kernel, fused=shape.fused,
+        kind=shape.kind, form=shape.form, seed=seed,
+    )  # fmt: skip
+
+
+def export(study: Study, arm: Arm, seed: int, out: Path) -> Path:
+    """Write the trained arm as a model folder and return it.
+
+    Raises `TrainingError` if its training has not ended.
+    """
+    folder, loaded = place(out, arm, seed), build(study, arm, seed)
+    reader = Reader(loaded.model)
+    step = load_state(folder / "state", reader, Muon(reader, study.lm.matrix_rate))
+    if step < study.ends[-1]:
+        raise TrainingError(
+            f"Expected {arm.name} of seed {seed} after {study.ends[-1]} steps in {folder}. Got "
+            f"{step}. Train it first."
+        )
+    loaded.model.save_pretrained(folder / "model")
+    loaded.processor.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def place(out: Path, arm: Arm, seed: int) -> Path:
+    """Where state, log and model of one training lie."""
+    return out / arm.name / f"seed{seed}"
 
 
 def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
     """Train the arm, or go on; state and log in `out`/<arm>/seed<seed>."""
-    folder, lm, steps = out / arm.name / f"seed{seed}", study.lm, study.ends[-1]
-    model = build(study, arm, seed)
-    width = model.model.multi_modal_projector.config.width
+    folder, lm, steps = place(out, arm, seed), study.lm, study.ends[-1]
+    model = build(study, arm, seed).model
+    width = model.config.fusion.width
     reader = Reader(model)
+    reader.train()
     optimiser = Muon(reader, lm.matrix_rate)
     step, log = load_state(folder / "state", reader, optimiser), Log(folder / "log.jsonl")
     if step == steps:
