@@ -83,17 +83,15 @@ def needed(picture: dict[str, Any], labels: NDArray[np.uint8], asked: Asked) -> 
     return [np.flatnonzero(ordinal == i) for i in np.unique(ordinal[ordinal != IGNORE])]
 
 
-def show(
-    rng: Generator, example: Example, tokens: int, questions: int, total: int = PATCHES
-) -> tuple[Ints, list[int]]:
-    """Which `tokens` of `total` patches to show (ascending) and which questions to ask.
+def show(rng: Generator, example: Example, tokens: int, questions: int) -> tuple[Ints, list[int]]:
+    """Which `tokens` patches to show (ascending) and which questions to ask.
 
     Questions are taken in random order while the patches they need still fit; what is left
     is filled at random. With all patches shown every question fits.
     """
     order = rng.permutation(len(example.asked)).tolist()
-    if tokens >= total:
-        return np.arange(total), order[:questions]
+    if tokens >= PATCHES:
+        return np.arange(PATCHES), order[:questions]
     shown: set[int] = set()
     chosen: list[int] = []
     for number in order:
@@ -105,7 +103,7 @@ def show(
             chosen.append(number)
         if len(chosen) == questions:
             break
-    rest = np.setdiff1d(np.arange(total), np.array(sorted(shown), dtype=np.int64))
+    rest = np.setdiff1d(np.arange(PATCHES), np.array(sorted(shown), dtype=np.int64))
     fill = rng.permutation(rest)[: tokens - len(shown)].tolist()
     return np.array(sorted(shown.union(fill)), dtype=np.int64), chosen or order[:1]
 
@@ -117,18 +115,17 @@ def pack(
     questions: int,
     key_weight: float,
     renumber: float = 0.5,
-    total: int = PATCHES,
 ) -> Packed:
-    """A batch of `examples`, `tokens` of `total` patches each; visual positions are renumbered
-    from 0 for a share `renumber` of the pictures and else the patch numbers."""
+    """A batch of `examples`, `tokens` patches each; visual positions are renumbered from 0
+    for a share `renumber` of the pictures and else the patch numbers."""
     texts, kept_rows, starts, places = [], [], [], []
     for example in examples:
-        kept, chosen = show(rng, example, tokens, questions, total)
+        kept, chosen = show(rng, example, tokens, questions)
         texts.append([(example.asked[number], example.needs[number]) for number in chosen])
         kept_rows.append(kept)
         anew = rng.random() < renumber
         places.append(np.arange(tokens) if anew else kept)
-        starts.append(tokens if anew else total)
+        starts.append(tokens if anew else PATCHES)
     width = max(sum(len(asked.ids) - 1 for asked, _ in text) for text in texts)
     blank = np.zeros((len(examples), width), dtype=np.int64)
     ids, targets, offset, segment = blank.copy(), blank.copy(), blank.copy(), blank - 1

@@ -37,18 +37,16 @@ class Feed:
             self.keeper = get_method("selector", weights=Path(selector)).bind(info)
 
     def __call__(
-        self, rng: Generator, examples: list[Example], questions: int = 24,
-        key_weight: float = 0.0, share: float = 1.0,
-    ) -> tuple[Tensor, Packed]:  # fmt: skip
-        """Features of all patches, (B, L, X), and the batch with `share` of the arm's tokens."""
-        total = self.config.tokens // self.config.fused
-        in_cells = [of_cells(example, self.config.kernel) for example in examples]
-        shown = max(1, round(share * total))
-        batch = pack(rng, in_cells, shown, questions, key_weight, renumber=0.0, total=total)
+        self, rng: Generator, examples: list[Example], questions: int = 24, key_weight: float = 0.0
+    ) -> tuple[Tensor, Packed]:
+        """Features (B, L, X), or (B, N, X) where tokens are kept, and the batch of N tokens."""
+        batch = pack(rng, examples, PATCHES, questions, key_weight, renumber=0.0)
         features_BLX = self.blocks.rows(batch.rows, self.config.blocks)
-        if self.arm.keeper is not None and shown == total:
-            batch = kept_batch(batch, self.kept(rng, features_BLX))
-        return features_BLX, several(batch, self.config.fused)
+        if self.arm.keeper is None:
+            return features_BLX, numbered(batch, self.config.tokens)
+        kept_BN = self.kept(rng, features_BLX)
+        at = kept_BN[..., None].expand(-1, -1, features_BLX.shape[-1])
+        return features_BLX.gather(1, at), replace(batch, kept=kept_BN, places=kept_BN)
 
     def kept(self, rng: Generator, features_BLX: Tensor) -> Tensor:
         """Which tokens stay, (B, N), ascending."""
@@ -61,26 +59,7 @@ class Feed:
         return torch.stack(reduced.indices())
 
 
-def of_cells(example: Example, kernel: int) -> Example:
-    """`example` with the cells, in place of the patches, that its questions need."""
-    side = GRID // kernel
-    needs = [
-        [np.unique(at // GRID // kernel * side + at % GRID // kernel) for at in groups]
-        for groups in example.needs
-    ]
-    return replace(example, needs=needs)
-
-
-def kept_batch(batch: Packed, kept_BN: Tensor) -> Packed:
-    """`batch`, of all tokens, with those alone, at the positions they had."""
-    at = kept_BN[:, None].expand(-1, batch.source.shape[1], -1)
-    return replace(batch, kept=kept_BN, places=kept_BN, source=batch.source.gather(2, at))
-
-
-def several(batch: Packed, fused: int) -> Packed:
-    """`batch`, of cells, with `fused` tokens for each of them, one behind the other."""
-    if fused == 1:
-        return batch
-    tokens = (batch.kept[..., None] * fused + torch.arange(fused)).flatten(1)
-    source = batch.source.repeat_interleave(fused, -1)
-    return replace(batch, kept=tokens, places=tokens, start=batch.start * fused, source=source)
+def numbered(batch: Packed, tokens: int) -> Packed:
+    """`batch` with so many visual tokens, numbered from 0; text follows them."""
+    places = torch.arange(tokens).expand(len(batch.kept), -1)
+    return replace(batch, kept=places, places=places, start=torch.full_like(batch.start, tokens))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from dataclasses import dataclass, field, fields
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +51,15 @@ class Arm:
 class Study:
     """All arms, and what they share.
 
-    A phase is (steps, share of its tokens that an arm shows, pictures a step), as in nano's own
-    training. In the first one the LLM is also told where to look.
+    The LLM is that of nano's control, which never saw fewer tokens than all. In the first `align`
+    of `steps` the projector alone is trained, then both, as published.
     """
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    phases: tuple[tuple[int, float, int], ...] = ((500, 0.1, 32), (300, 0.3, 16), (700, 1.0, 12))
+    steps: int = 1200
+    align: int = 200
+    batch: int = 12
     train_shards: int = 24
     selector: str = "experiments/weights/selector-nano-features"
     lm: LmRecipe = field(default_factory=LmRecipe)
@@ -82,18 +82,7 @@ class Study:
         raw["arms"] = tuple(_arm(arm) for arm in raw["arms"])
         if "seeds" in raw:
             raw["seeds"] = tuple(raw["seeds"])
-        if "phases" in raw:
-            raw["phases"] = tuple(tuple(phase) for phase in raw["phases"])
         return cls(**raw)
-
-    @property
-    def ends(self) -> list[int]:
-        """The step each phase ends before."""
-        return list(accumulate(steps for steps, _, _ in self.phases))
-
-    def phase(self, step: int) -> tuple[int, float, int]:
-        """The phase that `step` is of."""
-        return self.phases[bisect_right(self.ends, step)]
 
     def arm(self, name: str) -> Arm:
         """An arm by name. Raises `UnknownNameError`, which lists them."""

@@ -1,7 +1,7 @@
-"""Training of one arm: projector and LLM from their first weights, the encoder frozen.
+"""Training of one arm: its projector from the first weights, then the LLM with it; the encoder is
+frozen.
 
-As the control is, the LLM is led at first by a loss on where half of one layer's heads look, which
-falls to 0. B pictures, T text tokens, N visual tokens.
+B pictures, T text tokens, N visual tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tokensieve.train.nano.features import load_questions
 from tokensieve.train.nano.fusion.blocks import Blocks
 from tokensieve.train.nano.fusion.feed import Feed
 from tokensieve.train.nano.fusion.study import Arm, Study
-from tokensieve.train.nano.lm import Reader, build_llava, evaluate, look_loss
+from tokensieve.train.nano.lm import Reader, evaluate
 from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.state import Log, learning_rate, load_state, save_state
 
@@ -31,12 +31,9 @@ SAVE_EVERY = 200
 
 
 def build(study: Study, arm: Arm, seed: int) -> Loaded:
-    """The embedded encoder, an untrained LLM, the same for every arm, and the arm's projector."""
-    trained, processor = load_nano()
-    torch.manual_seed(seed)
-    model: Any = build_llava(study.lm, trained.config.vision_config)
-    model.model.vision_tower = trained.model.vision_tower
-    shape = arm.config(encoder_info(trained).width, study.lm.width)
+    """The control's encoder and LLM, the same for every arm, and the arm's untrained projector."""
+    model, processor = load_nano("control")
+    shape = arm.config(encoder_info(model).width, study.lm.width)
     return fuse(
         model, processor, blocks=shape.blocks, kernel=shape.kernel, fused=shape.fused,
         kind=shape.kind, form=shape.form, seed=seed,
@@ -44,21 +41,36 @@ def build(study: Study, arm: Arm, seed: int) -> Loaded:
 
 
 def export(study: Study, arm: Arm, seed: int, out: Path) -> Path:
-    """Write the trained arm as a model folder and return it.
+    """Write the trained arm as a model folder and return it; an MLP of every token as a LLaVA.
 
     Raises `TrainingError` if its training has not ended.
     """
     folder, loaded = place(out, arm, seed), build(study, arm, seed)
     reader = Reader(loaded.model)
     step = load_state(folder / "state", reader, Muon(reader, study.lm.matrix_rate))
-    if step < study.ends[-1]:
+    if step < study.steps:
         raise TrainingError(
-            f"Expected {arm.name} of seed {seed} after {study.ends[-1]} steps in {folder}. Got "
+            f"Expected {arm.name} of seed {seed} after {study.steps} steps in {folder}. Got "
             f"{step}. Train it first."
         )
-    loaded.model.save_pretrained(folder / "model")
-    loaded.processor.save_pretrained(folder / "model")
+    shape = loaded.model.config.fusion
+    plain = shape.kind == "mlp" and shape.blocks == 1
+    model, processor = as_llava(loaded.model) if plain else (loaded.model, loaded.processor)
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
     return folder / "model"
+
+
+def as_llava(fused: Any) -> tuple[Any, Any]:
+    """The plain LLaVA and processor of a model that fuses nothing, so that every method fits it."""
+    model, processor = load_nano()
+    parts: Any = model.base_model
+    layers = fused.model.multi_modal_projector.spatial.mlp
+    parts.language_model.load_state_dict(fused.model.language_model.state_dict())
+    parts.multi_modal_projector.linear_1.load_state_dict(layers[0].state_dict())
+    parts.multi_modal_projector.linear_2.load_state_dict(layers[2].state_dict())
+    model.get_output_embeddings().load_state_dict(fused.lm_head.state_dict())
+    return model, processor
 
 
 def place(out: Path, arm: Arm, seed: int) -> Path:
@@ -68,7 +80,7 @@ def place(out: Path, arm: Arm, seed: int) -> Path:
 
 def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
     """Train the arm, or go on; state and log in `out`/<arm>/seed<seed>."""
-    folder, lm, steps = place(out, arm, seed), study.lm, study.ends[-1]
+    folder, lm, steps = place(out, arm, seed), study.lm, study.steps
     model = build(study, arm, seed).model
     width = model.config.fusion.width
     reader = Reader(model)
@@ -82,16 +94,15 @@ def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
     feed = Feed(arm, blocks, study.selector)
     while step < steps:
         rng = np.random.default_rng((seed, step))
-        _, share, size = study.phase(step)
-        picked = [examples[i] for i in rng.integers(0, len(examples), size)]
-        features, batch = feed(rng, picked, lm.questions, lm.key_weight, share)
+        picked = [examples[i] for i in rng.integers(0, len(examples), study.batch)]
+        features, batch = feed(rng, picked, lm.questions, lm.key_weight)
         optimiser.set_rate(learning_rate(step, steps, lm.warmup, lm.lr))
-        led = step < study.ends[0] and bool(batch.source.any())
-        logits, looks = reader.watched(features, batch, lm.guide_layer if led else None)
-        each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+        for part in (reader.language_model, reader.lm_head):
+            part.requires_grad_(step >= study.align)
+        each = F.cross_entropy(
+            reader(features, batch).transpose(1, 2), batch.targets, reduction="none"
+        )
         loss = (each * batch.weights).sum() / batch.weights.sum()
-        if looks is not None:
-            loss = loss + lm.guide * (1 - step / study.ends[0]) * look_loss(looks, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
