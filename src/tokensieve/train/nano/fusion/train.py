@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -69,7 +68,8 @@ def as_llava(fused: Any) -> tuple[Any, Any]:
     parts.language_model.load_state_dict(fused.model.language_model.state_dict())
     parts.multi_modal_projector.linear_1.load_state_dict(layers[0].state_dict())
     parts.multi_modal_projector.linear_2.load_state_dict(layers[2].state_dict())
-    model.get_output_embeddings().load_state_dict(fused.lm_head.state_dict())
+    head: Any = model.lm_head
+    head.load_state_dict(fused.lm_head.state_dict())
     return model, processor
 
 
