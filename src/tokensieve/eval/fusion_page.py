@@ -1,0 +1,293 @@
+"""Selection and fusion beside each other: `python -m tokensieve.eval.fusion_page`.
+
+Writes docs/fusion-results.md from the records of experiments/fusion.json, the arms of
+experiments/fusion-arms.json and the times of `benchmarks/fusion.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokensieve.cost.flops import stf_paper_flops
+from tokensieve.cost.projectors import projector_flops, projector_parameters
+from tokensieve.eval import markdown
+from tokensieve.eval.board import Board, Place
+from tokensieve.eval.config import Suite
+from tokensieve.eval.records import Record, read_all
+from tokensieve.eval.stats import Scores, paired_difference, seed_mean
+from tokensieve.eval.tables import how_to_run, open_board
+from tokensieve.nn.fusion import FusionConfig
+
+ARMS = Path("experiments/fusion-arms.json")
+PANELS = {  # by column: (kind, topic) of what it is the mean of
+    "pages": [("plain", "text")],
+    "cluttered": [("cluttered", "text")],
+    "mixed": [("mixed", "text")],
+    "where": [("plain", "place"), ("cluttered", "place"), ("mixed", "place")],
+    "scenes": [("scene", "scene")],
+    "panel": [("mixed", "panel")],
+}
+LLAVA = {"width": 1024, "out_width": 4096, "rows": 24, "columns": 24}  # LLaVA-1.5-7B
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained arm, and what is done to its tokens when it answers: a variant at a share."""
+
+    arm: str
+    variant: str = "full"
+    keep: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """Its name where times are kept."""
+        return f"{self.arm}/{self.variant}@{self.keep:g}"
+
+    @property
+    def label(self) -> str:
+        """Its name in a table."""
+        return self.arm if self.variant == "full" else f"{self.arm}, then {self.variant}"
+
+
+GRID = ["release-k2-e1", "release-k2-e2", "release-k4-e4", "release-k4-e8", "release-k8-e16",
+        "release-k8-e32", "release-k4-e2", "release-k4-e1"]  # fmt: skip
+PLUGGED = ["selector", "divprune", "random", "stride", "avgpool", "token-concat", "downsample"]
+ON_FUSED = ["fused-selector", "divprune", "stride", "random"]
+TABLES: list[tuple[str, str, list[Row]]] = [
+    (
+        "What each part brings",
+        "`mlp` is LLaVA's projector on every token; `mbtf` reads all encoder blocks, `stf` fuses "
+        "2 x 2 tokens, `mbtf-stf` does both (table 3 of the paper).",
+        [*map(Row, ("mlp", "mbtf", "stf", "mbtf-stf")), Row("mlp", "no-image")],
+    ),
+    (
+        "Ways to bring 2 x 2 tokens together",
+        "The mean, the channels side by side, and fusion in the paper's form (`stf`); "
+        "`release-k2-e1` is `mbtf-stf` in the released code's form (table 5 of the paper).",
+        [*map(Row, ("avgpool", "concat", "stf", "mbtf-stf", "release-k2-e1"))],
+    ),
+    (
+        "Kernel and fused tokens",
+        "k x k tokens become E (table 4 of the paper, whose (1, 1) is LLaVA's projector), in the "
+        "released code's form, whose parameters do not grow with the fourth power of k. Below the "
+        "paper's grid: 32 and 16 tokens.",
+        [Row("mlp"), *map(Row, GRID)],
+    ),
+    (
+        "A quarter of the tokens: selection against fusion",
+        "Trained with 64 tokens: the fusing arms; `selected`, whose LLM was trained on the 64 that "
+        "the selector keeps; `random`, on 64 at random. Not trained for it: methods plugged into "
+        "`mlp`, whose LLM never saw fewer than all tokens.",
+        [
+            *map(Row, ("mbtf-stf", "stf", "release-k2-e1", "concat", "avgpool")),
+            Row("selected", "selector", 0.25),
+            Row("random", "random", 0.25),
+            *[Row("mlp", name, 0.25) for name in PLUGGED],
+        ],
+    ),
+    (
+        "An eighth: both, one after the other",
+        "32 tokens. `mbtf-stf, then X` drops half of the 64 fused tokens; `fused-selector` was "
+        "trained on them, the LLM was not trained for it.",
+        [
+            *[Row("mbtf-stf", name, 0.5) for name in ON_FUSED],
+            Row("release-k4-e2"),
+            Row("selected", "selector", 0.125),
+            *[Row("mlp", name, 0.125) for name in PLUGGED],
+        ],
+    ),
+    (
+        "A sixteenth: both, one after the other",
+        "16 tokens.",
+        [
+            *[Row("mbtf-stf", name, 0.25) for name in ON_FUSED],
+            Row("release-k4-e1"),
+            Row("selected", "selector", 0.0625),
+            *[Row("mlp", name, 0.0625) for name in ("selector", "divprune", "random")],
+        ],
+    ),
+]
+PAIRS = [
+    (Row("mbtf-stf"), Row("mlp")),
+    (Row("mbtf-stf"), Row("stf")),
+    (Row("mbtf-stf"), Row("concat")),
+    (Row("mbtf-stf"), Row("selected", "selector", 0.25)),
+    (Row("mbtf-stf"), Row("mlp", "selector", 0.25)),
+    (Row("concat"), Row("selected", "selector", 0.25)),
+    (Row("selected", "selector", 0.25), Row("mlp", "selector", 0.25)),
+    (Row("selected", "selector", 0.25), Row("mlp")),
+    (Row("mbtf-stf", "fused-selector", 0.5), Row("mlp", "selector", 0.125)),
+    (Row("mbtf-stf", "fused-selector", 0.5), Row("selected", "selector", 0.125)),
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and write the page."""
+    suite, board, options = open_board(arguments, str(__doc__), "experiments/fusion.json")
+    shapes = shapes_of(json.loads(ARMS.read_text()))
+    times = list(read_all(options.results / "fusion-time"))
+    docs = options.root / "docs"
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "fusion-results.md").write_text(page(board, suite, options.suite, shapes, times))
+
+
+def shapes_of(study: dict[str, Any]) -> dict[str, FusionConfig]:
+    """The projector of every arm of nano: an encoder of 16 x 16 tokens of width 128."""
+    sizes = {"width": 128, "out_width": 128, "rows": 16, "columns": 16}
+    return {
+        arm["name"]: FusionConfig.from_dict({**sizes, **arm.get("projector", {})})
+        for arm in study["arms"]
+    }
+
+
+def page(
+    board: Board, suite: Suite, suite_file: Path, shapes: dict[str, FusionConfig],
+    times: Sequence[Record],
+) -> str:  # fmt: skip
+    """docs/fusion-results.md."""
+    pictures = sorted({record["config"]["pictures"] for record in board.records})
+    count = " or ".join(f"{n:,}" for n in pictures)
+    seconds = {row["key"]: row["ratio"] for record in times for row in record.get("arms", ())}
+    parts = [
+        "# Selection and fusion on the embedded model",
+        f"Made from `results/{suite.suite}/` by `python -m tokensieve.eval.fusion_page`; do not "
+        f"edit. Trained by `make fusion` from {ARMS}. {how_to_run(suite_file)}",
+        f"Exact match in per cent on {count} held-out generated pictures per kind (split "
+        f"`{suite.split}`), seeds averaged; `where` is the mean of three kinds, `scenes` and "
+        "`panel` are the coarse questions. Every arm has the same frozen encoder of 256 tokens, "
+        "the same pictures in the same order, the same steps, and begins with the LLM of nano's "
+        "control, which never saw fewer than all tokens, and a projector of its own from a seed: "
+        "projector alone first, then both. *Tokens* are those of a picture in the LLM, *MFLOPs* "
+        "projector and LLM over a prompt (two per multiply-add), *time* the same measured, as a "
+        "share of `mlp`'s, batch 1 on one thread.",
+        *(["## Who wins where", suite.reading] if suite.reading else []),
+    ]
+    for title, about, rows in TABLES:
+        parts += [f"## {title}", about, markdown.table(scores(board, rows, shapes, seconds))]
+    parts += [
+        "## Paired differences",
+        "Points, with 95 % bootstrap interval over pictures; an interval that spans 0 is no win.",
+        markdown.table(differences(board)),
+        "## At the size of LLaVA-1.5-7B",
+        "Tokens, FLOPs of the LLM over them as the paper counts (which leaves the projector out), "
+        "and the projector's own, by formula; times as shares, measured with random weights.",
+        markdown.table(at_7b(times)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def scores(
+    board: Board, rows: Iterable[Row], shapes: dict[str, FusionConfig], seconds: dict[str, float]
+) -> list[list[str]]:
+    """Rows down, costs and panels across; the best of each panel in bold."""
+    rows = list(rows)
+    found = {
+        (row, panel): hits
+        for row in rows
+        for panel in PANELS
+        if (hits := hits_of(board, row, panel))
+    }
+    means = {key: float(seed_mean(hits).mean()) for key, hits in found.items()}
+    best = {
+        panel: max((means[r, p] for r, p in means if p == panel), default=None) for panel in PANELS
+    }
+    head = ["exact match, %", "seeds", "tokens", "parameters", "MFLOPs", "time"]
+    out = [[*head, *PANELS]]
+    for row in rows:
+        cell = board.cell(place(row, *PANELS["pages"][0]))
+        if cell is None:
+            out.append([row.label, markdown.NOT_RUN, *[""] * (len(head) - 2 + len(PANELS))])
+            continue
+        shape = shapes[row.arm]
+        flops = cell.average("llm_prefill_flops") + projector_flops(shape)
+        ratio = seconds.get(row.key)
+        costs = [
+            str(len(cell.rows)),
+            f"{cell.average('kept_tokens'):.0f}",
+            f"{projector_parameters(shape) / 1e6:.2f} M",
+            f"{flops / 1e6:.0f}",
+            "" if ratio is None else f"{ratio:.2f}",
+        ]
+        texts = []
+        for panel in PANELS:
+            mean = means.get((row, panel))
+            text = markdown.NOT_RUN if mean is None else markdown.percent(mean)
+            texts.append(f"**{text}**" if mean is not None and mean == best[panel] else text)
+        out.append([row.label, *costs, *texts])
+    return out
+
+
+def place(row: Row, kind: str, topic: str) -> Place:
+    """Where the scores of a row stand."""
+    return Place(row.arm, row.variant, kind, topic, row.keep)
+
+
+def hits_of(board: Board, row: Row, panel: str) -> list[Scores]:
+    """Scores by seed of a column, its parts one behind the other; empty where not run."""
+    parts = [board.hits(place(row, kind, topic)) for kind, topic in PANELS[panel]]
+    if not all(parts):
+        return []
+    seeds = min(map(len, parts))
+    return [np.concatenate([part[seed] for part in parts]) for seed in range(seeds)]
+
+
+def differences(board: Board) -> list[list[str]]:
+    """`PAIRS` down, panels across."""
+    out = [["points", *PANELS]]
+    for ours, theirs in PAIRS:
+        cells = []
+        for panel in PANELS:
+            mine, other = hits_of(board, ours, panel), hits_of(board, theirs, panel)
+            if not mine or not other:
+                cells.append(markdown.NOT_RUN)
+                continue
+            gap = paired_difference(mine, other)
+            cells.append(f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})")
+        out.append([f"{_named(ours)} minus {_named(theirs)}", *cells])
+    return out
+
+
+def _named(row: Row) -> str:
+    return row.label if row.keep == 1 else f"{row.label} at {row.keep:g}"
+
+
+def at_7b(times: Sequence[Record]) -> list[list[str]]:
+    """Projectors at LLaVA-1.5-7B's shapes: formulas, and what `benchmarks/fusion.py` measured."""
+    measured = {row["name"]: row for record in times for row in record.get("llava", ())}
+    out = [["projector", "tokens", "parameters", "LLM, TFLOPs", "projector, TFLOPs",
+            "prefill, of mlp's", "projector, of its prefill"]]  # fmt: skip
+    for name, config in llava_shapes().items():
+        row = measured.get(name)
+        shown = ["", ""] if row is None else [f"{row['prefill']:.2f}", f"{row['projector']:.3f}"]
+        out.append([
+            name, str(config.tokens), f"{projector_parameters(config) / 1e6:.2f} M",
+            f"{stf_paper_flops(config.tokens) / 1e12:.1f}",
+            f"{projector_flops(config) / 1e12:.3f}", *shown,
+        ])  # fmt: skip
+    return out
+
+
+def llava_shapes() -> dict[str, FusionConfig]:
+    """The paper's arms at the size of LLaVA-1.5-7B."""
+    fields: dict[str, dict[str, Any]] = {
+        "mlp": {"kind": "mlp", "kernel": 1},
+        "mbtf": {"kind": "mlp", "kernel": 1, "blocks": 8},
+        "stf": {},
+        "mbtf-stf": {"blocks": 8},
+        "mbtf-stf, release": {"blocks": 8, "form": "release"},
+        "release, k 2, E 2": {"blocks": 8, "form": "release", "fused": 2},
+        "release, k 8, E 16": {"blocks": 8, "form": "release", "kernel": 8, "fused": 16},
+        "concat": {"kind": "concat"},
+        "avgpool": {"kind": "avgpool"},
+    }
+    return {name: FusionConfig.from_dict({**LLAVA, **given}) for name, given in fields.items()}
+
+
+if __name__ == "__main__":
+    main()
