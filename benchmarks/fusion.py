@@ -95,7 +95,7 @@ def nano(rounds: int) -> list[dict[str, Any]]:
 def choice(model: Any, inputs: dict[str, Any], row: Row) -> Callable[[], Any]:
     """The choice of tokens alone, on pictures that are encoded already."""
     named = "selector" if "selector" in row.variant else row.variant
-    options = {"weights": FEATURES} if named == "selector" and row.arm != "mbtf-stf" else {}
+    options = {"weights": FEATURES} if named == "selector" and row.arm != "stf" else {}
     if row.variant == "fused-selector":  # one of the same size stands for it
         named, options = "selector", {"weights": untrained(model)}
     plan = Plan.of(

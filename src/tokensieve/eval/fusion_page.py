@@ -69,14 +69,14 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     (
         "Ways to bring 2 x 2 tokens together",
         "The mean, the channels side by side, and fusion in the paper's form (`stf`); "
-        "`release-k2-e1` is `mbtf-stf` in the released code's form (table 5 of the paper).",
+        "`release-k2-e1` is `stf` in the released code's form (table 5 of the paper).",
         [*map(Row, ("avgpool", "concat", "stf", "mbtf-stf", "release-k2-e1"))],
     ),
     (
         "Kernel and fused tokens",
         "k x k tokens become E (table 4 of the paper, whose (1, 1) is LLaVA's projector), in the "
-        "released code's form, whose parameters do not grow with the fourth power of k. Below the "
-        "paper's grid: 32 and 16 tokens.",
+        "released code's form, whose parameters do not grow with the fourth power of k, and "
+        "without multi-block fusion. Below the paper's grid: 32 and 16 tokens.",
         [Row("mlp"), *map(Row, GRID)],
     ),
     (
@@ -93,10 +93,10 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     ),
     (
         "An eighth: both, one after the other",
-        "32 tokens. `mbtf-stf, then X` drops half of the 64 fused tokens; `fused-selector` was "
+        "32 tokens. `stf, then X` drops half of the 64 fused tokens; `fused-selector` was "
         "trained on them, the LLM was not trained for it.",
         [
-            *[Row("mbtf-stf", name, 0.5) for name in ON_FUSED],
+            *[Row("stf", name, 0.5) for name in ON_FUSED],
             Row("release-k4-e2"),
             Row("selected", "selector", 0.125),
             *[Row("mlp", name, 0.125) for name in PLUGGED],
@@ -106,7 +106,7 @@ TABLES: list[tuple[str, str, list[Row]]] = [
         "A sixteenth: both, one after the other",
         "16 tokens.",
         [
-            *[Row("mbtf-stf", name, 0.25) for name in ON_FUSED],
+            *[Row("stf", name, 0.25) for name in ON_FUSED],
             Row("release-k4-e1"),
             Row("selected", "selector", 0.0625),
             *[Row("mlp", name, 0.0625) for name in ("selector", "divprune", "random")],
@@ -114,16 +114,17 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     ),
 ]
 PAIRS = [
-    (Row("mbtf-stf"), Row("mlp")),
+    (Row("stf"), Row("mlp")),
     (Row("mbtf-stf"), Row("stf")),
-    (Row("mbtf-stf"), Row("concat")),
-    (Row("mbtf-stf"), Row("selected", "selector", 0.25)),
-    (Row("mbtf-stf"), Row("mlp", "selector", 0.25)),
+    (Row("stf"), Row("concat")),
+    (Row("stf"), Row("avgpool")),
+    (Row("stf"), Row("mlp", "selector", 0.25)),
+    (Row("stf"), Row("selected", "selector", 0.25)),
     (Row("concat"), Row("selected", "selector", 0.25)),
     (Row("selected", "selector", 0.25), Row("mlp", "selector", 0.25)),
     (Row("selected", "selector", 0.25), Row("mlp")),
-    (Row("mbtf-stf", "fused-selector", 0.5), Row("mlp", "selector", 0.125)),
-    (Row("mbtf-stf", "fused-selector", 0.5), Row("selected", "selector", 0.125)),
+    (Row("stf", "fused-selector", 0.5), Row("mlp", "selector", 0.125)),
+    (Row("stf", "fused-selector", 0.5), Row("release-k4-e2")),
 ]
 
 
