@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -127,8 +128,21 @@ class MultiBlockFusion(nn.Module):
 
     def __init__(self, width: int, blocks: int, form: str = "paper") -> None:
         super().__init__()
-        self.channels = blocks * width
+        self.blocks, self.channels = blocks, blocks * width
         self.mlp = _two_layers(blocks * width, SPREAD * width, width, activated=form == "paper")
+
+    @torch.no_grad()
+    def equalise(self, blocks_BLX: Float[Tensor, "B L X"]) -> None:
+        """Let every block weigh alike at first, whatever its scale in these features.
+
+        Hidden states of one encoder differ in scale by a factor of three and more; drawn weights
+        would hear the loudest block alone. Only the first layer's weights change, not the module.
+        """
+        B, L, _ = blocks_BLX.shape
+        blocks_BLMC = blocks_BLX.reshape(B, L, self.blocks, -1)
+        rms_M = blocks_BLMC.pow(2).mean((0, 1, 3)).sqrt()
+        first: nn.Linear = self.mlp[0]  # type: ignore[assignment]
+        first.weight.div_(rms_M.clamp_min(1e-6).repeat_interleave(self.channels // self.blocks))
 
     def forward(self, blocks_BLX: Float[Tensor, "B L X"]) -> Float[Tensor, "B L C"]:
         """Blocks side by side on the channels, first block first: X = M C.
