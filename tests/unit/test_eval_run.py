@@ -128,6 +128,49 @@ def test_shards_share_the_work_and_miss_none() -> None:
     assert list(suite.queue(0, 1)) == jobs
 
 
+def test_a_model_of_several_seeds_has_one_job_each() -> None:
+    """The i-th seed of a variant stands on the i-th of the model; others stand on every one."""
+    suite = Suite(
+        suite="seeds",
+        models={"one": "a", "two": ["b", "c"]},
+        variants=(
+            Variant("stride", "stride"),
+            Variant("random", "random", per_seed={"seed": [5, 6]}),
+        ),
+        kinds=("plain",),
+    )
+    jobs = [(j.model, j.source, j.variant.name, j.seed, dict(j.options)) for j in suite.jobs()]
+    assert jobs == [
+        ("one", "a", "stride", 0, {}),
+        ("one", "a", "random", 0, {"seed": 5}),
+        ("one", "a", "random", 1, {"seed": 6}),
+        ("two", "b", "stride", 0, {}),
+        ("two", "b", "random", 0, {"seed": 5}),
+        ("two", "c", "stride", 1, {}),
+        ("two", "c", "random", 1, {"seed": 6}),
+    ]
+    assert len({job.file_name for job in suite.jobs()}) == len(jobs)
+    three = replace(suite, variants=(Variant("random", "random", per_seed={"seed": [1, 2, 3]}),))
+    with pytest.raises(ConfigError, match=r"Expected 1 or 2 seeds in variant 'random'.* Got 3"):
+        list(three.jobs())
+
+
+def test_models_that_are_not_trained_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "load_subject", _subject)
+    there = tmp_path / "model"
+    there.mkdir()
+    suite = replace(
+        SUITE, models={"main": [str(there), str(tmp_path / "gone")]}, keeps=(0.5,), pictures=2,
+        variants=(Variant("stride", "stride"),),
+    )  # fmt: skip
+    assert [path.name for path in run.run(suite, tmp_path / "out")] == [
+        "main--mixed--stride--0.json"
+    ]
+    assert f"not run: no model at {tmp_path / 'gone'}" in capsys.readouterr().out
+
+
 def test_tables_from_records(folder: Path, tmp_path: Path) -> None:
     """Every table, the plot and the README's block; a row not run says so."""
     suite = {"suite": "tiny", "kinds": ["mixed"], "keeps": [0.1, 0.5, 1.0], "pictures": 3,
