@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -128,21 +129,26 @@ class MultiBlockFusion(nn.Module):
 
     def __init__(self, width: int, blocks: int, form: str = "paper") -> None:
         super().__init__()
-        self.blocks, self.channels = blocks, blocks * width
+        self.channels = blocks * width
         self.mlp = _two_layers(blocks * width, SPREAD * width, width, activated=form == "paper")
 
     @torch.no_grad()
-    def equalise(self, blocks_BLX: Float[Tensor, "B L X"]) -> None:
-        """Let every block weigh alike at first, whatever its scale in these features.
+    def pass_through(self, block: int = -1) -> None:
+        """Begin as if that block alone were read: its channels go through, the others' wait.
 
-        Hidden states of one encoder differ in scale by a factor of three and more; drawn weights
-        would hear the loudest block alone. Only the first layer's weights change, not the module.
+        gelu(x) - gelu(-x) is x, so two of the four hidden units of a channel let it pass; what
+        leaves the others has no weight yet. The last layer's activation, if any, follows.
+        Drawn at random, the blocks drown each other, and a small LLM never learns to read them.
         """
-        B, L, _ = blocks_BLX.shape
-        blocks_BLMC = blocks_BLX.reshape(B, L, self.blocks, -1)
-        rms_M = blocks_BLMC.pow(2).mean((0, 1, 3)).sqrt()
-        first: nn.Linear = self.mlp[0]  # type: ignore[assignment]
-        first.weight.div_(rms_M.clamp_min(1e-6).repeat_interleave(self.channels // self.blocks))
+        first, second = cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
+        C = second.out_features
+        channel = torch.arange(C)
+        for layer in (first, second):
+            layer.bias.zero_()
+        at = channel + (block % (self.channels // C)) * C
+        first.weight[: 2 * C] = second.weight[:] = 0
+        first.weight[channel, at] = second.weight[channel, channel] = 1
+        first.weight[C + channel, at] = second.weight[channel, C + channel] = -1
 
     def forward(self, blocks_BLX: Float[Tensor, "B L X"]) -> Float[Tensor, "B L C"]:
         """Blocks side by side on the channels, first block first: X = M C.
@@ -263,6 +269,8 @@ class FusionProjector(nn.Module):
         else:
             self.spatial = AvgPoolProjector(C, D, k)
         keep_variance(self)
+        if self.blocks is not None:
+            self.blocks.pass_through()
 
     def forward(self, blocks_BLX: Float[Tensor, "B L X"]) -> Float[Tensor, "B N D"]:
         """Hidden states of the blocks read, side by side on the channels, without CLS: X = M C.

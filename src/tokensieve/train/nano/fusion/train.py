@@ -92,8 +92,6 @@ def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
     shards = [("train", number) for number in range(study.train_shards)]
     examples, blocks = load_questions(data, shards), Blocks(data, shards, width)
     feed = Feed(arm, blocks, study.selector)
-    if step == 0 and (several := reader.projector.blocks) is not None:
-        several.equalise(blocks.rows(np.arange(study.batch), feed.config.blocks))
     while step < steps:
         rng = np.random.default_rng((seed, step))
         picked = [examples[i] for i in rng.integers(0, len(examples), study.batch)]
