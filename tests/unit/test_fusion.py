@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.nn.fusion import FusionConfig, FusionProjector, SpatialFusion, even_blocks, unfold
+from tokensieve.nn.fusion import (
+    FusionConfig,
+    FusionProjector,
+    MultiBlockFusion,
+    SpatialFusion,
+    even_blocks,
+    unfold,
+)
 
 LLAVA = {"width": 1024, "out_width": 4096, "rows": 24, "columns": 24}
 TINY = {"width": 6, "out_width": 10, "rows": 4, "columns": 6}
@@ -236,3 +243,44 @@ def test_pictures_of_another_shape(kind: str, form: str) -> None:
         projector(torch.zeros(1, 25, 12))
     with pytest.raises(ConfigError, match=r"grid of 8 x 3 tokens. Got 2. Kernels that do: 1"):
         projector.spatial(torch.zeros(1, 24, 6), (8, 3))
+
+
+def test_several_blocks_begin_as_one() -> None:
+    """Before training, fusion of blocks hands on the last one; every weight still gets a gradient
+    that can change that."""
+    torch.manual_seed(0)
+    blocks = torch.randn(2, 5, 3 * 8)
+    for block, wanted in ((-1, blocks[..., 16:]), (0, blocks[..., :8])):
+        module = MultiBlockFusion(8, 3, "release")
+        module.pass_through(block)
+        assert_close(module(blocks), wanted, rtol=0, atol=1e-5)
+    rectified = MultiBlockFusion(8, 3)
+    rectified.pass_through()
+    assert_close(rectified(blocks), torch.nn.functional.gelu(blocks[..., 16:]))
+    whole = FusionProjector(FusionConfig(8, 12, 2, 2, blocks=3, form="release"))
+    inputs = torch.randn(2, 4, 24)
+    one = FusionProjector(FusionConfig(8, 12, 2, 2, form="release"))
+    one.spatial.load_state_dict(whole.spatial.state_dict())
+    assert_close(whole(inputs), one(inputs[..., 16:]), rtol=0, atol=1e-5)
+    whole(inputs).square().sum().backward()
+    last = whole.blocks.mlp[2].weight.grad
+    assert bool((last.abs().sum(0) > 0).all())
+
+
+@pytest.mark.parametrize("kind", ["fusion", "concat", "avgpool"])
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_signals_neither_fade_nor_grow(kind: str, form: str) -> None:
+    """Tokens still differ behind five drawn layers, and by no more than they did before them."""
+    torch.manual_seed(0)
+    config = FusionConfig(64, 64, 4, 4, blocks=4, kind=kind, form=form)
+    with torch.no_grad():
+        out = FusionProjector(config)(torch.randn(8, 16, 256))
+    assert 0.2 < float(out.std((0, 1)).mean()) < 2
+    torch.manual_seed(0)
+    plain = FusionProjector(config)
+    for layer in plain.modules():  # as PyTorch draws them: nearly all alike
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.reset_parameters()
+    if kind == "fusion" and form == "paper":
+        with torch.no_grad():
+            assert float(plain(torch.randn(8, 16, 256)).std((0, 1)).mean()) < 0.02
