@@ -21,6 +21,7 @@ from tokensieve.methods.base import ScoringMethod
 from tokensieve.types import Kind, Signal, Site
 
 FAMILIES = ["llava", "llava_next", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl"]
+FAMILIES += ["fused_llava", "fused_internvl"]
 KINDS = [Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.KEYS]
 
 

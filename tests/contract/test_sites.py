@@ -23,10 +23,13 @@ from tokensieve.hf.families import project
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.sieve import compress, encode
 
+NO_GRID = ("fused_siglip",)
+NO_OTHER_SIZE = ("internvl", "qwen3_vl", "gemma3", "fused_llava", "fused_internvl")
 NO_FEATURES = ("mistral3", "idefics3", "smolvlm", "gemma3")
 every_family = pytest.mark.parametrize("name", NAMES)
 with_features = pytest.mark.parametrize("name", [n for n in NAMES if n not in NO_FEATURES])
 required = pytest.mark.parametrize("name", REQUIRED)
+resizable = pytest.mark.parametrize("name", [n for n in REQUIRED if n not in NO_OTHER_SIZE])
 
 
 def rows_of(compressed):
@@ -105,7 +108,7 @@ def test_llava_and_next_share_a_fingerprint():
     assert (one.layer, one.width, one.heads, one.ffn, one.grid) == (-2, 24, 2, 32, (4, 4))
 
 
-@every_family
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in NO_GRID])
 def test_pixels_lie_under_their_tokens(name):
     """A picture quiet but for one spot: the token over the spot is kept first."""
     tiny = build(name)
@@ -142,7 +145,15 @@ def test_text_is_that_of_the_prompt(name):
         assert torch.equal(one.kept, other.kept)
 
 
-@required
+@pytest.mark.parametrize("name", NO_GRID)
+def test_tokens_without_a_grid_have_no_pixels(name):
+    tiny = build(name)
+    assert encode(tiny.model, tiny.inputs([1])).packings[0].grid is None
+    with pytest.raises(UnsupportedError, match="not one per patch"):
+        compress(tiny.model, tiny.inputs([1]), ByVariance(), 2)
+
+
+@resizable
 @pytest.mark.parametrize("keep", [0.3, 0.6])
 def test_smaller_pictures(name, keep):
     tiny = build(name)
@@ -161,7 +172,7 @@ def test_smaller_pictures(name, keep):
     assert_close(rows_of(compress(tiny.model, inputs, Smaller(), 1.0)), whole, rtol=0, atol=0)
 
 
-@required
+@resizable
 def test_a_picture_resized_to_its_own_size_is_the_picture(name):
     from tokensieve.hf.pixels import shrink
 
@@ -203,7 +214,7 @@ def test_qwen_patches_shrink_like_the_picture_they_were_cut_from():
     assert_close(back[..., 10:], torch.ones(6, 16, 6), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["internvl", "qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("name", NO_OTHER_SIZE)
 def test_other_encoders_say_they_take_no_other_size(name):
     tiny = build(name)
     with pytest.raises(UnsupportedError, match="smaller"):

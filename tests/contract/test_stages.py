@@ -22,16 +22,13 @@ from families.tiny import NAMES, REQUIRED, build
 from tokensieve.errors import BudgetError, ConfigError, PromptError, UnsupportedError
 from tokensieve.hf.compaction import Gather
 from tokensieve.hf.cut import prefill_mask
-from tokensieve.hf.families import FAMILIES
+from tokensieve.hf.families import FAMILIES, Family
 from tokensieve.hf.plan import require_layers
 from tokensieve.hf.sieve import compress, encode, sieve
 from tokensieve.methods.registry import get_method
 
-FAMILY_NAMES = [
-    name
-    for name in NAMES
-    if name == "pixtral_llava" or (name in FAMILIES and FAMILIES[name].stages)
-]
+ROWS = {"pixtral_llava": "llava", "fused_siglip": "fused_llava", "fused_internvl": "fused_llava"}
+FAMILY_NAMES = [n for n in NAMES if FAMILIES.get(ROWS.get(n, n), Family()).stages]
 every_family = pytest.mark.parametrize("name", FAMILY_NAMES)
 LAYERS = (1, 2, {1: 0.6, 2: 0.3})
 every_cut = pytest.mark.parametrize("layer", LAYERS, ids=str)

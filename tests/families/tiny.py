@@ -16,6 +16,8 @@ import torch
 import transformers as tf
 from packaging.version import Version
 
+from tokensieve.hf.fused import FusedLlavaConfig, FusedLlavaForConditionalGeneration
+
 VOCAB, IMAGE, VIDEO, PAD, BEGIN, END = 200, 150, 151, 0, 152, 153
 PINPOINTS = [[24, 48], [48, 24], [48, 48]]
 SIZES = [[40, 24], [24, 60], [24, 24], [30, 48]]
@@ -260,17 +262,45 @@ def _paligemma() -> tuple[Any, Pixels]:
     return tf.PaliGemmaForConditionalGeneration(config), _square
 
 
+def _fused(vision: dict[str, Any], blocks: int | list[int], **more: Any) -> tuple[Any, Pixels]:
+    cls = vision["model_type"] != "siglip_vision_model"
+    config = FusedLlavaConfig(
+        vision_config=vision,
+        text_config=_llm(),
+        image_token_index=IMAGE,
+        vision_feature_layer=blocks,
+        vision_feature_select_strategy="default" if cls else "full",
+        **more,
+    )
+    return FusedLlavaForConditionalGeneration(config), _square
+
+
+def _fused_llava() -> tuple[Any, Pixels]:
+    return _fused(_clip() | {"patch_size": 3}, [1, 3, -2])
+
+
+def _fused_siglip() -> tuple[Any, Pixels]:
+    """Two tokens of a cell: tokens without a grid."""
+    return _fused(_siglip(3), -1, fusion_fused=2, fusion_form="release")
+
+
+def _fused_internvl() -> tuple[Any, Pixels]:
+    vision = _vit("internvl_vision") | {"image_size": [24, 24], "patch_size": [3, 3]}
+    return _fused(vision, [1, -1], fusion_kind="avgpool")
+
+
 _BUILDERS = {
     builder.__name__[1:]: builder
     for builder in (
         _llava, _llava_next, _qwen2_5_vl, _vipllava, _pixtral_llava, _mistral3, _llava_onevision,
-        _internvl, _qwen2_vl, _qwen3_vl, _idefics3, _smolvlm, _gemma3, _paligemma,
+        _internvl, _qwen2_vl, _qwen3_vl, _idefics3, _smolvlm, _gemma3, _paligemma, _fused_llava,
+        _fused_siglip, _fused_internvl,
     )
 }  # fmt: skip
 if Version(tf.__version__) < Version("5.21"):
     del _BUILDERS["smolvlm"]  # not exact before that release
 NAMES = tuple(_BUILDERS)
-REQUIRED = ("llava", "llava_next", "qwen2_5_vl")
+REQUIRED = ("llava", "llava_next", "qwen2_5_vl", "fused_llava")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,18 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
-from tokensieve.hf.layout import Packing, pack_anyres, pack_plain
+from tokensieve.hf.layout import (
+    Packing,
+    pack_anyres,
+    pack_fused,
+    pack_plain,
+    patches_of_cells,
+)
 from tokensieve.hf.windows import unwindow
 
 Pack = Callable[[Any, Mapping[str, Any], Sequence[int]], list[Packing]]
 Order = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
+Patches = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Family:
     resizable: its encoder can be run on a picture of another size (site "pixels").
     stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
     inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
+    patches: model -> (L, m) patches of a crop that make each token, where the family has code of
+        its own for that.
     """
 
     pack: Pack = pack_plain
@@ -43,6 +52,7 @@ class Family:
     resizable: bool = False
     stages: bool = False
     inside: bool = False
+    patches: Patches | None = None
 
 
 FAMILIES: dict[str, Family] = {
@@ -58,6 +68,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(projector="visual.merger", merged=True),
     "idefics3": Family(projector="connector", split_runs=True),
     "smolvlm": Family(projector="connector", split_runs=True),
+    # its encoder must fill the grid that is fused: neither resized nor thinned out
+    "fused_llava": Family(
+        pack=pack_fused,
+        projector="multi_modal_projector.spatial.mlp",
+        stages=True,
+        patches=patches_of_cells,
+    ),
 }
 
 

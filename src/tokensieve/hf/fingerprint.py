@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tokensieve.hf.families import decoder_of, family_of
+from tokensieve.nn.fusion import FusionConfig
 from tokensieve.types import EncoderInfo, Site
 
 _FIXED_GRID = ("clip_vision_model", "siglip_vision_model", "internvl_vision")
@@ -23,6 +24,8 @@ def encoder_info(model: Any) -> EncoderInfo:
     family, config = family_of(model), model.config
     if (vision := getattr(config, "vision_config", None)) is None:
         return EncoderInfo(config.model_type, width=0, layer=-1, depth=0, heads=0, ffn=0)
+    if (fusion := getattr(config, "fusion", None)) is not None:
+        return _fused(config, vision, fusion)
     layer = _first(config, "vision_feature_layer", "vision_feature_layers", default=-1)
     several = len(layer) if isinstance(layer, list | tuple) else 1
     shuffle = round(1 / getattr(config, "downsample_ratio", 1.0))
@@ -41,6 +44,28 @@ def encoder_info(model: Any) -> EncoderInfo:
         ffn=int(_first(vision, "intermediate_size", default=0) or width * _ratio(vision)),
         grid=grid,
         embed_width=int(config.get_text_config().hidden_size),
+    )
+
+
+def _fused(config: Any, vision: Any, fusion: FusionConfig) -> EncoderInfo:
+    """Of a FusedLlava: the rows that each token of the LLM is made of.
+
+    Its type says how they are made of the encoder's, unless they are just the encoder's. layer: of
+    several blocks the one farthest up.
+    """
+    layers, depth = config.vision_feature_layer, int(vision.num_hidden_layers)
+    blocks = [layers] if isinstance(layers, int) else layers
+    plain = fusion.kind == "mlp" and fusion.blocks == 1
+    made = f"/{fusion.kind}-{fusion.form}-k{fusion.kernel}-e{fusion.fused}-m{fusion.blocks}"
+    return EncoderInfo(
+        model_type=vision.model_type + ("" if plain else made),
+        width=fusion.row_width,
+        layer=max(blocks, key=lambda block: block % (depth + 1)),
+        depth=depth,
+        heads=int(vision.num_attention_heads),
+        ffn=int(vision.intermediate_size),
+        grid=fusion.token_grid,
+        embed_width=fusion.out_width,
     )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.nn.fusion import unfold
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,32 @@ def _grid(
                 return 1, (h // merge, w // merge)
     side = math.isqrt(count)
     return 1, (side, side) if side * side == count else None
+
+
+def pack_fused(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> list[Packing]:
+    """FusedLlava: a row for each cell of the encoder's grid, or several, which then lie on none."""
+    fusion, device = model.config.fusion, inputs["input_ids"].device
+    return [
+        one_to_one(count, fusion.token_grid if count == fusion.tokens else None, 1, device)
+        for count in rows
+    ]
+
+
+def patches_of_cells(model: Any) -> Int[Tensor, "L m"]:
+    """FusedLlava: the patches of a crop that make each of its tokens.
+
+    Raises `UnsupportedError` where a cell makes several tokens: none of them has patches of its
+    own.
+    """
+    fusion = model.config.fusion
+    if fusion.token_grid is None:
+        raise UnsupportedError(
+            f"Expected a model of which each token is made of patches of its own. Got one that "
+            f"makes {fusion.fused} of a cell of {fusion.kernel} x {fusion.kernel}. Use a method "
+            "that reads no attention."
+        )
+    patches = torch.arange(math.prod(fusion.grid), dtype=torch.float32)[None, :, None]
+    return unfold(patches, fusion.grid, fusion.kernel)[0].long()
 
 
 def _patch(vision: Any) -> int:

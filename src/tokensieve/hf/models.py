@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError, WeightsError
+from tokensieve.errors import (
+    ConfigError,
+    TokensieveError,
+    UnknownNameError,
+    UnsupportedError,
+    WeightsError,
+)
 
 NANO = {"nano": "llava", "nano-next": "llava-next", "nano-control": "control"}
 COMPUTE = ("auto", "float32", "bfloat16", "float16")
@@ -124,8 +130,10 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    from tokensieve.hf.fused import register
     from tokensieve.hf.processors import load_processor
 
+    register()
     models: Any = AutoModelForImageTextToText  # untyped in Transformers
     try:
         config = AutoConfig.from_pretrained(source)
@@ -140,7 +148,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
         model, info = models.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True
         )
-    except UnsupportedError:
+    except TokensieveError:
         raise
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise WeightsError(

@@ -86,8 +86,8 @@ def shrink(
         return _shrink_patches(model, inputs, grids)
     if not family.resizable or model.config.vision_config.model_type not in INTERPOLATING:
         raise UnsupportedError(
-            f"Expected an encoder that takes other picture sizes. Got {type(model).__name__}'s. "
-            "Let the processor make the picture smaller instead."
+            "Expected an encoder that takes other picture sizes, to make the picture smaller. Got "
+            f"{type(model).__name__}'s. Use a method that drops tokens."
         )
     crops = crop_pixels(inputs, packings)
     return [

@@ -128,6 +128,10 @@ def patches_of_tokens(
 ) -> Int[Tensor, "T m"]:
     """The patches that make each token, all crops one after another."""
     total = sum(packing.crops * packing.length for packing in packings)
+    if family.patches is not None:
+        of_crop = family.patches(model)
+        first = torch.arange(total // len(of_crop))[:, None, None] * of_crop.numel()
+        return (first + of_crop).flatten(0, 1)
     if merged == 1 or family.merged:  # patches of a token follow each other
         return torch.arange(total * merged).view(total, merged)
     base, lengths = model.base_model, {packing.length for packing in packings}

@@ -72,6 +72,17 @@ class FusionConfig(Config):
         """N."""
         return self.cells[0] * self.cells[1] * self.fused
 
+    @property
+    def row_width(self) -> int:
+        """Channels of the rows, one for each of the N tokens, that enter `spatial.mlp`."""
+        gathered = self.kernel**2 if self.kind in ("fusion", "concat") else 1
+        return gathered * self.width // self.fused
+
+    @property
+    def token_grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the N tokens; None where several stand for one cell."""
+        return self.cells if self.fused == 1 else None
+
 
 def check_divides(kernel: int, grid: tuple[int, int]) -> None:
     """Raise `ConfigError` unless both sides of the grid are multiples of the kernel."""

@@ -1,0 +1,73 @@
+"""LLaVA with a projector that fuses tokens: all but the projector is Transformers' own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel
+from transformers.models.llava.modeling_llava import LlavaPreTrainedModel
+
+from tokensieve.hf.fused.config import FusedLlavaConfig
+from tokensieve.hf.fused.weights import check_loaded
+from tokensieve.nn.fusion import FusionProjector
+
+
+class _Checked(LlavaPreTrainedModel):  # type: ignore[no-untyped-call]
+    """Loads weights only if they are those of its projector."""
+
+    config: FusedLlavaConfig
+    config_class = FusedLlavaConfig
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, but a projector is never left as it was drawn.
+
+        Raises `WeightsError` where the checkpoint's projector is missing or of another shape.
+        """
+        lenient = kwargs.pop("ignore_mismatched_sizes", False)
+        told = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(
+            *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+        model, info = loaded
+        check_loaded(model, info, lenient=lenient)
+        return (model, info) if told else model
+
+
+class FusedLlavaModel(_Checked, LlavaModel):  # type: ignore[no-untyped-call]
+    """Encoder, `FusionProjector` and LLM, without the LLM's output layer.
+
+    The encoder's hidden states that `config.vision_feature_layer` names are put side by side on
+    the channels, without CLS, and handed to `multi_modal_projector`.
+    """
+
+    def __init__(self, config: FusedLlavaConfig) -> None:
+        super(LlavaModel, self).__init__(config)  # LlavaModel's own would build LLaVA's projector
+        models: Any = AutoModel  # untyped in Transformers
+        projector: Any = FusionProjector(config.fusion)
+        self.vision_tower = models.from_config(config.vision_config)
+        self.multi_modal_projector = projector
+        self.language_model = models.from_config(config.text_config)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class FusedLlavaForConditionalGeneration(  # type: ignore[no-untyped-call]
+    _Checked, LlavaForConditionalGeneration
+):
+    """A LLaVA whose LLM reads fused tokens, `config.image_seq_length` of a picture.
+
+    `generate`, `save_pretrained`, gradient checkpointing and the rest are Transformers' own. After
+    `tokensieve.hf.fused.register()` its Auto classes know it.
+    """
+
+    def __init__(self, config: FusedLlavaConfig) -> None:
+        super(LlavaForConditionalGeneration, self).__init__(config)  # nor a second LLM
+        self.model = FusedLlavaModel(config)
+        text = config.text_config
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder's weights out of training, as the published recipe does."""
+        self.model.vision_tower.requires_grad_(False)
