@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -90,4 +91,5 @@ def fusion(
     made = train_fusion(
         loaded, data, images, recipe, out, seed, skip_bad_rows=skip_bad_rows, parallel=shared
     )
-    typer.echo(json.dumps({"model": str(made), "log": str(out / "log.jsonl")}))
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json.dumps({"model": str(made), "log": str(out / "log.jsonl")}))

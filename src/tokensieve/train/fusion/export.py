@@ -48,7 +48,7 @@ def export(trainer: FusionTrainer, processor: Any, recipe: Recipe, out: Path) ->
     config = deepcopy(base.config)
     config.dtype = dtype
     with torch.device("meta"):  # the model's own class saves; its modules may be PEFT's or sharded
-        clean = type(base)(config)
+        clean = type(base)(config).to(dtype)
     clean.generation_config = base.generation_config
     part = _fresh(out / f".{MODEL}.part")
     clean.save_pretrained(part, state_dict=state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def _with_lora(model: Any, config: LoraConfig, seed: int) -> Any:
         ],
         modules_to_save=[_NAME],
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by an old name
         torch.manual_seed(seed)
         return peft.get_peft_model(model, lora)

@@ -157,7 +157,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the result, ready for JSON."""
         wanted = ["train", "data", *(["lora"] if self.train.parts == "lora" else [])]
-        return {name: getattr(self, name).to_dict() for name in wanted}
+        sections = {name: getattr(self, name).to_dict() for name in wanted}
+        del sections["train"]["per_device"]  # the number of parts of a batch says it
+        return sections
 
     def steps(self, rows: int) -> int:
         """Optimiser steps on so many rows."""

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 
 from tokensieve.data.extras import need
 from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
-from tokensieve.errors import ConfigError
+from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.hf.fingerprint import state_hash
 from tokensieve.hf.models import Loaded
 from tokensieve.nn.pretrained import write_json
@@ -119,6 +120,11 @@ class _Run:
         self.trainer.accelerator.wait_for_everyone()
         try:
             self.trainer.train(resume_from_checkpoint=None if whole is None else str(whole[0]))
+        except UnpicklingError as error:
+            raise WeightsError(
+                f"Expected numbers alone in the checkpoint in {self.out}. Got a file that would run "
+                "code when read; it was not. Delete the checkpoint."
+            ) from error
         finally:
             vars(config).pop("use_cache", None)  # the Trainer switches it off for good
             vars(config).update(kept)

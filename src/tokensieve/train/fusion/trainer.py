@@ -83,7 +83,7 @@ class FusionTrainer(Trainer):
                     f"{message} Repair the picture, or leave such rows out with --skip-bad-rows."
                 )
             self.unreadable[place] = message
-        return super().compute_loss(model, inputs, *rest, **named)
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *rest, **named)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights that learn; sharded ones lie in files of FSDP or DeepSpeed."""
@@ -172,6 +172,8 @@ def arguments_of(
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,
         disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
         report_to="none",
         seed=seed,
         **parallel,
