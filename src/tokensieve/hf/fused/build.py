@@ -89,7 +89,7 @@ def _base_of(model: Any) -> Any:
     return base
 
 
-def _blocks(model: Any, blocks: int | Sequence[int]) -> list[int]:
+def _blocks(model: Any, blocks: object) -> list[int]:
     """Indices of the blocks that are read."""
     depth = model.config.vision_config.num_hidden_layers
     own = getattr(model.config, "vision_feature_layer", None)
@@ -98,7 +98,7 @@ def _blocks(model: Any, blocks: int | Sequence[int]) -> list[int]:
         if isinstance(own, int):
             found[-1] = own
         return found
-    if isinstance(blocks, str | bool) or not isinstance(blocks, Sequence):
+    if not isinstance(blocks, Sequence) or not all(type(block) is int for block in blocks):
         raise ConfigError(
             f"Expected `blocks` as a number of them or their indices. Got {blocks!r}. Pass "
             "blocks=8, or blocks=[3, 6, -2]."
@@ -131,7 +131,7 @@ def _config(
     return config
 
 
-def _processor(model: Any, processor: Any, config: FusedLlavaConfig) -> FusedLlavaProcessor:
+def _processor(model: Any, processor: Any, config: FusedLlavaConfig) -> Any:
     """The base model's tokenizer and chat template, and its pictures as one view each."""
     token = placeholder_of(processor)
     known = processor.tokenizer.convert_tokens_to_ids(token)

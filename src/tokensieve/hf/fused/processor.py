@@ -5,7 +5,8 @@ B pictures, k kernel side, E fused tokens of a cell of k x k patches.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, no_type_check
 
 from transformers import LlavaProcessor
 from transformers.image_utils import get_image_size, to_numpy_array
@@ -23,6 +24,11 @@ class FusedLlavaProcessor(LlavaProcessor):
     Raises `ConfigError` for a kernel that does not divide the grid of patches.
     """
 
+    patch_size: int
+    kernel: int
+    fused: int
+
+    @no_type_check  # Transformers reads the names in its code object, which a checker would wrap
     def __init__(
         self,
         image_processor: Any = None,
@@ -36,7 +42,7 @@ class FusedLlavaProcessor(LlavaProcessor):
         fused: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(
             image_processor,
             tokenizer,
             patch_size=patch_size,
@@ -56,13 +62,12 @@ class FusedLlavaProcessor(LlavaProcessor):
 
     def tokens(self, height: int, width: int) -> int:
         """Placeholders of a picture of `height` x `width` pixels, as the encoder gets it."""
-        side = int(self.patch_size)
-        grid = (height // side, width // side)
+        grid = (height // self.patch_size, width // self.patch_size)
         check_divides(self.kernel, grid)
         return grid[0] * grid[1] // self.kernel**2 * self.fused
 
     def replace_image_token(
-        self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any
+        self, image_inputs: Mapping[str, Any], image_idx: int, **kwargs: Any
     ) -> str:
         """What one placeholder in a text becomes."""
         height, width = get_image_size(to_numpy_array(image_inputs["pixel_values"][image_idx]))
