@@ -120,7 +120,8 @@ def write_rows(folder, rows, name="rows.json"):
 
 def toy_recipe(preset, *settings):
     return make_recipe(preset, [
-        "train.batch=4", "train.per_device=2", "train.steps=5", "train.lr=0.003", "train.llm_lr=0.003",
+        "train.batch=4", "train.per_device=2", "train.steps=5",
+        "train.lr=0.003", "train.llm_lr=0.003",
         "run.workers=0", "run.log_every=1", "run.save_every=2", "lora.rank=2", "lora.alpha=4",
         "lora.dropout=0.2", *settings,
     ])  # fmt: skip

@@ -54,7 +54,7 @@ def test_rows_of_a_step_are_alike(tmp_path, loaded):
 
 def test_fewer_rows_than_a_batch_are_refused(tmp_path, loaded):
     rows, _ = conversations(tmp_path, loaded, 3, 0)
-    with pytest.raises(ConfigError, match="at least 4 rows, one batch. Got 3"):
+    with pytest.raises(ConfigError, match=r"at least 4 rows, one batch. Got 3"):
         order_of(rows, 4, 1, 0)
 
 

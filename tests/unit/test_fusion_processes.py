@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) learn what one learns from the same batches."""
+"""Two processes (gloo, CPU) learn what one learns from the same batches, sharded or not."""
 
 import json
 import os
@@ -7,60 +7,74 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
+from tokensieve.hf.models import load_model
 from tokensieve.train.fusion.run import train_fusion
+from tokensieve.train.fusion.sharding import read_parallel, wrapping
 from unit.fusion_toys import rows_of, toy, toy_recipe, write_rows
 
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Answers of 4 to 30 tokens; 3 of 7 rows are text only."""
-    return write_rows(tmp_path, rows_of(4, 3))
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Answers of 2 to 30 tokens; 3 of 7 rows are text only, so some parts have no picture."""
+    return write_rows(tmp_path_factory.mktemp("rows"), rows_of(4, 3))
 
 
-def in_two(data, out, *more):
+@pytest.fixture(scope="module")
+def one(data, tmp_path_factory):
+    """What one process makes of it."""
+    out = tmp_path_factory.mktemp("one")
+    train_fusion(toy(), *data, toy_recipe("stage2", "train.steps=4"), out)
+    return out
+
+
+def in_two(data, out, mode):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         str(TESTS / "unit" / "fusion_process.py"), *map(str, data), str(out), *more],
+         str(TESTS / "unit" / "fusion_process.py"), *map(str, data), str(out), mode],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
              "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    return load_file(out / "model" / "model.safetensors")
+    return out
 
 
 def farthest(one, other):
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+    a, b = (load_model(str(out / "model")).model.state_dict() for out in (one, other))
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
-def test_two_processes_learn_what_one_learns(data, tmp_path):
-    out = train_fusion(toy(), *data, toy_recipe("stage2", "train.steps=4"), tmp_path / "one")
-    one = load_file(out / "model.safetensors")
-    two = in_two(data, tmp_path / "two")
+@pytest.mark.parametrize("mode", ["plain", "fsdp", "zero2", "zero3"])
+def test_two_processes_learn_what_one_learns(mode, data, one, tmp_path):
+    """ZeRO where DeepSpeed is installed; nothing here has run on a GPU."""
+    if mode.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    two = in_two(data, tmp_path / "two", mode)
     assert farthest(one, two) < 1e-5
-    assert farthest(one, start()) > 1e-3  # it did learn
-    stored = json.loads((tmp_path / "two" / "train.json").read_text())
+    stored = json.loads((two / "train.json").read_text())
     assert (stored["processes"], stored["parts"]) == (2, 2)
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
-        for n in ("one", "two")
+        [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+        for out in (one, two)
     ]
+    assert len(losses[1]) == 4  # written once
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    wrong = in_two(data, tmp_path / "wrong", "averaged-by-process")
-    assert farthest(one, wrong) > 1e-4  # a mean of the processes' means is another loss
 
 
-def start():
-    """The untrained weights, by the names they have in a file."""
-    import tempfile
+def test_a_mean_of_the_processes_means_is_another_loss(data, one, tmp_path):
+    assert farthest(one, in_two(data, tmp_path / "wrong", "averaged-by-process")) > 1e-4
 
-    with tempfile.TemporaryDirectory() as folder:
-        toy().model.save_pretrained(folder)
-        found = load_file(Path(folder) / "model.safetensors")
-        return {name: torch.clone(value) for name, value in found.items()}
+
+def test_fsdp_shares_the_layers_that_are_there():
+    model = toy().model
+    shared = wrapping(read_parallel("fsdp"), model)
+    layers = shared["fsdp_config"]["transformer_layer_cls_to_wrap"]
+    assert layers == ["CLIPEncoderLayer", "LlamaDecoderLayer"]
+    assert set(layers) <= {type(module).__name__ for module in model.modules()}
+    own = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["X"]}}
+    assert wrapping(own, model) == own
+    assert wrapping({}, model) == {}

@@ -51,7 +51,7 @@ def test_shares_of_a_batch(batch, per_device, count, shares):
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match="Set it to a multiple of 3"):
         TrainConfig(batch=128).shares(3)
-    with pytest.raises(ConfigError, match="Got 5. Largest that does: 4"):
+    with pytest.raises(ConfigError, match=r"Got 5. Largest that does: 4"):
         TrainConfig(batch=16, per_device=5).shares(2)
 
 

@@ -338,7 +338,7 @@ def test_bf16_runs_and_writes_bf16(data, tmp_path):
 
 def test_a_projector_that_cannot_be_loaded(tmp_path):
     model = toy().model
-    with pytest.raises(WeightsError, match="It is not there. Name the --out folder of stage 1"):
+    with pytest.raises(WeightsError, match=r"It is not there. Name the --out folder of stage 1"):
         load_projector(model, tmp_path)
     (tmp_path / "mm_projector.bin").write_bytes(b"x")
     with pytest.raises(WeightsError, match="a pickle, which may run code"):

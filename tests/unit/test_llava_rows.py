@@ -72,7 +72,7 @@ def test_a_bad_row_is_told_with_file_number_and_id(change, reason, message, tmp_
     told = str(found.bad[0])
     assert f"{file}, row 2 (id b7)" in told
     assert message in told
-    with pytest.raises(InputError, match="Got 1 of 2 that cannot .1 .*--skip-bad-rows"):
+    with pytest.raises(InputError, match=r"Got 1 of 2 that cannot .1 .*--skip-bad-rows"):
         refuse(found)
 
 

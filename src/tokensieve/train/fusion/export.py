@@ -45,13 +45,8 @@ def export(trainer: FusionTrainer, processor: Any, recipe: Recipe, out: Path) ->
             if is_of_projector(n)
         },
     )
-    config = deepcopy(base.config)
-    config.dtype = dtype
-    with torch.device("meta"):  # the model's own class saves; its modules may be PEFT's or sharded
-        clean = type(base)(config).to(dtype)
-    clean.generation_config = base.generation_config
     part = _fresh(out / f".{MODEL}.part")
-    clean.save_pretrained(part, state_dict=state)
+    _clean(base, dtype).save_pretrained(part, state_dict=state)
     processor.save_pretrained(part)
     _named(part, out / MODEL)
 
@@ -64,6 +59,23 @@ def full_state(trainer: FusionTrainer) -> dict[str, Tensor]:
     model = trainer.deepspeed if trainer.is_deepspeed_enabled else trainer.model
     gathered: dict[str, Tensor] = trainer.accelerator.get_state_dict(model)
     return gathered or {}
+
+
+def _clean(base: Any, dtype: torch.dtype) -> Any:
+    """A model of the same class and config without weights, to save others' through it.
+
+    The modules of `base` itself may be PEFT's, or sharded.
+    """
+    from transformers.integrations import deepspeed
+
+    untyped: Any = deepspeed
+    untyped.unset_hf_deepspeed_config()  # ZeRO-3 would have all processes make it together
+    config = deepcopy(base.config)
+    config.dtype = dtype
+    with torch.device("meta"):
+        clean = type(base)(config).to(dtype)
+    clean.generation_config = base.generation_config
+    return clean
 
 
 def _dtype(recipe: Recipe) -> torch.dtype:

@@ -30,7 +30,7 @@ from tokensieve.train.fusion.batches import UNREADABLE, Conversations, order_of
 from tokensieve.train.fusion.checkpoint import find_checkpoint, mark_whole
 from tokensieve.train.fusion.model import choose_parts, frozen_to, projector_of
 from tokensieve.train.fusion.recipe import Recipe, uses_bf16
-from tokensieve.train.fusion.sharding import processes
+from tokensieve.train.fusion.sharding import processes, wrapping
 from tokensieve.train.fusion.tokens import Reader
 from tokensieve.train.journal import Journal
 
@@ -104,7 +104,8 @@ class _Run:
         )
 
         recipe = self.recipe
-        arguments = arguments_of(recipe, self.out, self.steps, self.seed, processes(), parallel)
+        shared = wrapping(parallel, self.loaded.model)
+        arguments = arguments_of(recipe, self.out, self.steps, self.seed, processes(), shared)
         config = self.loaded.model.config
         kept = {k: v for k, v in vars(config).items() if k == "use_cache"}
         model = choose_parts(self.loaded.model, recipe, self.seed)
@@ -122,8 +123,8 @@ class _Run:
             self.trainer.train(resume_from_checkpoint=None if whole is None else str(whole[0]))
         except UnpicklingError as error:
             raise WeightsError(
-                f"Expected numbers alone in the checkpoint in {self.out}. Got a file that would run "
-                "code when read; it was not. Delete the checkpoint."
+                f"Expected numbers alone in the checkpoint in {self.out}. Got a file that would "
+                "run code when read; it was not. Delete the checkpoint."
             ) from error
         finally:
             vars(config).pop("use_cache", None)  # the Trainer switches it off for good
@@ -202,6 +203,7 @@ def _rows(
     """Rows that can be learned from. Raises `InputError` for others, unless they are skipped."""
     found = read_rows(data, images)
     reader = Reader(loaded.processor, recipe.data.form, recipe.data.max_length, recipe.data.end)
+    logger.info("checking %d rows of %s", len(found.rows), found.file)
     rows = Conversations(found, reader)
     if not skip:
         refuse(found)

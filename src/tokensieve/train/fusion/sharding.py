@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,23 @@ def read_parallel(name: str | None) -> dict[str, Any]:
     if "deepspeed" in values:
         need("deepspeed", "deepspeed", "to share a model by ZeRO")
     return values
+
+
+def wrapping(parallel: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """`parallel` with the layers of `model` that FSDP is to share one by one, unless it names some.
+
+    Transformers' own list for LLaVA names layers of CLIP's text side, which FSDP then misses.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    found = dict(parallel)
+    settings = dict(found.get("fsdp_config") or {})
+    if "fsdp" not in found or "transformer_layer_cls_to_wrap" in settings:
+        return found
+    layers = {
+        type(m).__name__ for m in model.modules() if isinstance(m, GradientCheckpointingLayer)
+    }
+    return {**found, "fsdp_config": {**settings, "transformer_layer_cls_to_wrap": sorted(layers)}}
 
 
 def processes() -> int:
