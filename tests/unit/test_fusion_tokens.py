@@ -134,6 +134,9 @@ def test_a_caption_is_read_behind_its_picture():
     tokens = reader.tokens(row(("what? <image>", "red fish")))
     named = reader.tokenizer.convert_ids_to_tokens(tokens.ids)
     assert named == ["<s>", *["<image>"] * 16, "red", "\u2581fish", "</s>"]
+    picture = Image.new("RGB", (80, 60))
+    by_hand = reader.processor(text=["<image>red fish</s>"], images=[picture])["input_ids"][0]
+    assert tokens.ids == list(by_hand)
     assert tokens.labels[:17] == [IGNORED] * 17
     assert tokens.labels[17:] == tokens.ids[17:]
     for wrong in (row(("x", "y"), picture=False), row(("<image>", "y"), ("x", "y"))):

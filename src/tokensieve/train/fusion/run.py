@@ -139,6 +139,7 @@ class _Run:
             if skipped:
                 logger.info("left out: %s", told(skipped))
         self.trainer.accelerator.wait_for_everyone()
+        self.trainer.accelerator.end_training()
 
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Log one step: to log.jsonl and the terminal."""
