@@ -7,6 +7,7 @@ TokensieveError
 ├── InputError (ValueError)         the data handed in cannot be used
 │   ├── PictureError                a picture file is missing, broken, too large or not a picture
 │   ├── PromptError                 the prompt and its pictures do not fit together
+│   ├── RowError                    a row of training data cannot be learned from
 │   └── NonFiniteError              NaN or Inf where numbers were expected
 ├── WeightsError (ValueError)       a weights file is missing, truncated or for another encoder
 │   └── EncoderMismatchError        selector and encoder differ in width, layer or grid
@@ -60,6 +61,14 @@ class PictureError(InputError):
 
 class PromptError(InputError):
     """The prompt and its pictures do not fit together."""
+
+
+class RowError(InputError):
+    """A row of training data cannot be learned from; `reason` is what bad rows are counted by."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class NonFiniteError(InputError):

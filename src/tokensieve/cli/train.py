@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from tokensieve.cli.train_fusion import fusion
 from tokensieve.errors import ConfigError
 
 train = typer.Typer(
-    help="Train what learns: a selector for a frozen encoder.",
+    help="Train what learns: a selector for a frozen encoder, a projector that fuses tokens.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -96,6 +97,9 @@ def selector(
         holdout=holdout, trackers=tracker or [],
     )  # fmt: skip
     typer.echo(json.dumps({"selector": str(out / "selector"), "log": str(out / "log.jsonl")}))
+
+
+train.command()(fusion)
 
 
 def parse_mix(texts: list[str]) -> dict[str, float] | None:

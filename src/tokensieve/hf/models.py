@@ -34,16 +34,18 @@ class Loaded:
     processor: Any
 
 
-def load_model(name: str) -> Loaded:
+def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:
     """The model called `name`: a key of `NANO`, a directory, or a repository of the hub.
+
+    dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one.
 
     Never runs code that comes with a model. Raises `WeightsError` if there is no such model, its
     files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures.
     """
     if name.startswith("nano+"):
         return _other_reader(name)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _load(name, "auto", device, encoder_only=False)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return _load(name, dtype, device, encoder_only=False)
 
 
 def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:

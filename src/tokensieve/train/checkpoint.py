@@ -64,7 +64,7 @@ def load_checkpoint(
     folder = found[-1]
     stored = read_json(folder / "state.json")
     step = int(stored.pop("step"))
-    if (different := _difference(stored, _plain(record))) is not None:
+    if (different := difference(stored, plain(record))) is not None:
         raise ConfigError(
             f"Expected the checkpoint in {folder} to be of this recipe, seed and data. It differs "
             f"in {different}. Choose another --out, or delete it."
@@ -87,20 +87,20 @@ def _found(out: Path) -> list[Path]:
     return sorted(f for f in out.glob(f"{PREFIX}*") if (f / "state.json").is_file())
 
 
-def _difference(stored: Any, wanted: Any, name: str = "") -> str | None:
+def difference(stored: Any, wanted: Any, name: str = "") -> str | None:
     """Where two plain values differ first, as "train.lr (0.1, not 0.2)"."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in sorted({*stored, *wanted}):
             inner = f"{name}.{key}" if name else key
-            found = _difference(stored.get(key), wanted.get(key), inner)
+            found = difference(stored.get(key), wanted.get(key), inner)
             if found is not None:
                 return found
         return None
     return None if stored == wanted else f"{name} ({stored}, not {wanted})"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as JSON gives it back."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

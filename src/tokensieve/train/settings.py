@@ -56,11 +56,15 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _value(name: str, text: str, kind: str) -> Any:
-    """`text` as the annotated type `kind`: str, int, float, or one of them or None."""
+    """`text` as the annotated type `kind`: str, bool, int, float, or one of them or None."""
     if text in ("null", "None", "none") and "None" in kind:
         return None
     if kind.startswith("str"):
         return text.strip('"')
+    if kind.startswith("bool"):
+        if text not in ("true", "false"):
+            raise ConfigError(f"Expected {name} as true or false. Got '{text}'.")
+        return text == "true"
     try:
         return int(text) if kind.startswith("int") else float(text)
     except ValueError as error:

@@ -1,0 +1,38 @@
+"""The model that a training starts from: a VLM whose projector is replaced, or one fused before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokensieve.errors import ConfigError
+from tokensieve.hf.fused import FusedLlavaConfig, fuse
+from tokensieve.hf.models import Loaded, load_model
+from tokensieve.train.fusion.model import load_projector
+
+
+def load_base(
+    name: str, fusion: dict[str, Any], projector: str | Path | None = None, seed: int = 0
+) -> Loaded:
+    """The model `name` on the CPU in float32, with a fusion projector.
+
+    fusion: arguments of `fuse`, those given; a model that is fused already takes none. projector:
+    weights of an earlier stage, its --out folder or a file of it; None: a fresh projector, drawn
+    from `seed`, or the fused model's own.
+
+    Raises what `load_model`, `fuse` and `load_projector` raise, and `ConfigError` for options of
+    fusion where the model is fused already.
+    """
+    loaded = load_model(name, "float32", "cpu")
+    if isinstance(loaded.model.config, FusedLlavaConfig):
+        if fusion:
+            raise ConfigError(
+                f"Expected no {', '.join(f'--{key}' for key in sorted(fusion))} for {name}, whose "
+                "projector is made. Leave them out, or name the model it was fused from."
+            )
+    else:
+        made = fuse(loaded.model, loaded.processor, seed=seed, **fusion)
+        loaded = Loaded(name, made.model, made.processor)
+    if projector is not None:
+        load_projector(loaded.model, projector)
+    return loaded

@@ -1,0 +1,259 @@
+"""Train a model with a fusion projector; `tokensieve train fusion` is its command line.
+
+The Trainer of Transformers runs the steps. Which rows a step reads follows from the seed alone, so
+that a resumed run repeats the uninterrupted one exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from pickle import UnpicklingError
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from tokensieve.data.extras import need
+from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
+from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.hf.fingerprint import state_hash
+from tokensieve.hf.models import Loaded
+from tokensieve.nn.pretrained import write_json
+from tokensieve.train.fusion.batches import UNREADABLE, Conversations, order_of
+from tokensieve.train.fusion.checkpoint import find_checkpoint, mark_whole
+from tokensieve.train.fusion.model import choose_parts, frozen_to, projector_of
+from tokensieve.train.fusion.recipe import Recipe, uses_bf16
+from tokensieve.train.fusion.sharding import processes, wrapping
+from tokensieve.train.fusion.tokens import Reader
+from tokensieve.train.journal import Journal
+
+logger = logging.getLogger("tokensieve.train")
+_PACKAGES = ("tokensieve", "torch", "transformers", "accelerate", "peft", "deepspeed")
+
+
+def train_fusion(
+    loaded: Loaded,
+    data: str | Path,
+    images: str | Path | None,
+    recipe: Recipe,
+    out: str | Path,
+    seed: int = 0,
+    *,
+    skip_bad_rows: bool = False,
+    parallel: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train the model of `loaded` on rows in LLaVA's layout; the folder of what came of it.
+
+    Writes `out`/model, `out`/projector.safetensors, after LoRA `out`/adapter, train.json and
+    log.jsonl. Goes on from the checkpoint in `out` where there is one of the same training.
+
+    parallel: what `read_parallel` gives; None: every process holds the model.
+
+    Raises `InputError` for rows that cannot be learned from, unless they are skipped;
+    `ConfigError` for the checkpoint of another training, too few rows or a batch that processes do
+    not divide; `TrainingError` where the loss is no number; `MissingPackageError`.
+    """
+    need("accelerate", "fusion", "to train")
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"Expected a folder to write to. Got the file {out}. Name another --out.")
+    recipe.train.shares(processes())
+    rows, found = _rows(loaded, data, images, recipe, skip_bad_rows)
+    steps = recipe.steps(len(rows))
+    places = order_of(rows, recipe.train.batch, steps, seed, recipe.data.order)
+    record = _record(loaded, recipe, seed, rows, found, steps)
+    first = os.environ.get("RANK", "0") == "0"
+    whole = find_checkpoint(out, record, clean=False)
+    if whole is not None and whole[1] == steps and (out / "model").is_dir():
+        logger.info("step %d of %d: nothing is left to do in %s", steps, steps, out)
+        return out / "model"
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(loaded, recipe, out, seed, record, found, steps, first)
+    run.train(rows, places, skip_bad_rows, dict(parallel or {}))
+    return out / "model"
+
+
+class _Run:
+    """One training on one process."""
+
+    def __init__(
+        self, loaded: Loaded, recipe: Recipe, out: Path, seed: int, record: dict[str, Any],
+        found: Found, steps: int, first: bool,
+    ) -> None:  # fmt: skip
+        self.loaded, self.recipe, self.out, self.seed = loaded, recipe, out, seed
+        self.record, self.found, self.steps, self.first = record, found, steps, first
+        self.unreadable: dict[str, str] = {}
+
+    def train(
+        self, rows: Conversations, places: list[int], skip: bool, parallel: dict[str, Any]
+    ) -> None:
+        """Every step that is left, then what is left to write."""
+        from tokensieve.train.fusion.export import export
+        from tokensieve.train.fusion.trainer import (
+            FusionTrainer,
+            Marks,
+            Watch,
+            arguments_of,
+        )
+
+        recipe = self.recipe
+        shared = wrapping(parallel, self.loaded.model)
+        arguments = arguments_of(recipe, self.out, self.steps, self.seed, processes(), shared)
+        config = self.loaded.model.config
+        kept = {k: v for k, v in vars(config).items() if k == "use_cache"}
+        model = choose_parts(self.loaded.model, recipe, self.seed)
+        if uses_bf16(recipe) and not parallel:
+            frozen_to(model, torch.bfloat16)
+        self.trainer = FusionTrainer(model, arguments, rows, places, recipe, skip)
+        self._quieten(Watch(self.tell), Marks(self.mark))
+        self.trainer.accelerator.wait_for_everyone()
+        whole = find_checkpoint(self.out, self.record, clean=self.first)
+        done = 0 if whole is None else whole[1]
+        if self.first:
+            self._begin(model, done)
+        self.trainer.accelerator.wait_for_everyone()
+        try:
+            self.trainer.train(resume_from_checkpoint=None if whole is None else str(whole[0]))
+        except UnpicklingError as error:
+            raise WeightsError(
+                f"Expected numbers alone in the checkpoint in {self.out}. Got a file that would "
+                "run code when read; it was not. Delete the checkpoint."
+            ) from error
+        finally:
+            vars(config).pop("use_cache", None)  # the Trainer switches it off for good
+            vars(config).update(kept)
+            if self.first:
+                self.log.close()
+        self._count_unreadable()
+        export(self.trainer, self.loaded.processor, recipe, self.out)
+        if self.first:
+            self._write_record()
+            skipped = self._skipped()
+            if skipped:
+                logger.info("left out: %s", told(skipped))
+        self.trainer.accelerator.wait_for_everyone()
+        self.trainer.accelerator.end_training()
+
+    def tell(self, step: int, logs: dict[str, float]) -> None:
+        """Log one step: to log.jsonl and the terminal."""
+        seconds = perf_counter() - self.started
+        self.log.write({"step": step, "loss": logs["loss"], "lr": logs.get("learning_rate"),
+                        "grad_norm": logs.get("grad_norm"), "s": round(seconds, 2)})  # fmt: skip
+        logger.info("step %d of %d: loss %.4f, %.1f s", step + 1, self.steps, logs["loss"], seconds)
+
+    def mark(self, step: int) -> None:
+        """Say that a checkpoint is whole, once every process has written its part."""
+        self._count_unreadable()
+        self.trainer.accelerator.wait_for_everyone()
+        if self.first:
+            mark_whole(self.out, step, self.record)
+            self._write_record()
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _begin(self, model: Any, done: int) -> None:
+        self.started = perf_counter()
+        self.log = Journal(self.out / "log.jsonl", done)
+        self._write_record()
+        learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logger.info(
+            "steps %d to %d, %d rows a step of %d, %d process(es) on %s, %.2f M parameters learn",
+            done + 1, self.steps, self.recipe.train.batch, len(self.found.rows), processes(),
+            self.trainer.args.device, learn / 1e6,
+        )  # fmt: skip
+
+    def _quieten(self, *ours: Any) -> None:
+        from transformers import PrinterCallback
+
+        self.trainer.remove_callback(PrinterCallback)
+        for callback in ours:
+            self.trainer.add_callback(callback)
+
+    def _count_unreadable(self) -> None:
+        from accelerate.utils import gather_object
+
+        for part in gather_object([self.trainer.unreadable]):
+            for place, message in part.items():
+                if str(place) not in self.unreadable:
+                    self.unreadable[str(place)] = message
+                    logger.info("left out: %s", message)
+
+    def _skipped(self) -> dict[str, int]:
+        counts = reasons(self.found.bad)
+        return counts | ({UNREADABLE: len(self.unreadable)} if self.unreadable else {})
+
+    def _write_record(self) -> None:
+        """train.json: what this training is, what made it, what it left out."""
+        write_json(self.out / "train.json", {
+            **self.record, "run": self.recipe.run.to_dict(), "skipped": self._skipped(),
+            "commit": _commit(), "processes": processes(),
+            "versions": {name: _version(name) for name in _PACKAGES}
+            | {"python": platform.python_version()},
+        })  # fmt: skip
+
+
+def _rows(
+    loaded: Loaded, data: str | Path, images: str | Path | None, recipe: Recipe, skip: bool
+) -> tuple[Conversations, Found]:
+    """Rows that can be learned from. Raises `InputError` for others, unless they are skipped."""
+    found = read_rows(data, images)
+    reader = Reader(loaded.processor, recipe.data.form, recipe.data.max_length, recipe.data.end)
+    logger.info("checking %d rows of %s", len(found.rows), found.file)
+    rows = Conversations(found, reader)
+    if not skip:
+        refuse(found)
+    if found.bad:
+        logger.info("left out: %s", told(reasons(found.bad)))
+    if reader.end and recipe.data.end is None and recipe.data.form == "chat":
+        logger.info("the chat template has no end of turn: %r stands behind answers", reader.end)
+    return rows, found
+
+
+def _record(
+    loaded: Loaded, recipe: Recipe, seed: int, rows: Conversations, found: Found, steps: int
+) -> dict[str, Any]:
+    """What decides the result, as a checkpoint remembers it."""
+    _, turns = recipe.train.shares(processes())
+    return {
+        "recipe": recipe.to_dict(),
+        "bf16": uses_bf16(recipe),
+        "seed": seed,
+        "steps": steps,
+        "parts": turns * processes(),
+        "model": loaded.name,
+        "weights": {
+            "projector": state_hash(projector_of(loaded.model)),
+            "output": state_hash(loaded.model.get_output_embeddings()),
+        },
+        "data": {
+            "content": hashlib.sha256(found.file.read_bytes()).hexdigest()[:16],
+            "rows": len(rows),
+            "visual_tokens": rows.reader.visual,
+            "end": rows.reader.end,
+        },
+    }
+
+
+def _commit() -> str:
+    """Of the source this runs from; empty for an installed package."""
+    root = Path(__file__).resolve().parents[4]
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
