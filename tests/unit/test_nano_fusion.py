@@ -22,7 +22,7 @@ from tokensieve.train.nano.fusion.blocks import Blocks, cache_blocks
 from tokensieve.train.nano.fusion.feed import Feed
 from tokensieve.train.nano.fusion.study import Arm, Study
 from tokensieve.train.nano.fusion.train import as_llava, build, export, place, train
-from tokensieve.train.nano.packing import pack
+from tokensieve.train.nano.lm import Reader
 from tokensieve.train.nano.pool import make_shard, open_shard
 
 STF = Arm("stf")
@@ -53,8 +53,8 @@ def test_a_batch_holds_the_tokens_of_its_arm(data: Path) -> None:
     for arm, shape, channels in (
         (STF, (2, 64), (2, 256, 128)),
         (BLOCKS, (2, 64), (2, 256, 256)),
-        (SELECTED, (2, 20), (2, 20, 128)),
-        (RANDOM, (2, 20), (2, 20, 128)),
+        (SELECTED, (2, 20), (2, 256, 128)),
+        (RANDOM, (2, 20), (2, 256, 128)),
     ):
         features, batch = feed(arm, data)(np.random.default_rng(0), examples[:2])
         assert features.shape == channels
@@ -67,21 +67,27 @@ def test_a_batch_holds_the_tokens_of_its_arm(data: Path) -> None:
 
 
 def test_kept_tokens_are_those_of_the_picture(data: Path) -> None:
-    """The features handed on are the picture's at the places kept, for both keepers."""
+    """An answer is read from the tokens kept alone, at the places they had."""
     examples = load_questions(data, [("train", 0)])
-    whole = pack(np.random.default_rng(0), examples[:2], 256, 24, 0.0, renumber=0.0)
-    for arm in (SELECTED, RANDOM):
-        maker = feed(arm, data)
-        features, batch = maker(np.random.default_rng(0), examples[:2])
-        every = maker.blocks.rows(whole.rows, 1)
+    reader = Reader(build(STUDY, SELECTED, 0).model)
+    features, batch = feed(RANDOM, data)(np.random.default_rng(0), examples[:2])
+    with torch.no_grad():
+        before = reader(features, batch)
         for row in range(2):
-            assert_close(features[row], every[row][batch.kept[row]], rtol=0, atol=0)
+            gone = torch.ones(256, dtype=torch.bool)
+            gone[batch.kept[row]] = False
+            features[row, gone] = 9.0
+        assert_close(reader(features, batch), before, rtol=0, atol=0)
+        features[:, batch.kept[0, 0]] = 9.0
+        assert not torch.equal(reader(features, batch)[0], before[0])
     # the selector says the same each time, chance does not
     for arm, same in ((SELECTED, True), (RANDOM, False)):
         first, second = (
             feed(arm, data)(np.random.default_rng(seed), examples[:2])[1].kept for seed in (0, 1)
         )
         assert torch.equal(first, second) is same
+        study = replace(STUDY, steps=1, align=0)
+        assert train(study, arm, 0, data, data / "trained") is not None
 
 
 def test_blocks_are_the_encoders_hidden_states(data: Path) -> None:

@@ -100,14 +100,19 @@ class Reader(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Logits as above and what the text tokens look at in `layer`: (B, heads, T, V).
 
-        Attention is materialised only where a layer is named.
+        Attention is materialised only where a layer is named. Of more tokens than the batch keeps,
+        those it names are taken behind the projector.
         """
+        visual_BVD = self.projector(features_BVC)
+        if visual_BVD.shape[1] != batch.kept.shape[1]:
+            at = batch.kept[..., None].expand(-1, -1, visual_BVD.shape[-1])
+            visual_BVD = visual_BVD.gather(1, at)
         text_BTD = self.language_model.get_input_embeddings()(batch.ids)
         watch = layer is not None
         self.language_model.set_attn_implementation("eager" if watch else "sdpa")
         seen = attention_mask(batch)
         out = self.language_model(
-            inputs_embeds=torch.cat([self.projector(features_BVC), text_BTD], dim=1),
+            inputs_embeds=torch.cat([visual_BVD, text_BTD], dim=1),
             attention_mask=torch.zeros(seen.shape).masked_fill(~seen, -1e9) if watch else seen,
             position_ids=position_ids(batch),
             use_cache=False,

@@ -39,14 +39,13 @@ class Feed:
     def __call__(
         self, rng: Generator, examples: list[Example], questions: int = 24, key_weight: float = 0.0
     ) -> tuple[Tensor, Packed]:
-        """Features (B, L, X), or (B, N, X) where tokens are kept, and the batch of N tokens."""
+        """Features (B, L, X) of all tokens, and the batch of N tokens."""
         batch = pack(rng, examples, PATCHES, questions, key_weight, renumber=0.0)
         features_BLX = self.blocks.rows(batch.rows, self.config.blocks)
         if self.arm.keeper is None:
             return features_BLX, numbered(batch, self.config.tokens)
         kept_BN = self.kept(rng, features_BLX)
-        at = kept_BN[..., None].expand(-1, -1, features_BLX.shape[-1])
-        return features_BLX.gather(1, at), replace(batch, kept=kept_BN, places=kept_BN)
+        return features_BLX, replace(batch, kept=kept_BN, places=kept_BN)
 
     def kept(self, rng: Generator, features_BLX: Tensor) -> Tensor:
         """Which tokens stay, (B, N), ascending."""
