@@ -7,7 +7,8 @@ TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
 .PHONY: help setup demo test check lint types layers nano control selector presets conditional \
-	results results-inside results-ablations results-adaptive results-worlds receipts rates store clean
+	fusion results results-inside results-ablations results-adaptive results-fusion results-worlds \
+	receipts rates store clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -83,6 +84,12 @@ control: .venv/.setup  ## Train the control: nano's language model, never shown 
 	$(TRAIN) tokensieve.train.nano --stage only-control --config experiments/nano-control.json \
 		--out runs/nano-control
 
+fusion: .venv/.train  ## Train nano's LLM under each way of having fewer tokens (after make nano; about 2 hours on 2 cores)
+	$(TRAIN) tokensieve.train.nano.fusion experiments/fusion-arms.json --data runs/nano \
+		--out runs/fusion --shard 0/2 & other=$$!; $(TRAIN) tokensieve.train.nano.fusion \
+		experiments/fusion-arms.json --data runs/nano --out runs/fusion --shard 1/2 && wait $$other
+	sh experiments/fused-selector.sh $(BIN)/python runs/fusion/stf
+
 results: .venv/.test  ## Rebuild records, tables and plots (resumes; under an hour on 2 cores)
 	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & other=$$!; \
 		$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 1/2 && wait $$other
@@ -101,6 +108,11 @@ results-inside: .venv/.test  ## Measure selection inside the LLM
 results-adaptive: .venv/.test  ## Measure adaptive counts, and whether what is kept is stable
 	$(TRAIN) tokensieve.eval.adaptive
 	$(TRAIN) tokensieve.eval.stability
+
+results-fusion: .venv/.test  ## Measure selection and fusion beside each other (after make fusion)
+	$(TRAIN) tokensieve.eval.run experiments/fusion.json
+	$(BIN)/python benchmarks/fusion.py
+	$(BIN)/python -m tokensieve.eval.fusion_page
 
 results-worlds: .venv/.train  ## Extract and train for random SigLIP, InternVL and Qwen towers
 	sh experiments/worlds.sh $(BIN)/python runs/worlds
