@@ -85,11 +85,12 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     ),
     (
         "A quarter of the tokens: selection against fusion",
-        "Trained with 64 tokens: the fusing arms; `selected`, whose LLM was trained on the 64 that "
+        "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, whose LLM was trained on the 64 that "
         "the selector keeps; `random`, on 64 at random. Not trained for it: methods plugged into "
         "`mlp`, whose LLM never saw fewer than all tokens.",
         [
-            *map(Row, ("stf", "release-k2-e1", "release-mbtf-stf", "concat", "avgpool")),
+            *map(Row, ("stf", "release-k2-e1", "release-k2-e1-long", "release-mbtf-stf")),
+            *map(Row, ("concat", "avgpool")),
             Row("selected", "selector", 0.25),
             Row("random", "random", 0.25),
             *[Row("mlp", name, 0.25) for name in PLUGGED],

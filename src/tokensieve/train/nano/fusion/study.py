@@ -21,7 +21,7 @@ class Arm:
     """One way of handing the LLM visual tokens.
 
     projector: fields of `FusionConfig`. keeper: in training, `kept` of the 256 tokens of a picture
-    are kept, by the selector or at random, before the projector. seeds: None, those of the study.
+    are kept, by the selector or at random. seeds, steps: None, those of the study.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Arm:
     keeper: str | None = None
     kept: int = PATCHES
     seeds: tuple[int, ...] | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.keeper is not None and self.keeper not in KEEPERS:

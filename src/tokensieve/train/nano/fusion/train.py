@@ -47,9 +47,9 @@ def export(study: Study, arm: Arm, seed: int, out: Path) -> Path:
     folder, loaded = place(out, arm, seed), build(study, arm, seed)
     reader = Reader(loaded.model)
     step = load_state(folder / "state", reader, Muon(reader, study.lm.matrix_rate))
-    if step < study.steps:
+    if step < (steps := arm.steps or study.steps):
         raise TrainingError(
-            f"Expected {arm.name} of seed {seed} after {study.steps} steps in {folder}. Got "
+            f"Expected {arm.name} of seed {seed} after {steps} steps in {folder}. Got "
             f"{step}. Train it first."
         )
     shape = loaded.model.config.fusion
@@ -80,7 +80,7 @@ def place(out: Path, arm: Arm, seed: int) -> Path:
 
 def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
     """Train the arm, or go on; state and log in `out`/<arm>/seed<seed>."""
-    folder, lm, steps = place(out, arm, seed), study.lm, study.steps
+    folder, lm, steps = place(out, arm, seed), study.lm, arm.steps or study.steps
     model = build(study, arm, seed).model
     width = model.config.fusion.width
     reader = Reader(model)
