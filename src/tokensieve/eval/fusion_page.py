@@ -85,9 +85,9 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     ),
     (
         "A quarter of the tokens: selection against fusion",
-        "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, whose LLM was trained on the 64 that "
-        "the selector keeps; `random`, on 64 at random. Not trained for it: methods plugged into "
-        "`mlp`, whose LLM never saw fewer than all tokens.",
+        "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, "
+        "whose LLM was trained on the 64 that the selector keeps; `random`, on 64 at random. Not "
+        "trained for it: methods plugged into `mlp`, whose LLM never saw fewer than all tokens.",
         [
             *map(Row, ("stf", "release-k2-e1", "release-k2-e1-long", "release-mbtf-stf")),
             *map(Row, ("concat", "avgpool")),
