@@ -24,7 +24,8 @@ from decoder_layer import LAYERS, TEXT, DecoderLayer
 
 from tokensieve.data.synth import generate
 from tokensieve.eval import records
-from tokensieve.eval.fusion_page import TABLES, Row, llava_shapes
+from tokensieve.eval.fusion_page import llava_shapes
+from tokensieve.eval.fusion_rows import TABLES, Row
 from tokensieve.eval.score import prompt
 from tokensieve.hf.compress import apply_plan
 from tokensieve.hf.encode import encode

@@ -14,7 +14,7 @@ import fusion as fusion_times
 from prefill_share import select_seconds, steps_of
 from selection import inputs, measure, ready, timed
 
-from tokensieve.eval.fusion_page import TABLES, Row
+from tokensieve.eval.fusion_rows import TABLES, Row
 from tokensieve.methods.registry import method_class, method_names
 
 UNTRAINED = [name for name in method_names() if timed(name) and not method_class(name).trained]

@@ -13,7 +13,8 @@ from tokensieve.cost.projectors import projector_flops
 from tokensieve.errors import InputError
 from tokensieve.eval import fusion_page, records
 from tokensieve.eval.board import Board
-from tokensieve.eval.fusion_page import PANELS, TABLES, Row, hits_of, scores, shapes_of
+from tokensieve.eval.fusion_page import curves, hits_of, scores, shapes_of
+from tokensieve.eval.fusion_rows import CURVES, PANELS, STYLES, TABLES, Row
 from tokensieve.eval.stats import pack_hits
 from tokensieve.nn.fusion import FusionConfig
 
@@ -69,7 +70,7 @@ def test_every_row_is_of_an_arm_of_the_study() -> None:
     suite = json.loads(Path("experiments/fusion.json").read_text())
     arms = {arm["name"] for arm in study["arms"]}
     assert set(suite["models"]) == arms
-    for _, _, rows in TABLES:
+    for rows in (*[rows for _, _, rows in TABLES], *CURVES.values()):
         for row in rows:
             assert row.arm in arms
             asked = [
@@ -77,6 +78,14 @@ def test_every_row_is_of_an_arm_of_the_study() -> None:
                 if v["name"] == row.variant and row.arm in v.get("models", arms)
             ]  # fmt: skip
             assert any(row.keep in v["keeps"] for v in asked), row
+
+
+def test_curves_are_of_what_was_run() -> None:
+    found = curves(BOARD, "pages")
+    assert set(found) == set(CURVES) == set(STYLES)
+    assert found["stf, then divprune"] == [(64.0, 0.75)]
+    assert found["mlp, then selector"] == [(64.0, 1.0)]
+    assert found["concat"] == []
 
 
 def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
@@ -92,6 +101,7 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
         "llava": [{"name": "stf", "prefill": 0.27, "projector": 0.021}],
     })  # fmt: skip
     fusion_page.main(config)
+    assert (tmp_path / "docs" / "figures" / "fusion.png").stat().st_size > 1000
     text = (tmp_path / "docs" / "fusion-results.md").read_text()
     for title, _, _ in TABLES:
         assert f"## {title}" in text

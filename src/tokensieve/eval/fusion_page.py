@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,119 +18,16 @@ from tokensieve.cost.projectors import projector_flops, projector_parameters
 from tokensieve.eval import markdown
 from tokensieve.eval.board import Board, Place
 from tokensieve.eval.config import Suite
+from tokensieve.eval.fusion_rows import CURVES, PAIRS, PANELS, STYLES, TABLES, Row
+from tokensieve.eval.plots import by_tokens
 from tokensieve.eval.records import Record, read_all
 from tokensieve.eval.stats import Scores, paired_difference, seed_mean
 from tokensieve.eval.tables import how_to_run, open_board
 from tokensieve.nn.fusion import FusionConfig
 
+FIGURE = "figures/fusion.png"
 ARMS = Path("experiments/fusion-arms.json")
-PANELS = {  # by column: (kind, topic) of what it is the mean of
-    "pages": [("plain", "text")],
-    "cluttered": [("cluttered", "text")],
-    "mixed": [("mixed", "text")],
-    "where": [("plain", "place"), ("cluttered", "place"), ("mixed", "place")],
-    "scenes": [("scene", "scene")],
-    "panel": [("mixed", "panel")],
-}
 LLAVA = {"width": 1024, "out_width": 4096, "rows": 24, "columns": 24}  # LLaVA-1.5-7B
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trained arm, and what is done to its tokens when it answers: a variant at a share."""
-
-    arm: str
-    variant: str = "full"
-    keep: float = 1.0
-
-    @property
-    def key(self) -> str:
-        """Its name where times are kept."""
-        return f"{self.arm}/{self.variant}@{self.keep:g}"
-
-    @property
-    def label(self) -> str:
-        """Its name in a table."""
-        return self.arm if self.variant == "full" else f"{self.arm}, then {self.variant}"
-
-
-GRID = ["release-k2-e1", "release-k2-e2", "release-k4-e4", "release-k4-e8", "release-k8-e16",
-        "release-k8-e32", "release-k4-e2", "release-k4-e1"]  # fmt: skip
-PLUGGED = ["selector", "divprune", "random", "stride", "avgpool", "token-concat", "downsample"]
-ON_FUSED = ["fused-selector", "divprune", "stride", "random"]
-TABLES: list[tuple[str, str, list[Row]]] = [
-    (
-        "What each part brings",
-        "`mlp` is LLaVA's projector on every token; `mbtf` reads all encoder blocks, `stf` fuses "
-        "2 x 2 tokens, `mbtf-stf` does both (table 3 of the paper). `mbtf`, and what is called "
-        "release, in the released code's form.",
-        [
-            *map(Row, ("mlp", "mbtf", "stf", "mbtf-stf", "release-k2-e1", "release-mbtf-stf")),
-            Row("mlp", "no-image"),
-        ],
-    ),
-    (
-        "Ways to bring 2 x 2 tokens together",
-        "The mean, the channels side by side, and fusion in the paper's form (`stf`); "
-        "`release-k2-e1` is `stf` in the released code's form (table 5 of the paper).",
-        [*map(Row, ("avgpool", "concat", "stf", "release-k2-e1"))],
-    ),
-    (
-        "Kernel and fused tokens",
-        "k x k tokens become E (table 4 of the paper, whose (1, 1) is LLaVA's projector), in the "
-        "released code's form, whose parameters do not grow with the fourth power of k, and "
-        "without multi-block fusion. Below the paper's grid: 32 and 16 tokens.",
-        [Row("mlp"), *map(Row, GRID)],
-    ),
-    (
-        "A quarter of the tokens: selection against fusion",
-        "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, "
-        "whose LLM was trained on the 64 that the selector keeps; `random`, on 64 at random. Not "
-        "trained for it: methods plugged into `mlp`, whose LLM never saw fewer than all tokens.",
-        [
-            *map(Row, ("stf", "release-k2-e1", "release-k2-e1-long", "release-mbtf-stf")),
-            *map(Row, ("concat", "avgpool")),
-            Row("selected", "selector", 0.25),
-            Row("random", "random", 0.25),
-            *[Row("mlp", name, 0.25) for name in PLUGGED],
-        ],
-    ),
-    (
-        "An eighth: both, one after the other",
-        "32 tokens. `stf, then X` drops half of the 64 fused tokens; `fused-selector` was "
-        "trained on them, the LLM was not trained for it.",
-        [
-            *[Row("stf", name, 0.5) for name in ON_FUSED],
-            Row("release-k4-e2"),
-            Row("selected", "selector", 0.125),
-            *[Row("mlp", name, 0.125) for name in PLUGGED],
-        ],
-    ),
-    (
-        "A sixteenth: both, one after the other",
-        "16 tokens.",
-        [
-            *[Row("stf", name, 0.25) for name in ON_FUSED],
-            Row("release-k4-e1"),
-            Row("selected", "selector", 0.0625),
-            *[Row("mlp", name, 0.0625) for name in ("selector", "divprune", "random")],
-        ],
-    ),
-]
-PAIRS = [
-    (Row("stf"), Row("mlp")),
-    (Row("mbtf-stf"), Row("stf")),
-    (Row("release-mbtf-stf"), Row("release-k2-e1")),
-    (Row("stf"), Row("concat")),
-    (Row("stf"), Row("avgpool")),
-    (Row("stf"), Row("mlp", "selector", 0.25)),
-    (Row("stf"), Row("selected", "selector", 0.25)),
-    (Row("concat"), Row("selected", "selector", 0.25)),
-    (Row("selected", "selector", 0.25), Row("mlp", "selector", 0.25)),
-    (Row("selected", "selector", 0.25), Row("mlp")),
-    (Row("stf", "fused-selector", 0.5), Row("mlp", "selector", 0.125)),
-    (Row("stf", "fused-selector", 0.5), Row("release-k4-e2")),
-]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -142,6 +38,20 @@ def main(arguments: list[str] | None = None) -> None:
     docs = options.root / "docs"
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "fusion-results.md").write_text(page(board, suite, options.suite, shapes, times))
+    by_tokens({panel: curves(board, panel) for panel in PANELS}, STYLES, docs / FIGURE)
+
+
+def curves(board: Board, panel: str) -> dict[str, list[tuple[float, float]]]:
+    """(tokens, share right) of every row of `CURVES` that was run, in one column."""
+    return {
+        name: [
+            (cell.average("kept_tokens"), float(seed_mean(hits).mean()))
+            for row in rows
+            if (hits := hits_of(board, row, panel))
+            and (cell := board.cell(place(row, *PANELS[panel][0]))) is not None
+        ]
+        for name, rows in CURVES.items()
+    }
 
 
 def shapes_of(study: dict[str, Any]) -> dict[str, FusionConfig]:
@@ -173,6 +83,7 @@ def page(
         "projector alone first, then both. *Tokens* are those of a picture in the LLM, *MFLOPs* "
         "projector and LLM over a prompt (two per multiply-add), *time* the same measured, as a "
         "share of `mlp`'s, batch 1 on one thread.",
+        f"![exact match against visual tokens]({FIGURE})",
         *(["## Who wins where", suite.reading] if suite.reading else []),
     ]
     for title, about, rows in TABLES:

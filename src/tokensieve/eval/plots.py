@@ -131,6 +131,45 @@ def cloud(
     plt.close(figure)
 
 
+def by_tokens(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    styles: Mapping[str, Mapping[str, Any]],
+    path: Path,
+) -> None:
+    """Quality against visual tokens of a picture in the LLM: curves by name, a panel each.
+
+    panels: by heading and name (tokens, share right). styles: of `plot`, by name.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
+
+    matplotlib.rcParams.update({"svg.hashsalt": "tokensieve", "font.size": 8})
+    rows = -(-len(panels) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(11, 3 * rows), squeeze=False)
+    for ax, (heading, curves) in zip(axes.flat, panels.items(), strict=False):
+        for name, found in curves.items():
+            if found:
+                x, y = zip(*sorted(found), strict=True)
+                ax.plot(x, [100 * v for v in y], label=name, **styles.get(name, {}))
+        ax.set_xscale("log", base=2)
+        ticks = sorted({x for found in curves.values() for x, _ in found})
+        ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(title=heading, xlabel="visual tokens", ylabel="exact match, %", ylim=(-3, 103))
+        ax.grid(alpha=0.25)
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def _label(ax: Any, ends: list[tuple[float, float, str, str]]) -> None:
     """Names left of the axis, pushed apart so that none covers another."""
     last = -float("inf")

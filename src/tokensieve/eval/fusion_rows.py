@@ -1,0 +1,138 @@
+"""The rows of the page of selection and fusion: which arms, and what is done to their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PANELS = {  # by column: (kind, topic) of what it is the mean of
+    "pages": [("plain", "text")],
+    "cluttered": [("cluttered", "text")],
+    "mixed": [("mixed", "text")],
+    "where": [("plain", "place"), ("cluttered", "place"), ("mixed", "place")],
+    "scenes": [("scene", "scene")],
+    "panel": [("mixed", "panel")],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained arm, and what is done to its tokens when it answers: a variant at a share."""
+
+    arm: str
+    variant: str = "full"
+    keep: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """Its name where times are kept."""
+        return f"{self.arm}/{self.variant}@{self.keep:g}"
+
+    @property
+    def label(self) -> str:
+        """Its name in a table."""
+        return self.arm if self.variant == "full" else f"{self.arm}, then {self.variant}"
+
+
+KEEPS = (0.5, 0.25, 0.125, 0.0625)
+GRID = ["release-k2-e1", "release-k2-e2", "release-k4-e4", "release-k4-e8", "release-k8-e16",
+        "release-k8-e32", "release-k4-e2", "release-k4-e1"]  # fmt: skip
+PLUGGED = ["selector", "divprune", "random", "stride", "avgpool", "token-concat", "downsample"]
+ON_FUSED = ["fused-selector", "divprune", "stride", "random"]
+TABLES: list[tuple[str, str, list[Row]]] = [
+    (
+        "What each part brings",
+        "`mlp` is LLaVA's projector on every token; `mbtf` reads all encoder blocks, `stf` fuses "
+        "2 x 2 tokens, `mbtf-stf` does both (table 3 of the paper). `mbtf`, and what is called "
+        "release, in the released code's form.",
+        [
+            *map(Row, ("mlp", "mbtf", "stf", "mbtf-stf", "release-k2-e1", "release-mbtf-stf")),
+            Row("mlp", "no-image"),
+        ],
+    ),
+    (
+        "Ways to bring 2 x 2 tokens together",
+        "The mean, the channels side by side, and fusion in the paper's form (`stf`); "
+        "`release-k2-e1` is `stf` in the released code's form (table 5 of the paper).",
+        [*map(Row, ("avgpool", "concat", "stf", "release-k2-e1"))],
+    ),
+    (
+        "Kernel and fused tokens",
+        "k x k tokens become E (table 4 of the paper, whose (1, 1) is LLaVA's projector), in the "
+        "released code's form, whose parameters do not grow with the fourth power of k, and "
+        "without multi-block fusion. Below the paper's grid: 32 and 16 tokens.",
+        [Row("mlp"), *map(Row, GRID)],
+    ),
+    (
+        "A quarter of the tokens: selection against fusion",
+        "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, "
+        "whose LLM was trained on the 64 that the selector keeps; `random`, on 64 at random. Not "
+        "trained for it: methods plugged into `mlp`, whose LLM never saw fewer than all tokens.",
+        [
+            *map(Row, ("stf", "release-k2-e1", "release-k2-e1-long", "release-mbtf-stf")),
+            *map(Row, ("concat", "avgpool")),
+            Row("selected", "selector", 0.25),
+            Row("random", "random", 0.25),
+            *[Row("mlp", name, 0.25) for name in PLUGGED],
+        ],
+    ),
+    (
+        "An eighth: both, one after the other",
+        "32 tokens. `stf, then X` drops half of the 64 fused tokens; `fused-selector` was "
+        "trained on them, the LLM was not trained for it.",
+        [
+            *[Row("stf", name, 0.5) for name in ON_FUSED],
+            Row("release-k4-e2"),
+            Row("selected", "selector", 0.125),
+            *[Row("mlp", name, 0.125) for name in PLUGGED],
+        ],
+    ),
+    (
+        "A sixteenth: both, one after the other",
+        "16 tokens.",
+        [
+            *[Row("stf", name, 0.25) for name in ON_FUSED],
+            Row("release-k4-e1"),
+            Row("selected", "selector", 0.0625),
+            *[Row("mlp", name, 0.0625) for name in ("selector", "divprune", "random")],
+        ],
+    ),
+]
+PAIRS = [
+    (Row("stf"), Row("mlp")),
+    (Row("mbtf-stf"), Row("stf")),
+    (Row("release-mbtf-stf"), Row("release-k2-e1")),
+    (Row("stf"), Row("concat")),
+    (Row("stf"), Row("avgpool")),
+    (Row("stf"), Row("mlp", "selector", 0.25)),
+    (Row("stf"), Row("selected", "selector", 0.25)),
+    (Row("concat"), Row("selected", "selector", 0.25)),
+    (Row("selected", "selector", 0.25), Row("mlp", "selector", 0.25)),
+    (Row("selected", "selector", 0.25), Row("mlp")),
+    (Row("stf", "fused-selector", 0.5), Row("mlp", "selector", 0.125)),
+    (Row("stf", "fused-selector", 0.5), Row("release-k4-e2")),
+]
+
+
+CURVES: dict[str, list[Row]] = {  # of the figure: rows of ever fewer tokens
+    "mlp, then selector": [Row("mlp"), *[Row("mlp", "selector", k) for k in KEEPS]],
+    "mlp, then divprune": [Row("mlp"), *[Row("mlp", "divprune", k) for k in KEEPS]],
+    "mlp, then random": [Row("mlp"), *[Row("mlp", "random", k) for k in KEEPS]],
+    "selected, then selector": [Row("selected", "selector", k) for k in KEEPS],
+    "stf, then fused-selector": [Row("stf"), *[Row("stf", "fused-selector", k) for k in KEEPS[:2]]],
+    "stf, then divprune": [Row("stf"), *[Row("stf", "divprune", k) for k in KEEPS[:2]]],
+    "concat": [Row("concat")],
+    "avgpool": [Row("avgpool")],
+    "release, other k and E": [Row(name) for name in GRID[1:]],
+}
+STYLES: dict[str, dict[str, Any]] = {
+    "mlp, then selector": {"color": "#c1121f", "marker": ".", "lw": 1.6},
+    "selected, then selector": {"color": "#f4a261", "marker": ".", "lw": 1.6},
+    "mlp, then divprune": {"color": "#1f77b4", "marker": ".", "lw": 1},
+    "mlp, then random": {"color": "#7f7f7f", "marker": ".", "lw": 1},
+    "stf, then fused-selector": {"color": "#2ca02c", "marker": "s", "ms": 4, "lw": 1.6},
+    "stf, then divprune": {"color": "#2ca02c", "marker": "s", "ms": 4, "lw": 1, "ls": ":"},
+    "concat": {"color": "#9467bd", "marker": "^", "ls": ""},
+    "avgpool": {"color": "#8c564b", "marker": "v", "ls": ""},
+    "release, other k and E": {"color": "#bcbd22", "marker": "x", "ls": ""},
+}
