@@ -88,7 +88,7 @@ fusion: .venv/.train  ## Train nano's LLM under each way of having fewer tokens 
 	$(TRAIN) tokensieve.train.nano.fusion experiments/fusion-arms.json --data runs/nano \
 		--out runs/fusion --shard 0/2 & other=$$!; $(TRAIN) tokensieve.train.nano.fusion \
 		experiments/fusion-arms.json --data runs/nano --out runs/fusion --shard 1/2 && wait $$other
-	sh experiments/fused-selector.sh $(BIN)/python runs/fusion/stf
+	for arm in stf mlp; do sh experiments/arm-selector.sh $(BIN)/python runs/fusion/$$arm; done
 
 results: .venv/.test  ## Rebuild records, tables and plots (resumes; under an hour on 2 cores)
 	$(TRAIN) tokensieve.eval.run experiments/nano.json --shard 0/2 & other=$$!; \

@@ -97,7 +97,7 @@ def choice(model: Any, inputs: dict[str, Any], row: Row) -> Callable[[], Any]:
     """The choice of tokens alone, on pictures that are encoded already."""
     named = "selector" if "selector" in row.variant else row.variant
     options = {"weights": FEATURES} if named == "selector" and row.arm != "stf" else {}
-    if row.variant == "fused-selector":  # one of the same size stands for it
+    if row.variant in ("fused-selector", "selector-embeds"):  # one of the same size stands for it
         named, options = "selector", {"weights": untrained(model)}
     plan = Plan.of(
         model, get_method(named, **options), row.keep, positions="keep", pool="crop",

@@ -37,7 +37,16 @@ class Row:
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
 GRID = ["release-k2-e1", "release-k2-e2", "release-k4-e4", "release-k4-e8", "release-k8-e16",
         "release-k8-e32", "release-k4-e2", "release-k4-e1"]  # fmt: skip
-PLUGGED = ["selector", "divprune", "random", "stride", "avgpool", "token-concat", "downsample"]
+PLUGGED = [
+    "selector-embeds",
+    "selector",
+    "divprune",
+    "random",
+    "stride",
+    "avgpool",
+    "token-concat",
+    "downsample",
+]
 ON_FUSED = ["fused-selector", "divprune", "stride", "random"]
 TABLES: list[tuple[str, str, list[Row]]] = [
     (
@@ -67,7 +76,9 @@ TABLES: list[tuple[str, str, list[Row]]] = [
         "A quarter of the tokens: selection against fusion",
         "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, "
         "whose LLM was trained on the 64 that the selector keeps; `random`, on 64 at random. Not "
-        "trained for it: methods plugged into `mlp`, whose LLM never saw fewer than all tokens.",
+        "trained for it: methods plugged into `mlp`, whose LLM never saw fewer than all tokens; "
+        "`selector-embeds` was trained on what that LLM reads, as nano's own, `selector` on the "
+        "encoder's features.",
         [
             *map(Row, ("stf", "release-k2-e1", "release-k2-e1-long", "release-mbtf-stf")),
             *map(Row, ("concat", "avgpool")),
@@ -94,7 +105,10 @@ TABLES: list[tuple[str, str, list[Row]]] = [
             *[Row("stf", name, 0.25) for name in ON_FUSED],
             Row("release-k4-e1"),
             Row("selected", "selector", 0.0625),
-            *[Row("mlp", name, 0.0625) for name in ("selector", "divprune", "random")],
+            *[
+                Row("mlp", name, 0.0625)
+                for name in ("selector-embeds", "selector", "divprune", "random")
+            ],
         ],
     ),
 ]
@@ -104,18 +118,20 @@ PAIRS = [
     (Row("release-mbtf-stf"), Row("release-k2-e1")),
     (Row("stf"), Row("concat")),
     (Row("stf"), Row("avgpool")),
-    (Row("stf"), Row("mlp", "selector", 0.25)),
+    (Row("stf"), Row("mlp", "selector-embeds", 0.25)),
     (Row("stf"), Row("selected", "selector", 0.25)),
     (Row("concat"), Row("selected", "selector", 0.25)),
     (Row("selected", "selector", 0.25), Row("mlp", "selector", 0.25)),
     (Row("selected", "selector", 0.25), Row("mlp")),
-    (Row("stf", "fused-selector", 0.5), Row("mlp", "selector", 0.125)),
+    (Row("stf", "fused-selector", 0.5), Row("mlp", "selector-embeds", 0.125)),
+    (Row("stf", "fused-selector", 0.25), Row("mlp", "selector-embeds", 0.0625)),
+    (Row("stf", "divprune", 0.25), Row("mlp", "divprune", 0.0625)),
     (Row("stf", "fused-selector", 0.5), Row("release-k4-e2")),
 ]
 
 
 CURVES: dict[str, list[Row]] = {  # of the figure: rows of ever fewer tokens
-    "mlp, then selector": [Row("mlp"), *[Row("mlp", "selector", k) for k in KEEPS]],
+    "mlp, then selector": [Row("mlp"), *[Row("mlp", "selector-embeds", k) for k in KEEPS]],
     "mlp, then divprune": [Row("mlp"), *[Row("mlp", "divprune", k) for k in KEEPS]],
     "mlp, then random": [Row("mlp"), *[Row("mlp", "random", k) for k in KEEPS]],
     "selected, then selector": [Row("selected", "selector", k) for k in KEEPS],

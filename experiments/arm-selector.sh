@@ -1,5 +1,5 @@
 #!/bin/sh
-# Selectors of fused tokens: sh experiments/fused-selector.sh PYTHON ARM, after the arm's training.
+# Selectors of what an arm's LLM reads: sh experiments/arm-selector.sh PYTHON ARM, after its training.
 # The recipe of nano's own selector, on the embeddings of each seed of the arm.
 set -eu
 python=$1
