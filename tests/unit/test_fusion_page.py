@@ -39,7 +39,7 @@ BOARD = Board(
         record("stf", "full", 1, {"plain.text": [True, True], "plain.place": [True, True]}, 1.0),
         record("stf", "full", 0, {"cluttered.place": [False, False]}, 1.0),
         record("stf", "full", 0, {"mixed.place": [False, True]}, 1.0),
-        record("mlp", "selector", 0, {"plain.text": [True, True]}, 0.25),
+        record("mlp", "selector-embeds", 0, {"plain.text": [True, True]}, 0.25),
     ]
 )
 
@@ -53,13 +53,13 @@ def test_a_column_is_the_mean_of_its_parts() -> None:
 
 def test_rows_bring_their_costs() -> None:
     shapes = shapes_of(STUDY)
-    rows = [Row("stf"), Row("mlp", "selector", 0.25), Row("mlp")]
+    rows = [Row("stf"), Row("mlp", "selector-embeds", 0.25), Row("mlp")]
     head, stf, plugged, missing = scores(BOARD, rows, shapes, {"stf/full@1": 0.456})
     assert head[1:] == ["seeds", "tokens", "parameters", "MFLOPs", "time", *PANELS]
     flops = (1e9 + projector_flops(shapes["stf"])) / 1e6
     assert stf[:6] == ["stf", "2", "64", "1.58 M", f"{flops:.0f}", "0.46"]
     assert stf[6:9] == ["75.0", "not run", "not run"]
-    assert plugged[0] == "mlp, then selector"
+    assert plugged[0] == "mlp, then selector-embeds"
     assert plugged[5:7] == ["", "**100.0**"]  # no time measured; the best of its column
     assert missing == ["mlp", "not run", *[""] * 10]
 
