@@ -16,7 +16,7 @@ from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.prompts import placeholder_of
-from tokensieve.nn.fusion import FusionProjector, even_blocks
+from tokensieve.nn.fusion import FusionProjector, spaced_blocks
 
 _ONE_VIEW = ("llava", "vipllava", "fused_llava")  # their processors cut no tiles
 
@@ -94,7 +94,7 @@ def _blocks(model: Any, blocks: object) -> list[int]:
     depth = model.config.vision_config.num_hidden_layers
     own = getattr(model.config, "vision_feature_layer", None)
     if isinstance(blocks, int) and not isinstance(blocks, bool):
-        found = list(even_blocks(depth, blocks))
+        found = list(spaced_blocks(depth, blocks))
         if isinstance(own, int):
             found[-1] = own
         return found
