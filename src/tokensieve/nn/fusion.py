@@ -17,6 +17,7 @@ from tokensieve.errors import ConfigError
 from tokensieve.nn.fusion_config import FusionConfig as FusionConfig
 from tokensieve.nn.fusion_config import check_divides as check_divides
 from tokensieve.nn.fusion_config import spaced_blocks as spaced_blocks
+from tokensieve.nn.fusion_config import topmost as topmost
 
 SPREAD = 4  # hidden channels of both parts' 1x1 convolutions, per channel they come in with
 
@@ -192,13 +193,9 @@ class FusionProjector(nn.Module):
             self.spatial = TokenConcatProjector(C, D, k)
         else:
             self.spatial = AvgPoolProjector(C, D, k)
-        self.draw()
-
-    def draw(self, block: int = -1) -> None:
-        """Draw all weights anew; fusion of blocks begins with that one passed through."""
         keep_variance(self)
         if self.blocks is not None:
-            self.blocks.pass_through(block)
+            self.blocks.pass_through()
 
     def forward(self, blocks_BLX: Float[Tensor, "B L X"]) -> Float[Tensor, "B N D"]:
         """Hidden states of the blocks read, side by side on the channels, without CLS: X = M C.

@@ -7,6 +7,7 @@ of a k x k cell, N tokens of the LLM, D width of the LLM.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokensieve.errors import ConfigError
@@ -98,3 +99,8 @@ def spaced_blocks(depth: int, count: int) -> tuple[int, ...]:
     if not 1 <= count <= depth:
         raise ConfigError(f"Expected 1 to {depth} blocks of the encoder. Got {count}.")
     return tuple((i + 1) * depth // count for i in range(count))
+
+
+def topmost(blocks: Sequence[int], depth: int) -> int:
+    """Where in `blocks`, indices into the hidden states of `depth` blocks, the highest stands."""
+    return max(range(len(blocks)), key=lambda i: blocks[i] % (depth + 1))
