@@ -279,6 +279,8 @@ def test_saved_and_loaded_by_the_auto_classes(name: str, tmp_path: Path) -> None
         assert torch.equal(value, same[key]), key
     with torch.no_grad():
         assert_close(model(**inputs).logits, made.model(**inputs).logits, rtol=0, atol=0)
+    whole = tf.AutoModelForMultimodalLM.from_pretrained(tmp_path)  # "any-to-any" pipelines
+    assert type(whole) is FusedLlavaForConditionalGeneration
     bare = tf.AutoModel.from_pretrained(tmp_path)
     assert type(bare) is FusedLlavaModel
     weights = bare.multi_modal_projector.state_dict()
