@@ -11,7 +11,7 @@ from tokensieve.hf.fused import fuse
 @pytest.fixture(scope="module")
 def fused_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fused")
-    made = fuse(tiny_model(), tiny_processor(), blocks=2)
+    made = fuse(tiny_model(), tiny_processor(), blocks=[1, 2])
     made.model.save_pretrained(folder)
     made.processor.save_pretrained(folder)
     return folder

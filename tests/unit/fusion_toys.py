@@ -75,7 +75,7 @@ def toy(template=VICUNA, blocks=2):
             num_key_value_heads=1, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1,
             eos_token_id=2, initializer_range=0.3,
         ),
-        image_token_id=4,
+        image_token_id=4, vision_feature_layer=-1,
     )  # fmt: skip
     base = LlavaForConditionalGeneration(config).eval()
     made = fuse(base, processor_of(tokenizer, template), blocks=blocks)

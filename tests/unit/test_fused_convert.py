@@ -365,7 +365,7 @@ def test_blocks_in_the_order_of_the_channels() -> None:
 @pytest.mark.parametrize("broken", ["blocks", "cell"])
 def test_a_broken_converter_is_noticed(broken: str, tmp_path: Path, monkeypatch: Any) -> None:
     if broken == "blocks":  # upwards, as `fuse` has them
-        monkeypatch.setattr(released, "even_blocks", lambda depth, count: (4, 2, depth))
+        monkeypatch.setattr(released, "spaced_blocks", lambda depth, count: (4, 2, depth))
     else:
         right = fusion.unfold
 

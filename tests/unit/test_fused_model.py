@@ -38,7 +38,7 @@ TEXTS = ["<image> what is it", "<image> is it red ? is it blue"]
 
 def clip(**options: Any) -> Loaded:
     """LLaVA around CLIP, 4 x 4 patches."""
-    return fuse(tiny_model(), tiny_processor(), **{"blocks": 2, **options})
+    return fuse(tiny_model(), tiny_processor(), **{"blocks": [1, 2], **options})
 
 
 def random_model(name: str) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def test_the_model_it_is_made_of_is_left_as_it_was() -> None:
     model.set_attn_implementation("eager")
     before, state = model.config.to_dict(), deepcopy(model.state_dict())
     drawn = torch.get_rng_state()
-    made = fuse(model, processor, blocks=2, kind="concat")
+    made = fuse(model, processor, blocks=[1, 2], kind="concat")
     assert torch.equal(torch.get_rng_state(), drawn)
     assert model.config.to_dict() == before
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -115,6 +115,32 @@ def test_the_projector_is_that_of_the_seed() -> None:
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
+def test_the_projector_begins_with_the_highest_block() -> None:
+    """Wherever on the channels that lies, whether it is fused or made from a config."""
+    for blocks, last in (([1, 2], slice(16, None)), ([-1, 0], slice(16))):
+        made = clip(blocks=blocks, form="release").model
+        assert made.config.blocks[made.config.topmost] in (2, -1)
+        torch.manual_seed(1)
+        anew = FusedLlavaForConditionalGeneration(made.config)
+        rows = torch.randn(1, 16, 32)
+        for model in (made, anew):
+            fused = model.model.multi_modal_projector.blocks(rows)
+            assert_close(fused, rows[..., last], rtol=0, atol=1e-5)
+
+
+def test_a_model_of_a_config_has_a_projector_that_can_learn() -> None:
+    """Drawn as Transformers draws, tokens behind five layers would nearly be all alike."""
+    torch.manual_seed(0)
+    old = tiny_model().config
+    config = FusedLlavaConfig(
+        vision_config=old.vision_config, text_config=old.text_config, vision_feature_layer=[1, 2],
+        image_token_index=4,
+    )  # fmt: skip
+    projector = FusedLlavaForConditionalGeneration(config).model.multi_modal_projector
+    with torch.no_grad():
+        assert float(projector(torch.randn(8, 16, 32)).std((0, 1)).mean()) > 0.2
+
+
 def test_blocks_are_counted_out_or_taken_as_they_are() -> None:
     model, processor = BASES["clip"]()
     model.config.vision_feature_layer = -1
@@ -126,6 +152,14 @@ def test_blocks_are_counted_out_or_taken_as_they_are() -> None:
     assert blocks(1) == -1
     assert blocks([2, 0]) == [2, 0]
     assert blocks((1,)) == 1
+    model.config.vision_feature_layer = 1  # below it, not twice the same
+    with pytest.raises(ConfigError, match=r"Expected 1 to 1 blocks of the encoder. Got 2"):
+        blocks(2)
+    model.config.vision_config.num_hidden_layers = 24
+    for own, wanted in ((-2, [3, 6, 9, 12, 15, 18, 21, -2]), (21, [2, 5, 7, 10, 13, 15, 18, 21])):
+        model.config.vision_feature_layer = own
+        assert _blocks(model, 8) == wanted
+    model.config.vision_config.num_hidden_layers = 2
     model.config.vision_feature_layer = [0, 1]  # none of its own
     assert blocks(2) == [1, 2]
     for wrong, said in (
@@ -133,6 +167,7 @@ def test_blocks_are_counted_out_or_taken_as_they_are() -> None:
         ([1, 3], r"Expected blocks of the encoder from -3 to 2.*Got 3. Correct `blocks`"),
         ([-4, 9], "Got -4, 9"),
         ([], "Got none"),
+        ([2, 1, -1], r"Expected each block of the encoder once. Got 2, 1, -1 of 2, of which -1 is"),
     ):
         with pytest.raises(ConfigError, match=said):
             blocks(wrong)
@@ -152,9 +187,9 @@ def test_models_of_other_parts_are_refused() -> None:
     other = deepcopy(processor)
     other.image_token = "what"
     with pytest.raises(ConfigError, match=r"'what' is token 4. Got one in which it is 6"):
-        fuse(model, other, blocks=2)
+        fuse(model, other, blocks=[1, 2])
     with pytest.raises(ConfigError, match=r"grid of 4 x 4 tokens. Got 3. Kernels that do: 1, 2, 4"):
-        fuse(model, processor, blocks=2, kernel=3)
+        fuse(model, processor, blocks=[1, 2], kernel=3)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +197,10 @@ def test_models_of_other_parts_are_refused() -> None:
     [
         ({"vision_feature_select_strategy": "full"}, r"'default'.* puts CLS before its tokens"),
         ({"vision_feature_layer": [25]}, r"from -25 to 24.*Got 25"),
+        (
+            {"vision_feature_layer": [3, 23, -2]},
+            r"each block of the encoder once. Got 3, 23, -2 of",
+        ),
         ({"fusion_kernel": 5}, "Kernels that do: 1, 2, 3, 4, 6, 8, 12, 24"),
         ({"fusion_form": "old"}, "Unknown form 'old'"),
         ({"vision_config": {"model_type": "pixtral"}}, "one grid for all pictures"),
@@ -221,7 +260,7 @@ def test_placeholders_of_llava_1_5(kernel: int, fused: int, count: int) -> None:
 
 @every_base
 def test_saved_and_loaded_by_the_auto_classes(name: str, tmp_path: Path) -> None:
-    made = fuse(*BASES[name](), blocks=2, fused=2, form="release")
+    made = fuse(*BASES[name](), blocks=[1, 2], fused=2, form="release")
     made.model.save_pretrained(tmp_path)
     made.processor.save_pretrained(tmp_path)
     register()
@@ -240,6 +279,8 @@ def test_saved_and_loaded_by_the_auto_classes(name: str, tmp_path: Path) -> None
         assert torch.equal(value, same[key]), key
     with torch.no_grad():
         assert_close(model(**inputs).logits, made.model(**inputs).logits, rtol=0, atol=0)
+    whole = tf.AutoModelForMultimodalLM.from_pretrained(tmp_path)  # "any-to-any" pipelines
+    assert type(whole) is FusedLlavaForConditionalGeneration
     bare = tf.AutoModel.from_pretrained(tmp_path)
     assert type(bare) is FusedLlavaModel
     weights = bare.multi_modal_projector.state_dict()
@@ -353,7 +394,7 @@ def test_a_padded_batch_is_answered_as_each_alone(option: dict[str, Any]) -> Non
 
 def test_bfloat16() -> None:
     model = tiny_model().to(torch.bfloat16)
-    made = fuse(model, tiny_processor(), blocks=2)
+    made = fuse(model, tiny_processor(), blocks=[1, 2])
     assert {p.dtype for p in made.model.parameters()} == {torch.bfloat16}
     inputs = inputs_of(made)
     assert bool(torch.isfinite(made.model(**inputs).logits).all())

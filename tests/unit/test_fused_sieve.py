@@ -42,7 +42,7 @@ FUSED = ("fused_llava", "fused_siglip", "fused_internvl")
 
 
 def clip(**options: Any) -> Loaded:
-    return fuse(tiny_model(), tiny_processor(), **{"blocks": 2, **options})
+    return fuse(tiny_model(), tiny_processor(), **{"blocks": [1, 2], **options})
 
 
 def prompt(loaded: Loaded) -> Any:
@@ -99,7 +99,7 @@ def test_a_selector_of_the_encoder_fits_a_plain_projector_and_no_other() -> None
     inputs = prompt(plain)
     assert kept_of(plain.model, inputs, method) == kept_of(base, inputs, method)
     others = (
-        {"blocks": 2, "kind": "mlp", "kernel": 1},  # as wide and on the same grid
+        {"blocks": [1, 2], "kind": "mlp", "kernel": 1},  # as wide and on the same grid
         {"blocks": 1, "kind": "avgpool"},
         {"blocks": 1},
         {"blocks": 1, "kernel": 1, "form": "release"},

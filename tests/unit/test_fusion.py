@@ -15,7 +15,7 @@ from tokensieve.nn.fusion import (
     FusionProjector,
     MultiBlockFusion,
     SpatialFusion,
-    even_blocks,
+    spaced_blocks,
     unfold,
 )
 
@@ -199,13 +199,13 @@ def test_the_papers_grid_of_kernels_and_tokens(kernel: int, fused: int, tokens: 
 
 
 def test_blocks_are_evenly_spaced() -> None:
-    assert even_blocks(24, 8) == (3, 6, 9, 12, 15, 18, 21, 24)
-    assert even_blocks(26, 4) == (6, 13, 19, 26)
-    assert even_blocks(3, 3) == (1, 2, 3)
-    assert even_blocks(12, 1) == (12,)
+    assert spaced_blocks(24, 8) == (3, 6, 9, 12, 15, 18, 21, 24)
+    assert spaced_blocks(26, 4) == (6, 13, 19, 26)
+    assert spaced_blocks(3, 3) == (1, 2, 3)
+    assert spaced_blocks(12, 1) == (12,)
     for count in (0, 25):
         with pytest.raises(ConfigError, match=f"Expected 1 to 24 blocks.* Got {count}"):
-            even_blocks(24, count)
+            spaced_blocks(24, count)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tokensieve.hf.families import decoder_of, family_of
-from tokensieve.nn.fusion import FusionConfig
+from tokensieve.nn.fusion import FusionConfig, topmost
 from tokensieve.types import EncoderInfo, Site
 
 _FIXED_GRID = ("clip_vision_model", "siglip_vision_model", "internvl_vision")
@@ -60,7 +60,7 @@ def _fused(config: Any, vision: Any, fusion: FusionConfig) -> EncoderInfo:
     return EncoderInfo(
         model_type=vision.model_type + ("" if plain else made),
         width=fusion.row_width,
-        layer=max(blocks, key=lambda block: block % (depth + 1)),
+        layer=blocks[topmost(blocks, depth)],
         depth=depth,
         heads=int(vision.num_attention_heads),
         ffn=int(vision.intermediate_size),

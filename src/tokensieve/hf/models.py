@@ -64,7 +64,7 @@ def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> L
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
             f"Expected a device of this machine, such as cpu or cuda:0. Got '{device}': "
-            f"{_first_sentence(error)}. Leave it out to have one chosen."
+            f"{first_line(error)}. Leave it out to have one chosen."
         ) from error
     return _load(name, dtype, device, encoder_only=True)
 
@@ -98,7 +98,7 @@ def _other_reader(name: str) -> Loaded:
         load_reader(model, path)  # type: ignore[arg-type]
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise WeightsError(
-            f"Expected projector and LLM of nano in {path}. Got: {_first_sentence(error)}"
+            f"Expected projector and LLM of nano in {path}. Got: {first_line(error)}"
         ) from error
     return Loaded(name, model, processor)
 
@@ -153,7 +153,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise WeightsError(
             f"Expected a model that Transformers can load in '{name}', or 'nano', which needs no "
-            f"download. Got: {_first_sentence(error)}"
+            f"download. Got: {first_line(error)}"
         ) from error
     if info["missing_keys"]:
         raise WeightsError(
@@ -163,7 +163,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
     return model, processor
 
 
-def _first_sentence(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a message that may be a page long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

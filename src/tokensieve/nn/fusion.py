@@ -7,8 +7,6 @@ Everything is a 1x1 convolution or stays inside a cell, so a linear layer over c
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,85 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError
-from tokensieve.nn.config import Config, option
+from tokensieve.nn.fusion_config import FusionConfig as FusionConfig
+from tokensieve.nn.fusion_config import check_divides as check_divides
+from tokensieve.nn.fusion_config import spaced_blocks as spaced_blocks
+from tokensieve.nn.fusion_config import topmost as topmost
 
 SPREAD = 4  # hidden channels of both parts' 1x1 convolutions, per channel they come in with
-
-
-@dataclass(frozen=True)
-class FusionConfig(Config):
-    """Shape of a projector. The four kinds are the arms of the paper's ablation."""
-
-    width: int = option(1024, "C, channels of one encoder block.")
-    out_width: int = option(4096, "D, width of the LLM.")
-    rows: int = option(24, "H, rows of the encoder's grid.")
-    columns: int = option(24, "W, columns of the encoder's grid.")
-    blocks: int = option(1, "M, encoder blocks read; above 1 multi-block fusion makes one of them.")
-    kind: str = option("fusion", "fusion (STF), concat, avgpool, or mlp (every token, as LLaVA).")
-    kernel: int = option(2, "k, side of the cells of neighbouring tokens that become one; 1: mlp.")
-    fused: int = option(1, "E, tokens that become of a cell.")
-    form: str = option(
-        "paper", "paper (k x k convolution, last activation) or release (unfold, none)."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "out_width", "rows", "columns", "blocks", "kernel", "fused"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ConfigError(f"Expected `{name}` as a number of at least 1. Got {size!r}.")
-        if self.kind == "mlp" and self.kernel != 1:
-            raise ConfigError(
-                f"Expected kernel 1 for the kind 'mlp', which keeps every token. Got {self.kernel}."
-            )
-        if self.kind != "fusion" and self.fused != 1:
-            raise ConfigError(
-                f"Expected 1 fused token for the kind '{self.kind}'. Got {self.fused}. Only "
-                "'fusion' makes several of a cell."
-            )
-        check_divides(self.kernel, (self.rows, self.columns))
-        if (self.kernel**2 * self.width) % self.fused:
-            raise ConfigError(
-                f"Expected `fused` to divide the {self.kernel**2 * self.width} channels of a "
-                f"cell. Got {self.fused}."
-            )
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.rows, self.columns
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        """(rows, columns) of cells."""
-        return self.rows // self.kernel, self.columns // self.kernel
-
-    @property
-    def tokens(self) -> int:
-        """N."""
-        return self.cells[0] * self.cells[1] * self.fused
-
-    @property
-    def row_width(self) -> int:
-        """Channels of the rows, one for each of the N tokens, that enter `spatial.mlp`."""
-        gathered = self.kernel**2 if self.kind in ("fusion", "concat") else 1
-        return gathered * self.width // self.fused
-
-    @property
-    def token_grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of the N tokens; None where several stand for one cell."""
-        return self.cells if self.fused == 1 else None
-
-
-def check_divides(kernel: int, grid: tuple[int, int]) -> None:
-    """Raise `ConfigError` unless both sides of the grid are multiples of the kernel."""
-    if any(side % kernel for side in grid):
-        common = math.gcd(*grid)
-        fits = ", ".join(str(k) for k in range(1, common + 1) if common % k == 0)
-        raise ConfigError(
-            f"Expected a kernel that divides the encoder's grid of {grid[0]} x {grid[1]} tokens. "
-            f"Got {kernel}. Kernels that do: {fits}."
-        )
 
 
 def unfold(tokens_BLC: Float[Tensor, "B L C"], grid: tuple[int, int], kernel: int) -> Tensor:
@@ -293,17 +218,6 @@ def keep_variance(module: nn.Module) -> None:
         if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-
-
-def even_blocks(depth: int, count: int) -> tuple[int, ...]:
-    """`count` evenly spaced blocks of `depth`, the last one included: (3, 6, ..., 24) for 8 of 24.
-
-    As indices into an encoder's `hidden_states`, where 0 is what enters the first block. Raises
-    `ConfigError` for more blocks than there are.
-    """
-    if not 1 <= count <= depth:
-        raise ConfigError(f"Expected 1 to {depth} blocks of the encoder. Got {count}.")
-    return tuple((i + 1) * depth // count for i in range(count))
 
 
 def _two_layers(wide: int, hidden: int, out: int, *, activated: bool = False) -> nn.Sequential:

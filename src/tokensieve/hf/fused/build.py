@@ -12,11 +12,11 @@ from torch import nn
 
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, check_blocks, pair
-from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
+from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration, drawn_projector
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.prompts import placeholder_of
-from tokensieve.nn.fusion import FusionProjector, even_blocks
+from tokensieve.nn.fusion import spaced_blocks
 
 _ONE_VIEW = ("llava", "vipllava", "fused_llava")  # their processors cut no tiles
 
@@ -32,7 +32,8 @@ def fuse(
     are given up: each picture is one view of the encoder's own size.
 
     blocks: so many evenly spaced blocks of the encoder, the last one that which `model` reads
-        where it reads one; or the blocks themselves, as indices into `hidden_states`.
+        where it reads one; or the blocks themselves, as indices into `hidden_states`, in the order
+        in which they lie on the channels.
     kernel, fused, kind, form: as in `FusionConfig`. seed: what the projector is drawn from.
 
     Raises `UnsupportedError` for a model without these parts, `ConfigError` for blocks that the
@@ -42,7 +43,7 @@ def fuse(
     config = _config(model, _blocks(model, blocks), kernel, fused, kind, form)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        projector = FusionProjector(config.fusion)
+        projector = drawn_projector(config)
     made = assemble(
         config, base.vision_tower, projector.to(model.device, model.dtype), base.language_model,
         model.get_output_embeddings(),
@@ -94,10 +95,13 @@ def _blocks(model: Any, blocks: object) -> list[int]:
     depth = model.config.vision_config.num_hidden_layers
     own = getattr(model.config, "vision_feature_layer", None)
     if isinstance(blocks, int) and not isinstance(blocks, bool):
-        found = list(even_blocks(depth, blocks))
-        if isinstance(own, int):
-            found[-1] = own
-        return found
+        if not isinstance(own, int):
+            return list(spaced_blocks(depth, blocks))
+        last = own % (depth + 1)
+        below = spaced_blocks(depth, blocks)[:-1]
+        if below and below[-1] >= last:
+            below = spaced_blocks(last, blocks)[:-1]
+        return [*below, own]
     if not isinstance(blocks, Sequence) or not all(type(block) is int for block in blocks):
         raise ConfigError(
             f"Expected `blocks` as a number of them or their indices. Got {blocks!r}. Pass "

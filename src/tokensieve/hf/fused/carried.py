@@ -10,6 +10,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from tokensieve.errors import WeightsError
+from tokensieve.hf.models import first_line
 
 IMAGE = "<image>"
 # the conversation that LLaVA-1.5 was trained on
@@ -36,9 +37,9 @@ def tokenizer_with_image(source: str, config: Any) -> tuple[Any, int]:
     try:
         tokenizer = tokenizers.from_pretrained(source, config=config)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), "")
         raise WeightsError(
-            f"Expected a tokenizer's files in '{source}'. Got: {said} Copy them there from the LLM."
+            f"Expected a tokenizer's files in '{source}'. Got: {first_line(error)} Copy them there "
+            "from the LLM."
         ) from error
     if IMAGE not in tokenizer.get_vocab():
         token: Any = AddedToken(IMAGE, special=True, normalized=False)

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import LlavaConfig
 
 from tokensieve.errors import ConfigError
-from tokensieve.nn.fusion import FusionConfig
+from tokensieve.nn.fusion import FusionConfig, topmost
 
 # encoders that give every picture the same grid of tokens, and whether CLS stands before it
 ENCODERS = {"clip_vision_model": True, "internvl_vision": True, "siglip_vision_model": False}
@@ -37,20 +37,29 @@ class FusedLlavaConfig(LlavaConfig):  # type: ignore[no-untyped-call]
         self.image_seq_length = self.fusion.tokens
 
     @property
+    def blocks(self) -> list[int]:
+        """The encoder's blocks that are read, in the order of the channels."""
+        layers = self.vision_feature_layer
+        return [layers] if isinstance(layers, int) else list(layers)
+
+    @property
+    def topmost(self) -> int:
+        """Which of `blocks` is the highest; fusion of them begins with it alone."""
+        return topmost(self.blocks, self.vision_config.num_hidden_layers)
+
+    @property
     def fusion(self) -> FusionConfig:
         """The projector's shape. Raises `ConfigError` where the fields contradict the encoder."""
         vision, text = self.vision_config, self.text_config
         _check_encoder(vision.model_type, self.vision_feature_select_strategy)
-        layers = self.vision_feature_layer
-        blocks = [layers] if isinstance(layers, int) else list(layers)
-        check_blocks(blocks, vision.num_hidden_layers)
+        check_blocks(self.blocks, vision.num_hidden_layers)
         rows, columns = encoder_grid(vision)
         return FusionConfig(
             width=vision.hidden_size,
             out_width=text.hidden_size,
             rows=rows,
             columns=columns,
-            blocks=len(blocks),
+            blocks=len(self.blocks),
             kind=self.fusion_kind,
             kernel=self.fusion_kernel,
             fused=self.fusion_fused,
@@ -70,7 +79,7 @@ def pair(size: Any) -> tuple[int, int]:
 
 
 def check_blocks(blocks: list[int], depth: int) -> None:
-    """Raise `ConfigError` unless every block is an index into the hidden states of the encoder."""
+    """Raise `ConfigError` unless blocks are indices into the encoder's hidden states, each once."""
     wrong = [block for block in blocks if not -depth - 1 <= block <= depth]
     if wrong or not blocks:
         got = ", ".join(map(str, wrong)) or "none"
@@ -78,6 +87,13 @@ def check_blocks(blocks: list[int], depth: int) -> None:
             f"Expected blocks of the encoder from {-depth - 1} to {depth}, of which 0 is what "
             f"enters the first of {depth} blocks and -1 the last one. Got {got}. Correct `blocks`, "
             "or `vision_feature_layer` in config.json."
+        )
+    places = [block % (depth + 1) for block in blocks]
+    if len(set(places)) < len(places):
+        raise ConfigError(
+            f"Expected each block of the encoder once. Got {', '.join(map(str, blocks))} of {depth}"
+            ", of which -1 is the last one. Correct `blocks`, or `vision_feature_layer` in "
+            "config.json."
         )
 
 

@@ -27,7 +27,7 @@ from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, encoder_grid,
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
 from tokensieve.hf.fused.released import Released, blocks_read, read_released, renamed
-from tokensieve.hf.models import Loaded, hush
+from tokensieve.hf.models import Loaded, first_line, hush
 
 LLMS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
 _LEGACY = ("rope_theta", "rope_scaling")  # fields that older configs have
@@ -97,7 +97,7 @@ def _llm(
     try:
         model = models.from_pretrained(llm, dtype="auto")
     except _FAILURES as error:
-        raise WeightsError(f"Expected a causal LLM in '{llm}'. Got: {_line(error)}") from error
+        raise WeightsError(f"Expected a causal LLM in '{llm}'. Got: {first_line(error)}") from error
     weights = dict(model.state_dict())
     if model.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
@@ -138,8 +138,8 @@ def _encoder(source: str, released: Released) -> tuple[Any, dict[str, Tensor]]:
         raise
     except _FAILURES as error:
         raise WeightsError(
-            f"Expected the vision encoder '{source}'. Got: {_line(error)} Pass --encoder DIR, a "
-            "folder with its config.json and safetensors."
+            f"Expected the vision encoder '{source}'. Got: {first_line(error)} Pass --encoder "
+            "DIR, a folder with its config.json and safetensors."
         ) from error
     model, info = loaded
     lost = info["missing_keys"] or (info["unexpected_keys"] if released.tower else ())
@@ -210,11 +210,6 @@ def _model(
             f"describes it. Got others: {min(lost)} ({len(lost)} differ). Copy the checkpoint anew."
         )
     return model
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

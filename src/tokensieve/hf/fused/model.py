@@ -13,6 +13,14 @@ from tokensieve.hf.fused.weights import check_loaded
 from tokensieve.nn.fusion import FusionProjector
 
 
+def drawn_projector(config: FusedLlavaConfig) -> FusionProjector:
+    """An untrained projector of `config`, which begins with the highest of its blocks alone."""
+    projector = FusionProjector(config.fusion)
+    if projector.blocks is not None:
+        projector.blocks.pass_through(config.topmost)
+    return projector
+
+
 class _Checked(LlavaPreTrainedModel):  # type: ignore[no-untyped-call]
     """Loads weights only if they are those of its projector."""
 
@@ -45,7 +53,9 @@ class FusedLlavaModel(_Checked, LlavaModel):  # type: ignore[no-untyped-call]
     def __init__(self, config: FusedLlavaConfig) -> None:
         super(LlavaModel, self).__init__(config)  # LlavaModel's own would build LLaVA's projector
         models: Any = AutoModel  # untyped in Transformers
-        projector: Any = FusionProjector(config.fusion)
+        projector: Any = drawn_projector(config)
+        for module in projector.modules():  # Transformers would draw it anew, too small to learn
+            module._is_hf_initialized = True
         self.vision_tower = models.from_config(config.vision_config)
         self.multi_modal_projector = projector
         self.language_model = models.from_config(config.text_config)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import WeightsError
 from tokensieve.hf.fused.weights import PROJECTOR
-from tokensieve.nn.fusion import FusionConfig, FusionProjector, even_blocks
+from tokensieve.nn.fusion import FusionConfig, FusionProjector, spaced_blocks
 from tokensieve.nn.pretrained import read_json, read_weights
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -81,7 +81,7 @@ def blocks_read(count: int, depth: int, last: int) -> list[int]:
 
     For 8 blocks of 24: [-2, 21, 18, 15, 12, 9, 6, 3].
     """
-    return [last, *reversed(even_blocks(depth, count)[:-1])]
+    return [last, *reversed(spaced_blocks(depth, count)[:-1])]
 
 
 def _placed(name: str, path: Path) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""`python -m tokensieve.train.nano.fusion experiments/fusion.json --data DATA --out OUT`"""
+"""`python -m tokensieve.train.nano.fusion experiments/fusion-arms.json --data DATA --out OUT`"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("study", type=Path, help="JSON of the arms")
     parser.add_argument("--data", type=Path, required=True, help="folder of `make nano`: pool, ...")
-    parser.add_argument("--out", type=Path, required=True, help="states and logs")
+    parser.add_argument("--out", type=Path, required=True, help="states, logs and models")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th training, from the i-th")
     options = parser.parse_args(arguments)

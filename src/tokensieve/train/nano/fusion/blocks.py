@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokensieve.hf.nano import load_nano
-from tokensieve.nn.fusion import even_blocks
+from tokensieve.nn.fusion import spaced_blocks
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.train.nano.features import CHUNK, with_questions
 from tokensieve.train.nano.pool import open_shard
@@ -59,5 +59,5 @@ class Blocks:
             found.append(self.parts[part][row - self.first[part]])
         depth = found[0].shape[-1] // self.width
         values = np.stack(found).reshape(len(found), -1, depth, self.width)
-        chosen = values[:, :, [block - 1 for block in even_blocks(depth, count)]]
+        chosen = values[:, :, [block - 1 for block in spaced_blocks(depth, count)]]
         return torch.from_numpy(chosen).float().flatten(2)

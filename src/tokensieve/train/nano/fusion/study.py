@@ -1,4 +1,4 @@
-"""The arms of the comparison, and what they share, read from `experiments/fusion.json`."""
+"""The arms of the comparison, and what they share, read from `experiments/fusion-arms.json`."""
 
 from __future__ import annotations
 
