@@ -155,6 +155,14 @@ def test_a_model_of_several_seeds_has_one_job_each() -> None:
         list(three.jobs())
 
 
+@pytest.mark.parametrize("source", ["", [], [3]])
+def test_a_model_without_a_source_is_refused(source: object, tmp_path: Path) -> None:
+    file = tmp_path / "suite.json"
+    file.write_text(json.dumps({"suite": "x", "models": {"main": source}}))
+    with pytest.raises(ConfigError, match="Expected model 'main' as what is loaded"):
+        load_suite(file)
+
+
 def test_models_that_are_not_trained_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

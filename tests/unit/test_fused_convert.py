@@ -334,6 +334,10 @@ def test_missing_files_and_full_folders(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such thing"):
         convert.convert(tmp_path / "nothing", tmp_path / "out")
     values = json.loads((folder / "config.json").read_text())
+    for field, got in (("mm_use_im_start_end", True), ("mm_vision_select_feature", "cls_patch")):
+        (folder / "config.json").write_text(json.dumps({**values, field: got}))
+        with pytest.raises(WeightsError, match=f"Expected {field}=.* Got {got!r}"):
+            convert.convert(folder, tmp_path / "out")
     (folder / "config.json").write_text(json.dumps({**values, "model_type": "llava_mpt"}))
     with pytest.raises(WeightsError, match=r"\(llava_llama, llava, llava_mistral\). Got 'llava_mp"):
         convert.convert(folder, tmp_path / "out")

@@ -183,6 +183,10 @@ def test_studies_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "arms.json"
     with pytest.raises(ConfigError, match="Expected a study as JSON"):
         Study.load(file)
+    for arms in ([], [{"projector": {}}]):
+        file.write_text(json.dumps({"arms": arms}))
+        with pytest.raises(ConfigError, match="Expected `arms`, each with a name"):
+            Study.load(file)
     for raw, message in (
         ({"arms": [], "step": 3}, "study field 'step'.*Did you mean 'steps'"),
         ({"arms": [{"name": "x", "keep": 3}]}, "arm field 'keep'"),

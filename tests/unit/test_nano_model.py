@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from tokensieve.data.synth import Picture, generate
-from tokensieve.errors import UnknownNameError, WeightsError
+from tokensieve.errors import ConfigError, UnknownNameError, WeightsError
+from tokensieve.hf.models import load_model
 from tokensieve.hf.nano import NANO, load_nano
 
 needs_weights = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="run `make nano`")
@@ -103,3 +104,15 @@ def test_the_control_lies_beside_its_nano(tmp_path: Path) -> None:
     shutil.copytree(NANO, tmp_path / "mine")
     with pytest.raises(WeightsError, match=r"mine-control.*make control"):
         load_nano("control", path=tmp_path / "mine")
+
+
+def test_what_it_is_computed_in_and_where() -> None:
+    assert load_model("nano", "bfloat16").model.dtype is torch.bfloat16
+    reader = f"nano+{NANO.with_name('nano-control') / 'reader.safetensors'}"
+    assert load_model(reader, "bfloat16").model.dtype is torch.bfloat16
+    assert load_model("nano", device="meta").model.device.type == "meta"
+    for name in ("nano", reader, "runs/nowhere"):
+        with pytest.raises(UnknownNameError, match="dtype to compute in 'float7'"):
+            load_model(name, "float7")
+        with pytest.raises(ConfigError, match=r"Expected a device of this machine.* Got 'tpu:7'"):
+            load_model(name, device="tpu:7")

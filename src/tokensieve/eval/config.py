@@ -165,6 +165,12 @@ def load_suite(path: Path, **overrides: Any) -> Suite:
     for name in ("kinds", "topics", "keeps"):
         if name in raw:
             raw[name] = tuple(raw[name])
+    for name, source in raw.get("models", {}).items():
+        if not source or not all(isinstance(one, str) for one in source):
+            raise ConfigError(
+                f"Expected model '{name}' as what is loaded, or a list with one for each seed. "
+                f"Got {source!r}."
+            )
     suite = Suite(**raw)
     for topic in suite.topics:
         if topic not in TOPICS:

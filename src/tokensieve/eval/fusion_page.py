@@ -81,8 +81,8 @@ def page(
         "the same pictures in the same order, the same steps, and begins with the LLM of nano's "
         "control, which never saw fewer than all tokens, and a projector of its own from a seed: "
         "projector alone first, then both. *Tokens* are those of a picture in the LLM, *MFLOPs* "
-        "projector and LLM over a prompt (two per multiply-add), *time* the same measured, as a "
-        "share of `mlp`'s, batch 1 on one thread.",
+        "projector and LLM over a prompt (two per multiply-add), *time* both as measured, with the "
+        "choice of tokens, as a share of `mlp`'s, batch 1 on one thread.",
         f"![exact match against visual tokens]({FIGURE})",
         *(["## Who wins where", suite.reading] if suite.reading else []),
     ]

@@ -15,6 +15,9 @@ PANELS = {  # by column: (kind, topic) of what it is the mean of
 }
 
 
+KEEPERS = {"selected": "selector", "random": "random"}  # of arms that choose in training
+
+
 @dataclass(frozen=True)
 class Row:
     """A trained arm, and what is done to its tokens when it answers: a variant at a share."""
@@ -30,8 +33,10 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Its name in a table."""
-        return self.arm if self.variant == "full" else f"{self.arm}, then {self.variant}"
+        """Its name in a table; an arm of kept tokens is handed them by its own keeper."""
+        if self.variant == "full" or KEEPERS.get(self.arm) == self.variant:
+            return self.arm
+        return f"{self.arm}, then {self.variant}"
 
 
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
@@ -90,7 +95,7 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     (
         "An eighth: both, one after the other",
         "32 tokens. `stf, then X` drops half of the 64 fused tokens; `fused-selector` was "
-        "trained on them, the LLM was not trained for it.",
+        "trained on them, the LLM was not trained for it. `selected` was trained with 64.",
         [
             *[Row("stf", name, 0.5) for name in ON_FUSED],
             Row("release-k4-e2"),
@@ -100,7 +105,7 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     ),
     (
         "A sixteenth: both, one after the other",
-        "16 tokens.",
+        "16 tokens; `selected` was trained with 64.",
         [
             *[Row("stf", name, 0.25) for name in ON_FUSED],
             Row("release-k4-e1"),
@@ -134,7 +139,7 @@ CURVES: dict[str, list[Row]] = {  # of the figure: rows of ever fewer tokens
     "mlp, then selector": [Row("mlp"), *[Row("mlp", "selector-embeds", k) for k in KEEPS]],
     "mlp, then divprune": [Row("mlp"), *[Row("mlp", "divprune", k) for k in KEEPS]],
     "mlp, then random": [Row("mlp"), *[Row("mlp", "random", k) for k in KEEPS]],
-    "selected, then selector": [Row("selected", "selector", k) for k in KEEPS],
+    "selected": [Row("selected", "selector", k) for k in KEEPS],
     "stf, then fused-selector": [Row("stf"), *[Row("stf", "fused-selector", k) for k in KEEPS[:2]]],
     "stf, then divprune": [Row("stf"), *[Row("stf", "divprune", k) for k in KEEPS[:2]]],
     "concat": [Row("concat")],
@@ -143,7 +148,7 @@ CURVES: dict[str, list[Row]] = {  # of the figure: rows of ever fewer tokens
 }
 STYLES: dict[str, dict[str, Any]] = {
     "mlp, then selector": {"color": "#c1121f", "marker": ".", "lw": 1.6},
-    "selected, then selector": {"color": "#f4a261", "marker": ".", "lw": 1.6},
+    "selected": {"color": "#f4a261", "marker": ".", "lw": 1.6},
     "mlp, then divprune": {"color": "#1f77b4", "marker": ".", "lw": 1},
     "mlp, then random": {"color": "#7f7f7f", "marker": ".", "lw": 1},
     "stf, then fused-selector": {"color": "#2ca02c", "marker": "s", "ms": 4, "lw": 1.6},

@@ -37,24 +37,33 @@ class Loaded:
 def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:
     """The model called `name`: a key of `NANO`, a directory, or a repository of the hub.
 
-    dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one.
+    dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one;
+    the embedded models stay on the CPU unless one is named.
 
     Never runs code that comes with a model. Raises `WeightsError` if there is no such model, its
-    files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures.
+    files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures;
+    `UnknownNameError` for the dtype, `ConfigError` for a device that is not there.
     """
-    if name.startswith("nano+"):
-        return _other_reader(name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return _load(name, dtype, device, encoder_only=False)
+    found = _checked(dtype, device)
+    if name in NANO or name.startswith("nano+"):
+        return _embedded(name, dtype, device or "cpu")
+    return _load(name, dtype, found, encoder_only=False)
 
 
 def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:
     """The same for reading pictures only: of the LLM one layer is made, which never runs.
 
     dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one.
-    Raises what `load_model` raises, `UnknownNameError` for the dtype, `ConfigError` for a device
-    that is not there.
+    Raises what `load_model` raises.
     """
+    found = _checked(dtype, device)
+    if name in NANO:
+        return _embedded(name, dtype, found)
+    return _load(name, dtype, found, encoder_only=True)
+
+
+def _checked(dtype: str, device: str | None) -> str:
+    """The device asked for, or the best one; both arguments checked."""
     if dtype not in COMPUTE:
         raise UnknownNameError.of("dtype to compute in", dtype, COMPUTE)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,18 +75,29 @@ def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> L
             f"Expected a device of this machine, such as cpu or cuda:0. Got '{device}': "
             f"{first_line(error)}. Leave it out to have one chosen."
         ) from error
-    return _load(name, dtype, device, encoder_only=True)
+    return device
+
+
+def _embedded(name: str, dtype: str, device: str) -> Loaded:
+    """Nano, or "nano+FILE": nano with another projector and LLM."""
+    from tokensieve.hf.nano import load_nano, load_reader
+
+    wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    variant, plus, file = name.partition("+")
+    model, processor = load_nano(NANO[variant], wanted)
+    if plus:
+        path = Path(file).expanduser()
+        try:
+            load_reader(model, path)  # type: ignore[arg-type]
+        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+            raise WeightsError(
+                f"Expected projector and LLM of nano in {path}. Got: {first_line(error)}"
+            ) from error
+    torch.nn.Module.to(model, device)
+    return Loaded(name, model, processor)
 
 
 def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
-    if name in NANO:
-        from tokensieve.hf.nano import load_nano
-
-        wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-        model, processor = load_nano(NANO[name], wanted)
-        if encoder_only:
-            torch.nn.Module.to(model, device)
-        return Loaded(name, model, processor)
     source = name
     if name.startswith((".", "/", "~")) or Path(name).exists():
         path = Path(name).expanduser()
@@ -87,20 +107,6 @@ def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
         source = str(path)
     model, processor = _from_pretrained(source, name, dtype, encoder_only)
     return Loaded(name, model.eval().to(device), processor)
-
-
-def _other_reader(name: str) -> Loaded:
-    from tokensieve.hf.nano import load_nano, load_reader
-
-    model, processor = load_nano()
-    path = Path(name.partition("+")[2]).expanduser()
-    try:
-        load_reader(model, path)  # type: ignore[arg-type]
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
-        raise WeightsError(
-            f"Expected projector and LLM of nano in {path}. Got: {first_line(error)}"
-        ) from error
-    return Loaded(name, model, processor)
 
 
 def hush() -> None:

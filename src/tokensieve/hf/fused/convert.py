@@ -49,6 +49,7 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"Expected a new or empty folder to write to. Got {out}. Choose another.")
     released = read_released(checkpoint)
+    _check_use(released.values)
     folder = Path(checkpoint).expanduser()
     folder = folder if folder.is_dir() else folder.parent
     words, text, weights = _llm(released, folder, llm)
@@ -79,6 +80,16 @@ def convert(
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return Loaded(str(out), model, processor)
+
+
+def _check_use(values: Any) -> None:
+    """Raise `WeightsError` for a checkpoint that reads CLS, or marks where pictures begin."""
+    for name, usual in (("mm_vision_select_feature", "patch"), ("mm_use_im_start_end", False)):
+        if (got := values.get(name, usual)) != usual:
+            raise WeightsError(
+                f"Expected {name}={usual!r} in config.json, as released. Got {got!r}, which a "
+                "FusedLlava cannot express."
+            )
 
 
 def _llm(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tokensieve.errors import ConfigError
 from tokensieve.train.nano.fusion.blocks import cache_blocks
 from tokensieve.train.nano.fusion.study import Study
 from tokensieve.train.nano.fusion.train import export, train
@@ -25,11 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     study = Study.load(options.study)
     wanted = {study.arm(name).name for name in options.arms or [arm.name for arm in study.arms]}
-    part, parts = map(int, options.shard.split("/"))
+    part, _, parts = options.shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ConfigError(f"Expected a shard as i/n with 0 <= i < n. Got '{options.shard}'.")
     shards = [("train", number) for number in range(study.train_shards)]
     cache_blocks(options.data, [*shards, ("val", 0)])
     runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
-    for arm, seed in runs[part::parts]:
+    for arm, seed in runs[int(part) :: int(parts)]:
         train(study, arm, seed, options.data, options.out)
         export(study, arm, seed, options.out)
 

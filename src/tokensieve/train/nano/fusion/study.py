@@ -80,6 +80,8 @@ class Study:
         for name in raw:
             if name not in known:
                 raise UnknownNameError.of("study field", name, known)
+        if not raw.get("arms") or not all("name" in arm for arm in raw["arms"]):
+            raise ConfigError(f"Expected `arms`, each with a name, in {path}.")
         raw["arms"] = tuple(_arm(arm) for arm in raw["arms"])
         if "seeds" in raw:
             raw["seeds"] = tuple(raw["seeds"])
