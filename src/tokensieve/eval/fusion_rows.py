@@ -79,7 +79,7 @@ TABLES: list[tuple[str, str, list[Row]]] = [
     ),
     (
         "A quarter of the tokens: selection against fusion",
-        "Trained with 64 tokens: the fusing arms (`-long` for three times the steps); `selected`, "
+        "Trained with 64 tokens: the fusing arms (`-long` for twice the steps); `selected`, "
         "whose LLM was trained on the 64 that the selector keeps; `random`, on 64 at random. Not "
         "trained for it: methods plugged into `mlp`, whose LLM never saw fewer than all tokens; "
         "`selector-embeds` was trained on what that LLM reads, as nano's own, `selector` on the "
