@@ -18,7 +18,6 @@ from tokensieve.data.llava import PLACEHOLDER, Row
 from tokensieve.errors import ConfigError, RowError, UnsupportedError
 
 IGNORED = -100  # what cross entropy leaves out
-FORMS = ("chat", "plain")
 _MARK = re.compile("\ue000(\\d+)\ue001")  # private characters: no text holds them
 _PROBES = ((336, 336), (480, 240), (240, 480))
 _PROBE = Row(0, "probe", None, (("a", "b"), ("c", "d")))
