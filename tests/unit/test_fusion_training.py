@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,8 +142,10 @@ def test_adam_without_decay_at_two_rates(data, tmp_path, monkeypatch):
 
 def test_no_checkpointing_gives_the_same(data, tmp_path):
     for name, value in (("a", "true"), ("b", "false")):
-        recipe = toy_recipe("stage2", f"train.checkpointing={value}")
-        train_fusion(toy(), *data, recipe, tmp_path / name)
+        recipe, loaded = toy_recipe("stage2", f"train.checkpointing={value}"), toy()
+        train_fusion(loaded, *data, recipe, tmp_path / name)
+        layers = loaded.model.model.language_model.layers
+        assert [layer.gradient_checkpointing for layer in layers] == [value == "true"] * 2
     a, b = (load_file(tmp_path / n / "model" / "model.safetensors") for n in "ab")
     for name, value in a.items():
         torch.testing.assert_close(value, b[name])
@@ -213,6 +216,19 @@ def test_a_finished_run_has_nothing_to_do(data, tmp_path, monkeypatch):
     assert train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o") == out
 
 
+def test_a_model_of_an_earlier_training_is_not_taken_for_this_ones(data, tmp_path):
+    """The message of a refusal says to delete the checkpoint; the next run may be cut off, too."""
+    out = tmp_path / "o"
+    made = train_fusion(toy(), *data, toy_recipe("stage2"), out, seed=1)
+    old = (made / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "checkpoint-5")
+    assert run_and_die("before the model is written", "stage2", *data, out)
+    assert (made / "model.safetensors").read_bytes() == old
+    train_fusion(toy(), *data, toy_recipe("stage2"), out)
+    assert (made / "model.safetensors").read_bytes() != old
+    assert json.loads((out / "train.json").read_text())["finished"]
+
+
 @pytest.mark.parametrize(
     ("preset", "settings", "seed", "what"),
     [
@@ -231,6 +247,16 @@ def test_another_training_is_refused(preset, settings, seed, what, data, tmp_pat
     with pytest.raises(ConfigError, match=f"It differs in .*{what}"):
         train_fusion(loaded, *data, recipe, tmp_path / "o", seed)
     assert (tmp_path / "o" / "train.json").read_bytes() == before
+
+
+def test_another_number_or_kind_of_processes_is_refused(data, tmp_path, monkeypatch):
+    out, recipe = tmp_path / "o", toy_recipe("stage2")
+    train_fusion(toy(), *data, recipe, out)
+    with pytest.raises(ConfigError, match=r"It differs in parallel\.fsdp"):
+        train_fusion(toy(), *data, recipe, out, parallel={"fsdp": True})
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as many parts of a batch as before
+    with pytest.raises(ConfigError, match=r"It differs in processes .1, not 2"):
+        train_fusion(toy(), *data, recipe, out)
 
 
 def test_other_data_or_weights_are_refused(data, tmp_path):
@@ -272,6 +298,17 @@ def test_an_unreadable_picture_stops_or_is_counted(data, tmp_path):
     assert stored["skipped"] == {"picture unreadable": 2}
     state = load_file(made / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_steps_without_a_picture_that_can_be_read_teach_nothing(data, tmp_path):
+    """Their loss is 0, not 0 / 0."""
+    for n in range(8):
+        (data[1] / f"{n}.png").write_bytes(b"no picture")
+    recipe = toy_recipe("stage2", "train.steps=2")
+    made = train_fusion(toy(), *data, recipe, tmp_path / "o", skip_bad_rows=True)
+    lines = [json.loads(line) for line in (tmp_path / "o/log.jsonl").read_text().splitlines()]
+    assert 0 in [line["loss"] for line in lines]
+    assert all(torch.isfinite(v).all() for v in load_file(made / "model.safetensors").values())
 
 
 def test_unreadable_pictures_are_still_counted_after_a_kill(data, tmp_path):
