@@ -26,6 +26,7 @@ def test_presets_are_the_published_recipe():
         assert recipe.train.checkpointing
         assert recipe.data.max_length == 2048
     assert [r.data.form for r in (one, two, lora)] == ["plain", "chat", "chat"]
+    assert [r.data.order for r in (one, two, lora)] == ["random", "length", "length"]
     assert "lora" not in two.to_dict()
     assert "run" not in lora.to_dict()
 
