@@ -9,6 +9,7 @@ from tokensieve.errors import ConfigError, MissingPackageError, UnknownNameError
 from tokensieve.train.fusion.recipe import SECTIONS, TrainConfig, make_recipe, preset_names
 from tokensieve.train.fusion.sharding import processes, read_parallel, shipped
 from tokensieve.train.fusion.trainer import arguments_of
+from tokensieve.train.recipe import read_settings
 from tokensieve.train.settings import describe
 
 
@@ -25,6 +26,7 @@ def test_presets_are_the_published_recipe():
         assert recipe.train.checkpointing
         assert recipe.data.max_length == 2048
     assert [r.data.form for r in (one, two, lora)] == ["plain", "chat", "chat"]
+    assert [r.data.order for r in (one, two, lora)] == ["random", "length", "length"]
     assert "lora" not in two.to_dict()
     assert "run" not in lora.to_dict()
 
@@ -38,6 +40,19 @@ def test_arguments_say_the_same_to_transformers(tmp_path):
     assert made.average_tokens_across_devices
     assert not made.bf16  # no GPU here
     assert make_recipe("stage1").steps(595_375) == 2326
+
+
+def test_a_process_without_a_launcher_takes_one_gpu(tmp_path, monkeypatch):
+    """Transformers would multiply the batch by the GPUs it sees."""
+    known = TrainingArguments.__post_init__
+
+    def with_four(self):
+        known(self)
+        self._n_gpu = 4
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_four)
+    made = arguments_of(make_recipe("stage1"), tmp_path, 5, 0, 1, {})
+    assert made.train_batch_size == made.per_device_train_batch_size == 16
 
 
 @pytest.mark.parametrize(
@@ -79,6 +94,15 @@ def test_what_does_not_divide_is_refused():
 def test_settings_out_of_range(setting, message):
     with pytest.raises(ConfigError, match=message):
         make_recipe("stage2", [setting])
+
+
+def test_text_from_a_file_is_what_its_json_says(tmp_path):
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps({"data.end": '\n\u3002"', "run.dtype": "float16"}))
+    recipe = make_recipe("stage2", read_settings(file))
+    assert (recipe.data.end, recipe.run.dtype) == ('\n\u3002"', "float16")
+    for text in ("\n", "</s>", '"'):
+        assert make_recipe("stage2", [f"data.end={text}"]).data.end == text
 
 
 def test_an_unknown_preset_is_helped():

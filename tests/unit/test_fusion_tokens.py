@@ -178,8 +178,36 @@ def test_a_template_may_trim():
 
 def test_a_second_placeholder_of_the_models_own_is_refused():
     reader = Reader(processor_of(letters()), "chat", 2048)
-    with pytest.raises(RowError, match="the model's own placeholder <image>"):
+    with pytest.raises(RowError, match=r"expected one <image>, the model's own .* Got 2"):
         reader.tokens(row(("<image>\nan <image>?", "red")))
+    with pytest.raises(RowError, match=r"expected no <image>, the model's own .* Got 1"):
+        reader.tokens(row(("an <image>?", "red"), picture=False))
+
+
+def test_a_template_that_shows_no_picture_is_refused():
+    blind = VICUNA.replace("<image>\n", "")
+    reader = Reader(processor_of(letters(), blind), "chat", 2048)
+    with pytest.raises(RowError, match=r"Got 0. .* a chat template that shows pictures") as caught:
+        reader.tokens(row(("<image>\nwhat?", "red")))
+    assert caught.value.reason == "placeholder"
+
+
+def test_a_template_that_fails_says_so_of_the_row():
+    strict = "{% if messages | length > 4 %}{{ raise_exception('too many') }}{% endif %}" + VICUNA
+    reader = Reader(processor_of(letters(), strict), "chat", 2048)
+    reader.tokens(row(("a", "b"), ("c", "d"), picture=False))
+    with pytest.raises(RowError, match=r"row 3 .id x.: .* fails on it: too many") as caught:
+        reader.tokens(row(("a", "b"), ("c", "d"), ("e", "f"), picture=False))
+    assert caught.value.reason == "template"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('no') }}", "{{ messages.x.y }}", "{% for m in messages %}x{% endfor %}"],
+)
+def test_a_template_that_cannot_be_used_at_all_is_refused_once(template):
+    with pytest.raises(ConfigError, match="Expected a chat template that shows two questions"):
+        Reader(processor_of(letters(), template), "chat", 2048)
 
 
 def test_what_cannot_be_learned_from_at_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def _value(name: str, text: str, kind: str) -> Any:
     if text in ("null", "None", "none") and "None" in kind:
         return None
     if kind.startswith("str"):
-        return text.strip('"')
+        return _string(text)
     if kind.startswith("bool"):
         if text not in ("true", "false"):
             raise ConfigError(f"Expected {name} as true or false. Got '{text}'.")
@@ -69,3 +70,11 @@ def _value(name: str, text: str, kind: str) -> Any:
         return int(text) if kind.startswith("int") else float(text)
     except ValueError as error:
         raise ConfigError(f"Expected {name} as {kind}. Got '{text}'.") from error
+
+
+def _string(text: str) -> str:
+    """`text`, or what it says where it is a string of JSON, as settings from files are."""
+    if text.startswith('"'):
+        with contextlib.suppress(ValueError):
+            return str(json.loads(text))
+    return text

@@ -26,7 +26,7 @@ class Row:
     """One conversation.
 
     number: place in the file from 1 on, the line of a JSONL file. picture: its file, None for text
-    only. turns: (question, answer), where the first question of a picture holds the placeholder.
+    only. turns: (question, answer), where one question of a row with a picture has the placeholder.
     """
 
     number: int

@@ -20,7 +20,6 @@ from tokensieve.errors import ConfigError, PictureError, RowError
 from tokensieve.train.batches import generator_of
 from tokensieve.train.fusion.tokens import IGNORED, Reader
 
-ORDERS = ("length", "random")
 PROBLEMS = "problems"  # key of a batch: what could not be read, as (place in the rows, message)
 UNREADABLE = "picture unreadable"
 

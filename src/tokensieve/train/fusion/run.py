@@ -25,7 +25,7 @@ from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.hf.fingerprint import state_hash
 from tokensieve.hf.models import Loaded
-from tokensieve.nn.pretrained import write_json
+from tokensieve.nn.pretrained import read_json, write_json
 from tokensieve.train.fusion.batches import UNREADABLE, Conversations, order_of
 from tokensieve.train.fusion.checkpoint import find_checkpoint, mark_whole
 from tokensieve.train.fusion.model import choose_parts, frozen_to, projector_of
@@ -68,15 +68,16 @@ def train_fusion(
     rows, found = _rows(loaded, data, images, recipe, skip_bad_rows)
     steps = recipe.steps(len(rows))
     places = order_of(rows, recipe.train.batch, steps, seed, recipe.data.order)
-    record = _record(loaded, recipe, seed, rows, found, steps)
+    shared = dict(parallel or {})
+    record = _record(loaded, recipe, seed, rows, found, steps) | {"parallel": shared}
     first = os.environ.get("RANK", "0") == "0"
     whole = find_checkpoint(out, record, clean=False)
-    if whole is not None and whole[1] == steps and (out / "model").is_dir():
+    if whole is not None and whole[1] == steps and _finished(out):
         logger.info("step %d of %d: nothing is left to do in %s", steps, steps, out)
         return out / "model"
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(loaded, recipe, out, seed, record, found, steps, first)
-    run.train(rows, places, skip_bad_rows, dict(parallel or {}))
+    run.train(rows, places, skip_bad_rows, shared)
     return out / "model"
 
 
@@ -134,7 +135,7 @@ class _Run:
         self._count_unreadable()
         export(self.trainer, self.loaded.processor, recipe, self.out)
         if self.first:
-            self._write_record()
+            self._write_record(finished=True)
             skipped = self._skipped()
             if skipped:
                 logger.info("left out: %s", told(skipped))
@@ -188,11 +189,11 @@ class _Run:
         counts = reasons(self.found.bad)
         return counts | ({UNREADABLE: len(self.unreadable)} if self.unreadable else {})
 
-    def _write_record(self) -> None:
+    def _write_record(self, finished: bool = False) -> None:
         """train.json: what this training is, what made it, what it left out."""
         write_json(self.out / "train.json", {
             **self.record, "run": self.recipe.run.to_dict(), "skipped": self._skipped(),
-            "commit": _commit(), "processes": processes(),
+            "commit": _commit(), "finished": finished,
             "versions": {name: _version(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
         })  # fmt: skip
@@ -215,6 +216,12 @@ def _rows(
     return rows, found
 
 
+def _finished(out: Path) -> bool:
+    """Whether `out`/model is of the training in `out`; one of an earlier training may lie there."""
+    file = out / "train.json"
+    return (out / "model").is_dir() and file.is_file() and bool(read_json(file).get("finished"))
+
+
 def _record(
     loaded: Loaded, recipe: Recipe, seed: int, rows: Conversations, found: Found, steps: int
 ) -> dict[str, Any]:
@@ -225,6 +232,7 @@ def _record(
         "bf16": uses_bf16(recipe),
         "seed": seed,
         "steps": steps,
+        "processes": processes(),  # each has a state of chance of its own
         "parts": turns * processes(),
         "model": loaded.name,
         "weights": {

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from tokensieve.data.llava import PLACEHOLDER, Row
 from tokensieve.errors import ConfigError, RowError, UnsupportedError
 
 IGNORED = -100  # what cross entropy leaves out
-FORMS = ("chat", "plain")
 _MARK = re.compile("\ue000(\\d+)\ue001")  # private characters: no text holds them
 _PROBES = ((336, 336), (480, 240), (240, 480))
 _PROBE = Row(0, "probe", None, (("a", "b"), ("c", "d")))
@@ -59,6 +59,11 @@ class Reader:
                 "Expected a fast tokenizer, which knows the characters of each token. Got "
                 f"{type(self.tokenizer).__name__}. Save the model with a tokenizer.json."
             )
+        if form == "chat" and not getattr(processor, "chat_template", None):
+            raise ConfigError(
+                "Expected a processor with a chat template. Got none. Save one with the model, or "
+                "use data.form=plain."
+            )
         self.image_token, self.image_id = processor.image_token, int(processor.image_token_id)
         self.visual = _visual_tokens(processor)
         self.end = self._chosen_end() if end is None else end
@@ -80,8 +85,10 @@ class Reader:
         if pictures != (self.visual if row.picture else 0):
             raise RowError(
                 "placeholder",
-                f"{row.name}: the text holds the model's own placeholder {self.image_token}. Take "
-                "it out.",
+                f"{row.name}: expected {'one' if row.picture else 'no'} {self.image_token}, the "
+                f"model's own placeholder, in its text as the model reads it. Got "
+                f"{pictures // self.visual}. Take it out of the row, or use a chat template that "
+                "shows pictures.",
             )
         labels = self._labels(row, ids, offsets, filled)
         if len(ids) > self.max_length:
@@ -167,10 +174,11 @@ class Reader:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         try:
             return str(self.processor.apply_chat_template(messages, tokenize=False))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"Expected a processor with a chat template. Got: {error}. Save one with the "
-                "model, or use data.form=plain."
+        except (TemplateError, ValueError, TypeError, AttributeError) as error:
+            raise RowError(
+                "template",
+                f"{row.name}: the chat template fails on it: {error}. Use data.form=plain, or "
+                "another chat template.",
             ) from error
 
     def _chosen_end(self) -> str:
@@ -178,7 +186,13 @@ class Reader:
         eos = self.tokenizer.eos_token
         if self.form == "chat":
             self.end = ""
-            filled = self._chat(_PROBE)
+            try:
+                filled = self._chat(_PROBE)
+            except RowError as error:
+                raise ConfigError(
+                    "Expected a chat template that shows two questions and their answers as they "
+                    f"are. Got, for one: {error}"
+                ) from error
             encoded = self.tokenizer(filled.text, return_offsets_mapping=True)
             ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
             ended = []

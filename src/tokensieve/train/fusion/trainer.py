@@ -83,6 +83,9 @@ class FusionTrainer(Trainer):
                     f"{message} Repair the picture, or leave such rows out with --skip-bad-rows."
                 )
             self.unreadable[place] = message
+        count = named.get("num_items_in_batch")
+        if count is not None:  # of a step whose pictures are all unreadable it is 0
+            named["num_items_in_batch"] = torch.as_tensor(count).clamp(min=1)
         return super().compute_loss(model, {**inputs, "use_cache": False}, *rest, **named)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -150,7 +153,7 @@ def arguments_of(
     """
     train, gpu = recipe.train, torch.cuda.is_available()
     at_once, turns = train.shares(processes)
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
         per_device_train_batch_size=at_once,
@@ -178,3 +181,6 @@ def arguments_of(
         seed=seed,
         **parallel,
     )
+    if made.n_gpu > 1:  # a process without a launcher would feed every GPU a batch of its own
+        made._n_gpu = 1
+    return made
