@@ -103,14 +103,20 @@ class Reader:
         self, row: Row, ids: list[int], offsets: Sequence[tuple[int, int]], filled: _Text
     ) -> list[int]:
         labels = [IGNORED] * len(ids)
-        for number, (start, end) in enumerate(filled.spans, 1):
-            inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
-            if not inside:
+        inside: list[list[int]] = [[] for _ in filled.spans]
+        number = 0
+        for i, (a, b) in enumerate(offsets):  # answers stand one behind the other
+            while number < len(inside) and a >= filled.spans[number][1]:
+                number += 1
+            if number < len(inside) and b > filled.spans[number][0]:
+                inside[number].append(i)
+        for number, (found, (_, end)) in enumerate(zip(inside, filled.spans, strict=True), 1):
+            if not found:
                 raise RowError(
                     "no tokens", f"{row.name}: the tokenizer drops answer {number}. Rewrite it."
                 )
-            last = self._end_of_turn(ids, offsets, filled.text, end, inside[-1])
-            labels[inside[0] : last + 1] = ids[inside[0] : last + 1]
+            last = self._end_of_turn(ids, offsets, filled.text, end, found[-1])
+            labels[found[0] : last + 1] = ids[found[0] : last + 1]
         return labels
 
     def _end_of_turn(
