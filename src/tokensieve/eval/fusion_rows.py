@@ -36,6 +36,8 @@ class Row:
         """Its name in a table; an arm of kept tokens is handed them by its own keeper."""
         if self.variant == "full" or KEEPERS.get(self.arm) == self.variant:
             return self.arm
+        if self.variant == "no-image":
+            return "no image"
         return f"{self.arm}, then {self.variant}"
 
 
