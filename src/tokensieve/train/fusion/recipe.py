@@ -125,7 +125,9 @@ class RunConfig(_Section):
 
     log_every: int = option(10, "Steps between two lines of log.jsonl.")
     save_every: int = option(500, "Steps between two checkpoints.")
-    workers: int = option(4, "Processes that read pictures ahead, for each process that trains.")
+    workers: int = option(
+        4, "Processes that read ahead for each that trains, no more than the machine has cores."
+    )
     dtype: str = option(
         "auto", "Numbers of out/model: float32, bfloat16, float16; auto: bfloat16 after bf16."
     )

@@ -3,6 +3,7 @@ encoder, a learning rate each for projector and LLM, checkpoints that hold what 
 
 from __future__ import annotations
 
+import os
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,7 +172,7 @@ def arguments_of(
         logging_steps=recipe.run.log_every,
         logging_nan_inf_filter=False,
         save_steps=recipe.run.save_every,
-        dataloader_num_workers=recipe.run.workers,
+        dataloader_num_workers=min(recipe.run.workers, os.cpu_count() or 1),
         dataloader_pin_memory=gpu,
         remove_unused_columns=False,
         disable_tqdm=True,
