@@ -3,8 +3,8 @@ encoder, a learning rate each for projector and LLM, checkpoints that hold what 
 
 from __future__ import annotations
 
-import os
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
