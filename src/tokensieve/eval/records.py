@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import InputError
 
 Record = dict[str, Any]
 _PACKAGES = ("tokensieve", "torch", "transformers", "numpy", "pillow", "safetensors")
-_ROOT = Path(__file__).resolve().parents[3]
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -38,9 +36,9 @@ def file_hash(path: Path) -> str:
 def provenance() -> Record:
     """Commit, versions and machine of this run."""
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": _git("status", "--porcelain", "--", "src").splitlines(),
-        "versions": {name: _version(name) for name in _PACKAGES}
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted": git("status", "--porcelain", "--", "src").splitlines(),
+        "versions": {name: version_of(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
         "machine": {
             "cpu": _cpu(),
@@ -90,23 +88,6 @@ def shorter(path: Path, config: Mapping[str, Any]) -> Record | None:
     had = record["config"].get("pictures", 0)
     whole = had % int(config["batch"]) == 0 and 0 < had < config["pictures"]
     return record if whole and {**config, "pictures": had} == record["config"] else None
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _cpu() -> str:

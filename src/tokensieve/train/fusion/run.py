@@ -10,9 +10,7 @@ import hashlib
 import logging
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
@@ -22,6 +20,7 @@ import torch
 
 from tokensieve.data.extras import need
 from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
+from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.hf.fingerprint import state_hash
 from tokensieve.hf.models import Loaded
@@ -193,8 +192,8 @@ class _Run:
         """train.json: what this training is, what made it, what it left out."""
         write_json(self.out / "train.json", {
             **self.record, "run": self.recipe.run.to_dict(), "skipped": self._skipped(),
-            "commit": _commit(), "finished": finished,
-            "versions": {name: _version(name) for name in _PACKAGES}
+            "commit": git("rev-parse", "HEAD"), "finished": finished,
+            "versions": {name: version_of(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
         })  # fmt: skip
 
@@ -246,22 +245,3 @@ def _record(
             "end": rows.reader.end,
         },
     }
-
-
-def _commit() -> str:
-    """Of the source this runs from; empty for an installed package."""
-    root = Path(__file__).resolve().parents[4]
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
