@@ -52,7 +52,7 @@ def blocked(model, inputs, stages):
 
         def before(_module, args, kwargs, left_BS=left_BS, number=number):
             rows, Q = args[0].shape[:2]
-            cache = kwargs.get("past_key_values")
+            cache = kwargs["cache" if "cache" in kwargs else "past_key_values"]
             seen = 0 if cache is None else cache.get_seq_length(number)
             left = left_BS.repeat_interleave(rows // len(left_BS), 0)
             left = torch.cat([left, left.new_ones(rows, seen + Q - S)], 1)

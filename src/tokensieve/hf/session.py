@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, UnsupportedError
+from tokensieve.hf.compat import cache_of
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.report import Report
@@ -163,7 +164,7 @@ class Session:
         return changed
 
     def _shorten_forward(self, bound: dict[str, Any]) -> Compressed | None:
-        cache = bound.get("past_key_values")
+        cache = cache_of(bound)
         pictures = any(bound.get(key) is not None for key in PIXELS)
         if not pictures and not bound.get("mm_encoder_outputs"):
             if cache is not None and cache.get_seq_length() > 0:
@@ -209,7 +210,7 @@ class Session:
 
 
 def _refuse(inputs: Mapping[str, Any]) -> None:
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     if cache is not None and cache.get_seq_length() > 0:
         raise UnsupportedError(
             "Expected a prompt without a cache. Got pictures behind a filled cache, whose tokens "
@@ -243,7 +244,7 @@ def _refuse_inside(model: Any, inputs: Mapping[str, Any]) -> None:
 
 def _refuse_continuation(bound: Mapping[str, Any]) -> None:
     """A decode loop of the caller's own must say where its tokens stand."""
-    cache, ids = bound.get("past_key_values"), bound.get("input_ids")
+    cache, ids = cache_of(bound), bound.get("input_ids")
     if cache is None or ids is None or cache.get_seq_length() == 0:
         return
     mask = bound.get("attention_mask")

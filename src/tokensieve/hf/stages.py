@@ -21,6 +21,7 @@ from transformers import Cache
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
+from tokensieve.hf.compat import cache_at
 from tokensieve.hf.encode import Encoded, asked_text
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
@@ -116,12 +117,12 @@ class Stages:
         last = self.reports[-1].prompts if self.reports else ()
         return Call(last, {**ms, **self.ms}, tuple(self.reports))
 
-    def _begin(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+    def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first layer: refuse what would go wrong silently."""
         self.masks = {}
         if self.filled:
             return
-        require_growing(kwargs.get("past_key_values"))
+        require_growing(cache_at(module, args, kwargs))
         if self.decoder.training and getattr(self.decoder, "gradient_checkpointing", False):
             raise UnsupportedError(
                 "Expected no gradient checkpointing, which runs layers twice. Got it switched on. "
@@ -133,7 +134,7 @@ class Stages:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
         if not self.filled and number in self.stages:
-            self.cache = kwargs.get("past_key_values")
+            self.cache = cache_at(self.decoder.layers[number], args, kwargs)
             require_growing(self.cache)  # the model may have made it
             hidden = self._cut(number, hidden)
         gather = self._gather(number)
