@@ -1,12 +1,13 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+INPUTS ?= 10000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Training spends its time in the kernel without these: glibc hands large buffers back at each step.
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test check lint types layers nano control selector presets conditional \
+.PHONY: help setup demo test fuzz check lint types layers nano control selector presets conditional \
 	fusion results results-inside results-ablations results-adaptive results-fusion results-worlds \
 	receipts rates store clean
 
@@ -42,6 +43,9 @@ demo: .venv/.setup  ## Ask the embedded model about shipped pictures, with fewer
 
 test: .venv/.test  ## Run the tests
 	$(BIN)/python -m pytest
+
+fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
+	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz
 
 check: lint types layers  ## Everything CI checks besides the tests
 

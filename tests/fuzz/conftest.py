@@ -1,0 +1,25 @@
+"""Around every fuzz target: nothing on stderr, no file left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _clean(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[None]:
+    """Run in an empty folder, with temporary files in another; both are empty afterwards."""
+    here, temporary = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("temporary")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield
+    left = [path for folder in (here, temporary) for path in Path(folder).rglob("*")]
+    assert not left, f"left behind: {left}"
+    assert not capfd.readouterr().err
