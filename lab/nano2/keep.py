@@ -1,0 +1,69 @@
+"""Checkpoints in one file: weights, moments, averages, and in its head the state as JSON.
+
+One file is written beside its place and moved there, so that a checkpoint is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def save(
+    file: Path,
+    model: nn.Module,
+    averaged: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write everything that the next step depends on."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in averaged.items()}
+    for number, held in optimiser.state_dict()["state"].items():
+        for name, value in held.items():
+            tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    whole = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    save_file(whole, part, metadata={"state": json.dumps(state)})
+    os.replace(part, file)
+
+
+def load(
+    file: Path,
+    model: nn.Module,
+    averaged: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+) -> dict[str, Any] | None:
+    """Restore what `save` wrote and return its state; None where there is no checkpoint."""
+    if not file.exists():
+        return None
+    tensors = load_file(file)
+    model.load_state_dict(part(tensors, "model."))
+    averaged.update(part(tensors, "averaged."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in part(tensors, "optimiser.").items():
+        number, name = key.split(".", 1)
+        moments.setdefault(int(number), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    return state_of(file)
+
+
+def state_of(file: Path) -> dict[str, Any]:
+    """The JSON in the head of a checkpoint."""
+    with safe_open(file, "pt") as opened:
+        state: dict[str, Any] = json.loads(opened.metadata()["state"])
+    return state
+
+
+def part(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `head`, without it."""
+    return {name[len(head) :]: value for name, value in tensors.items() if name.startswith(head)}
