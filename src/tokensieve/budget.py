@@ -1,11 +1,12 @@
 """`keep` to token counts, by one rounding rule.
 
-A fraction f of n tokens is round-half-up(f * n), at least one. A whole number of two or more is a
-count of tokens per picture; 1 and 1.0 both mean "all", because nobody asks for a single token and
-everybody expects ``keep=1`` to change nothing.
+A fraction f of n tokens is round-half-up(f * n), at least one. A whole number of two or more is the
+most tokens a picture keeps: one that has fewer keeps all. 1 and 1.0 both mean "all", because nobody
+asks for a single token and everybody expects ``keep=1`` to change nothing.
 
 Pools: a budget is spent over each crop evenly ("crop"), over all crops of a picture ("image"), or
-over all pictures of a prompt ("prompt"). In the last two, crops compete token by token.
+over all pictures of a prompt ("prompt"). In the last two, crops compete token by token. A whole
+number is a total: of a picture, with "prompt" of all pictures of a prompt together.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class Pool(StrEnum):
     IMAGE = "image"
     PROMPT = "prompt"
 
+    @property
+    def total_of(self) -> str:
+        """What a whole-number `keep` is a total of."""
+        return "prompt" if self is Pool.PROMPT else "picture"
+
 
 def check_keep(keep: object) -> float | int:
     """Return `keep` as a float fraction in (0, 1] or an int count >= 2.
@@ -47,17 +53,13 @@ def check_keep(keep: object) -> float | int:
 
 
 def count(keep: float | int, total: int) -> int:
-    """Tokens to keep of `total`.
+    """Tokens to keep of `total`: a count is the most, so all where there are fewer.
 
-    Raises `BudgetError` for an invalid `keep` or a count above `total`.
+    Raises `BudgetError` for an invalid `keep`.
     """
     keep = check_keep(keep)
     if isinstance(keep, int):
-        if keep > total:
-            raise BudgetError(
-                f"Expected `keep` of at most {total}, the visual tokens there are. Got {keep}."
-            )
-        return keep
+        return min(keep, total)
     return min(total, max(1, math.floor(keep * total + 0.5 + EPS)))
 
 
@@ -105,8 +107,9 @@ def split_by_weight(total: int, weights: Sequence[float | int], sizes: Sequence[
 def split_evenly(keep: float | int, sizes: list[int]) -> list[int]:
     """Tokens to keep of each crop of one picture, crops of `sizes` tokens, budget even.
 
-    A fraction is taken of each crop. A count is shared in proportion to size, leftovers to the
-    largest remainders (the earlier crop on a tie), at least one token a crop.
+    A fraction is taken of each crop. A count is the picture's total, shared in proportion to size,
+    leftovers to the largest remainders (the earlier crop on a tie), at least one token a crop; one
+    above what there is keeps all.
 
     Raises `BudgetError` for an invalid `keep`, or a count below one token per crop.
     """
@@ -117,8 +120,8 @@ def split_evenly(keep: float | int, sizes: list[int]) -> list[int]:
     target = count(keep, total)
     if target < len(sizes):
         raise BudgetError(
-            f"Expected `keep` of at least {len(sizes)}, one token per crop. Got {keep}. "
-            "Pool the budget over the picture (pool='image') or keep more."
+            f"Expected `keep` of at least {len(sizes)} tokens of a picture, one per crop. Got "
+            f"{keep}. Pool the budget over the picture (pool='image') or keep more."
         )
     shares = [target * size / total for size in sizes]
     counts = [max(1, math.floor(share + EPS)) for share in shares]

@@ -2,7 +2,7 @@
 
 TokensieveError
 ├── ConfigError (ValueError)        an argument or option is out of range or contradictory
-│   ├── BudgetError                 ``keep`` is no fraction in (0, 1] and no possible count
+│   ├── BudgetError                 ``keep`` is no fraction in (0, 1] and no count that can be spent
 │   └── UnknownNameError (KeyError) no method, model or kind of that name
 ├── InputError (ValueError)         the data handed in cannot be used
 │   ├── PictureError                a picture file is missing, broken, too large or not a picture
@@ -34,7 +34,7 @@ class ConfigError(TokensieveError, ValueError):
 
 
 class BudgetError(ConfigError):
-    """``keep`` is neither a fraction in (0, 1] nor a count the picture can give."""
+    """``keep`` is neither a fraction in (0, 1] nor a count from 2 that can be spent."""
 
 
 class UnknownNameError(ConfigError, KeyError):

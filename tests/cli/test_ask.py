@@ -48,9 +48,9 @@ def test_fewer_tokens_cost_less(ask):
     assert half["llm_flops"] < full["llm_flops"]
 
 
-def test_keep_of_three_is_three_tokens_and_of_one_is_all(ask):
+def test_keep_of_three_is_three_tokens_and_of_one_or_many_is_all(ask):
     assert ask("--method", "stride", "--keep", "3")["kept_tokens"] == 3
-    for one in ("1", "1.0"):
+    for one in ("1", "1.0", "17", "1000000"):
         assert ask("--method", "random", "--keep", one)["kept_tokens"] == 16
 
 

@@ -37,7 +37,6 @@ def refused(run, tmp_path):
         ("inf", "Got inf"),
         ("-1", "Got -1"),
         ("half", "Got 'half'"),
-        ("17", "Expected `keep` of at most 16"),
     ],
 )
 def test_keep_out_of_range(refused, picture, model_dir, keep, said):

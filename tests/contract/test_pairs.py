@@ -167,7 +167,7 @@ def test_the_report_is_of_the_whole_picture():
     assert [(s.layer, s.kept_tokens) for s in call.stages] == [(0, 8), (1, 6), (2, 4)]
     assert call.tokens_by_layer(3) == [8, 6, 4]
     assert int(call.prompts[0].images[0].crops[0].valid.sum()) == 16
-    said = "divprune+fastv at keep=4: 4 of 16 visual tokens (25%) from layer 1 and 2 of the LLM on"
+    said = "divprune+fastv at keep=4 a picture: 4 of 16 visual tokens (25%) from layer 1 and 2 "
     assert said in str(report)
     assert call.ms["select"] > 0
 

@@ -362,12 +362,6 @@ def test_arguments_are_checked_before_any_work(error, arguments):
     assert "generate" not in tiny.model.__dict__
 
 
-def test_too_many_tokens_asked_for():
-    tiny = build("llava")
-    with pytest.raises(BudgetError, match="at most 16"):
-        compress(tiny.model, tiny.inputs([1]), ByNorm(), 17)
-
-
 def test_keys_need_one_per_prompt():
     tiny = build("llava")
     with pytest.raises(ConfigError, match="2 keys"):

@@ -24,7 +24,9 @@ def ask(
     ] = "selector",
     keep: Annotated[
         str,
-        typer.Option(help="Fraction in (0, 1], or a whole number of tokens from 2. 1 keeps all."),
+        typer.Option(
+            help="Fraction in (0, 1]; or, from 2, the most tokens a picture keeps. 1 keeps all."
+        ),
     ] = "0.4",
     compare: Annotated[
         str, typer.Option(help="More methods to run, by commas: selector,random,full.")
@@ -92,5 +94,6 @@ def parse_keep(text: str) -> float | int:
             continue
         return check_keep(value)
     raise BudgetError(
-        f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens. Got '{text}'."
+        f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens from 2. Got "
+        f"'{text}'. Pass --keep 0.25 or --keep 64."
     )

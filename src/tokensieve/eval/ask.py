@@ -35,6 +35,7 @@ STAGES = ("encode", "select", "prefill", "decode")
 class Settings:
     """How to ask: what `sieve` takes, and how long the answer may be.
 
+    keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
     """
 

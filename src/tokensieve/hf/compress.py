@@ -112,7 +112,7 @@ def _applied(
         raise ConfigError(f"Expected {len(ids)} keys, one per prompt. Got {len(keys)}.")
     if not encoded.packings:  # a prompt without pictures
         empty = tuple(PromptReport(()) for _ in ids)
-        report = Report(plan.name, plan.keep, [Call(empty)])
+        report = Report(plan.name, plan.keep, [Call(empty)], plan.pool)
         return Compressed(encoded.inputs, None, report, ids), encoded, []
     stage = "encode" if plan.method.site is Site.PIXELS else "select"
     with timed(ms, stage, ids.device):
@@ -127,7 +127,7 @@ def _applied(
     if encoded.blank and new_rows is None:  # nothing to resize after all
         return _applied(model, plan, encode(model, encoded.inputs), keys)
     call = Call(prompt_reports(encoded, reductions, masks), ms)
-    report = Report(plan.name, plan.keep, [call])
+    report = Report(plan.name, plan.keep, [call], plan.pool)
     keep_R = torch.cat(masks)
     rows = None
     if bool(keep_R.any()):
@@ -154,7 +154,8 @@ def stage_plan(
     else:
         encoded = encode(model, inputs, signals=plan.signals(model))
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
-    report = Report(plan.name, plan.keep, [Call(tuple(PromptReport(()) for _ in ids), ms)])
+    calls = [Call(tuple(PromptReport(()) for _ in ids), ms)]
+    report = Report(plan.name, plan.keep, calls, plan.pool)
     if not encoded.packings:
         return Compressed(encoded.inputs, None, report, ids), None
     early: list[list[ImageReduction] | None] = []
@@ -186,7 +187,7 @@ def _pair_plan(
     """The prompt shortened by one method, and the stages of another on what is left."""
     done, encoded, masks = _applied(model, before, inputs, keys)
     call = done.report.calls[0]
-    done = replace(done, report=Report(plan.name, plan.keep, [call]))
+    done = replace(done, report=Report(plan.name, plan.keep, [call], plan.pool))
     if not encoded.packings:
         return done, None
     packings = tuple(

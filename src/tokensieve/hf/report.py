@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tokensieve.budget import Pool
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.reduce import ImageReduction
@@ -104,11 +105,16 @@ class Call:
 
 @dataclass
 class Report:
-    """Everything a sieve did while it was open; grows with every call of the model."""
+    """Everything a sieve did while it was open; grows with every call of the model.
+
+    keep: as asked; a whole number is the most tokens of a picture, or with pool "prompt" of all
+    pictures of a prompt together.
+    """
 
     method: str
     keep: float | int
     calls: list[Call] = field(default_factory=list)
+    pool: Pool = Pool.CROP
 
     @property
     def visual_tokens(self) -> int:
@@ -134,10 +140,15 @@ class Report:
         times = ", ".join(f"{stage} {spent:.1f} ms" for stage, spent in self.ms.items())
         calls = f"{len(self.calls)} call" + ("" if len(self.calls) == 1 else "s")
         text = (
-            f"{self.method} at keep={self.keep}: {self.kept_tokens} of {self.visual_tokens} "
+            f"{self.method} at keep={self._budget()}: {self.kept_tokens} of {self.visual_tokens} "
             f"visual tokens{share}{self._where()} in {calls}"
         )
         return f"{text}; {times}" if times else text
+
+    def _budget(self) -> str:
+        return (
+            f"{self.keep} a {self.pool.total_of}" if isinstance(self.keep, int) else f"{self.keep}"
+        )
 
     def _where(self) -> str:
         layers = sorted({s.layer for call in self.calls for s in call.stages if s.layer})

@@ -41,10 +41,12 @@ def sieve(
     method: a name of `method_names()` with its `options`, or an instance. Or a pair of them, the
         first before the LLM and the second inside it: the prompt is shortened by the first, and the
         second drops tokens of what is left.
-    keep: fraction in (0, 1], or whole number of tokens of a picture. For a pair of methods a pair,
-        both of the tokens there are at first.
+    keep: fraction in (0, 1], or a whole number from 2: at most so many tokens of each picture, all
+        of one that has fewer. With pool="prompt" it is the total of all pictures of a prompt. For a
+        pair of methods a pair, both of the tokens there are at first.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
-    pool: "crop", "image" or "prompt": over what the budget is spent (site "pixels": per crop only).
+    pool: "crop", "image" or "prompt": over what the budget is spent (sites "pixels" and "encoder":
+        per crop only).
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
     layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
         several, or a schedule (`PSigmoid`, `Stepwise`, `Searched` of tokensieve.schedules); None:
@@ -70,6 +72,6 @@ def sieve(
         model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
         layer=layer, recycle=recycle, cover=cover,
     )  # fmt: skip
-    report = Report(plan.name, plan.keep)
+    report = Report(plan.name, plan.keep, pool=plan.pool)
     with Session(model, plan, report):
         yield report

@@ -23,7 +23,8 @@ from tokensieve.types import Signal
 
 @dataclass(frozen=True)
 class Stage:
-    """From decoder layer `layer` on, the share or count `keep` of a picture's tokens remain.
+    """From decoder layer `layer` on, the share `keep` of a picture's tokens, or at most that
+    many, remain.
 
     `method` chooses them by the hidden states that enter the layer if its site is "llm"; otherwise
     it has chosen at its own site, before the LLM. signals: what it must be told of the attention
