@@ -63,12 +63,6 @@ def count(keep: float | int, total: int) -> int:
     return min(total, max(1, math.floor(keep * total + 0.5 + EPS)))
 
 
-def check_share(name: str, share: float | int) -> None:
-    """Raise `ConfigError` unless the option `name` holds a share, from 0 to 1."""
-    if not 0 <= share <= 1:
-        raise ConfigError(f"Expected `{name}` from 0 to 1. Got {share!r}. Give a share.")
-
-
 def split_by_weight(total: int, weights: Sequence[float | int], sizes: Sequence[int]) -> list[int]:
     """`total` tokens over crops of `sizes` tokens in proportion to `weights`, spent exactly.
 

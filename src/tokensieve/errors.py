@@ -46,9 +46,9 @@ class UnknownNameError(ConfigError, KeyError):
     def of(cls, what: str, got: str, known: Iterable[str]) -> UnknownNameError:
         """Build the message "Unknown {what} ... did you mean ...? Known: ..."."""
         names = sorted(known)
-        close = difflib.get_close_matches(got, names, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        return cls(f"Unknown {what} '{got}'.{hint} Known: {', '.join(names)}.")
+        shown = got if len(got) <= 80 else f"{got[:60]}..."
+        hint = did_you_mean(shown, names)
+        return cls(f"Unknown {what} '{shown}'.{hint} Known: {', '.join(names)}.")
 
 
 class InputError(TokensieveError, ValueError):
@@ -93,3 +93,9 @@ class TrainingError(TokensieveError, RuntimeError):
 
 class UnsupportedError(TokensieveError, RuntimeError):
     """The model, site or mode is not one this method can act on."""
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """The words " Did you mean '...'?" where a known name is near, else none."""
+    close = difflib.get_close_matches(got, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -20,6 +20,7 @@ from tokensieve.errors import (
     NonFiniteError,
     UnsupportedError,
 )
+from tokensieve.fields import check_fields, option
 
 
 class Site(StrEnum):
@@ -78,16 +79,20 @@ class EncoderInfo:
     """
 
     model_type: str
-    width: int
-    layer: int  # as the VLM's `vision_feature_layer`; 0 counts the embeddings, -1 is the last
-    depth: int
-    heads: int
-    ffn: int
+    width: int = option(low=0, high=2**20)
+    layer: int = option(low=-4096, high=4096)  # as the VLM's `vision_feature_layer`: 0 counts the
+    # embeddings, -1 is the last
+    depth: int = option(low=0, high=4096)
+    heads: int = option(low=0, high=2**12)
+    ffn: int = option(low=0, high=2**20)
     grid: tuple[int, int] | None = None  # tokens of one crop; None: varies with the picture
     site: Site = Site.FEATURES
-    embed_width: int | None = None
+    embed_width: int | None = option(None, low=1, high=2**20)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.grid is not None and not all(1 <= side <= 2**12 for side in self.grid):
+            raise ConfigError(f"Expected a grid of 1 to 4096 rows and columns. Got {self.grid}.")
         if self.site not in (Site.FEATURES, Site.EMBEDS, Site.LLM):
             raise ConfigError(
                 f"Expected the site 'features', 'embeds' or 'llm'. Got '{self.site}'."

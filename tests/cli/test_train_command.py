@@ -61,7 +61,7 @@ def test_a_second_run_goes_on_and_says_the_same(run, store, tmp_path):
         (("--set", "train.stepz=3"), "Did you mean 'train.steps'"),
         (("--set", "train.lr"), "Expected section.field=value"),
         (("--steps", "0"), "Expected `steps` of at least 1"),
-        (("--precision", "fp8"), "Expected `precision` no or bf16"),
+        (("--precision", "fp8"), "Unknown precision 'fp8'. Known: bf16, no"),
         (("--mix", "coco"), "Expected --mix SOURCE=WEIGHT"),
         (("--mix", "coco=1"), "Unknown source of features 'coco'. Known: memory"),
         (("--tracker", "tensorbord"), "Did you mean 'tensorboard'"),
@@ -69,6 +69,14 @@ def test_a_second_run_goes_on_and_says_the_same(run, store, tmp_path):
         (("--config", "no.json"), "Expected settings as JSON in no.json"),
         (("--accumulate", "3"), "Set train.batch to a multiple of 3"),
         (("--validation", "nowhere"), "nowhere"),
+        (("--seed", "-1"), "Expected `seed` of at least 0. Got -1"),
+        (("--set", f"selector.depth={10**30}"), "Expected `depth` of at most 256"),
+        (("--set", "selector.heads=0"), "Expected `heads` of at least 1"),
+        (("--set", "train.stages=inf"), "Expected `stages` such as 60+20+20"),
+        (("--set", "train.batch=999999999"), "Expected `batch` of at most 1048576"),
+        (("--set", "selector.width=65536", "--set", "selector.depth=256"), "Set a smaller depth"),
+        (("--set", "selector.heads=true"), "Expected selector.heads as int"),
+        (("--set", "train.lr=nan"), "Expected `lr` above 0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, run, store, tmp_path):

@@ -155,7 +155,7 @@ def test_a_model_of_several_seeds_has_one_job_each() -> None:
         list(three.jobs())
 
 
-@pytest.mark.parametrize("source", ["", [], [3]])
+@pytest.mark.parametrize("source", ["", []])
 def test_a_model_without_a_source_is_refused(source: object, tmp_path: Path) -> None:
     file = tmp_path / "suite.json"
     file.write_text(json.dumps({"suite": "x", "models": {"main": source}}))
@@ -229,6 +229,11 @@ def test_no_records_is_an_error(tmp_path: Path) -> None:
         ({"suite": "s", "variants": [], "topics": ["x"]}, UnknownNameError, "topic 'x'"),
         ({"suite": "s", "variants": [{"nam": 1}]}, UnknownNameError, "variant field 'nam'"),
         ({"suite": "s", "variants": [], "keeps": [1.7]}, ConfigError, "Expected `keep`"),
+        ({"suite": "s", "models": {"main": [3]}}, ConfigError, "Expected `models` as a mapping"),
+        ({"suite": "s", "variants": 3}, ConfigError, "Expected `variants` as a list of objects"),
+        ({"suite": "s", "variants": [], "pictures": True}, ConfigError, "as a whole number"),
+        ({"suite": "s", "variants": [], "batch": 10**9}, ConfigError, "`batch` of at most"),
+        ({"variants": []}, ConfigError, "`suite` among the fields of Suite"),
     ],
 )
 def test_bad_suites(tmp_path: Path, raw: dict[str, object], error: type[Exception], words: str

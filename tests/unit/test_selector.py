@@ -183,7 +183,7 @@ def _garble(folder: Path) -> None:
         (_poison, "Expected finite numbers in head.bias"),
         (_config(ffn=48), "Expected stack.layers.0.down.weight of shape (16, 48)"),
         (_config(colour="red"), "Unknown SelectorConfig field 'colour'"),
-        (_config(encoder={"width": 16}), "Expected an encoder with model_type"),
+        (_config(encoder={"width": 16}), "Expected `model_type` among the fields of EncoderInfo"),
         (_config(depth=0), "to describe a Selector. Expected `depth` of at least 1"),
         (_garble, "Expected JSON in"),
     ],

@@ -86,12 +86,12 @@ def test_rate_warms_up_and_falls_to_zero_in_each_stage() -> None:
         ("train.steps=many", "Expected train.steps as int | None. Got 'many'"),
         ("train.steps=0", "Expected `steps` of at least 1"),
         ("train.steps=none", "Expected `steps` or `epochs`. Got neither"),
-        ("train.stages=60-40", "Expected `stages` such as 60\\+20\\+20. Got '60-40'"),
-        ("train.precision=fp8", "Expected `precision` no or bf16. Got fp8"),
+        ("train.stages=60-40", "Expected `stages` such as 60\\+20\\+20, at most 100. Got '60-40'"),
+        ("train.precision=fp8", "Unknown precision 'fp8'. Known: bf16, no"),
         ("train.warmup=1", r"Expected `warmup` in \[0, 1\)"),
         ("objective.estimator=gumble", "Did you mean 'gumbel'"),
         ("objective.p=2", r"Expected `p` in \[0, 1\]"),
-        ("run.on_collapse=cry", "Expected `on_collapse` raise or log. Got cry"),
+        ("run.on_collapse=cry", "Unknown on_collapse 'cry'. Known: log, raise"),
     ],
 )
 def test_bad_settings_are_named(setting: str, message: str) -> None:

@@ -23,7 +23,8 @@ from tokensieve.data.manifest import MANIFEST, Summary, write_manifest
 from tokensieve.data.retry import check_same_pictures, skipped_chunks
 from tokensieve.data.shards import NONFINITE, Crop, Record, shard_name, write_shard
 from tokensieve.data.sources import Listing, Source
-from tokensieve.errors import ConfigError, NonFiniteError, UnknownNameError
+from tokensieve.errors import ConfigError, NonFiniteError
+from tokensieve.fields import check_fields, option
 from tokensieve.hf.models import Loaded
 from tokensieve.types import Site
 
@@ -42,18 +43,14 @@ class ExtractSettings:
     """
 
     site: Site = Site.FEATURES
-    dtype: str = "float16"
+    dtype: str = option("float16", choices=DTYPES)
     pixels: bool = False
-    chunk: int = 256
-    batch: int = 16
-    workers: int = 4
+    chunk: int = option(256, low=1, high=2**16)
+    batch: int = option(16, low=1, high=2**12)
+    workers: int = option(4, low=1, high=2**10)
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "batch", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Expected `{name}` of at least 1. Got {getattr(self, name)}.")
-        if self.dtype not in DTYPES:
-            raise UnknownNameError.of("dtype to store", self.dtype, DTYPES)
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from tokensieve.data.synth import generate
 from tokensieve.data.synth.picture import Picture, Question
-from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.eval import records
 from tokensieve.eval.remember import remembered_scores
 from tokensieve.eval.score import IGNORE, Batch, Outcome, prepare, score
 from tokensieve.eval.stats import pack_hits
 from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.tasks import Item, load_tasks, picture_hash
+from tokensieve.fields import as_fields, check_fields, check_names, option, read_object
 from tokensieve.hf.compress import compress
 from tokensieve.methods.base import Method
 
@@ -53,24 +53,20 @@ class AdaptiveConfig:
     weights: tuple[str, ...] = ("src/tokensieve/assets/selector-nano",)
     kinds: tuple[str, ...] = ("plain", "cluttered", "scene", "mixed")
     keeps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
-    pictures: int = 500
+    pictures: int = option(500, low=1, high=10**7)
     split: str = "test"
-    batch: int = 50
+    batch: int = option(50, low=1, high=2**14)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> AdaptiveConfig:
         """From a file; `overrides` that are not None win. Raises `ConfigError`."""
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as problem:
-            raise ConfigError(f"Expected a suite as JSON in {path}. Got: {problem}.") from None
+        raw = read_object(path, "a suite")
         raw |= {name: value for name, value in overrides.items() if value is not None}
-        known = [f.name for f in fields(cls)]
-        for name in raw:
-            if name not in known:
-                raise UnknownNameError.of("suite field", name, known)
-        lists = {k: tuple(v) for k, v in raw.items() if isinstance(v, list)}
-        return cls(**{**raw, **lists})
+        check_names("suite field", raw, (field.name for field in fields(cls)))
+        return cls(**as_fields(cls, raw))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from tokensieve.budget import check_keep
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.errors import ConfigError
 from tokensieve.eval.tasks import TOPICS, USUAL
+from tokensieve.fields import as_fields, check_fields, check_names, option, read_object, shown
 from tokensieve.methods.registry import method_class, method_names
 from tokensieve.types import Site
 
@@ -35,6 +35,9 @@ class Variant:
     kinds: tuple[str, ...] | None = None  # None: every kind of the suite
     positions: str | None = None  # None: the suite's
     layer: int | None = None  # the LLM's layer where tokens are dropped; None: before the LLM
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def seeds(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(seed number, options) of each run of this row.
@@ -78,13 +81,17 @@ class Suite:
     kinds: tuple[str, ...] = KINDS
     topics: tuple[str, ...] = USUAL
     keeps: tuple[float, ...] = KEEPS
-    pictures: int = 1000
+    pictures: int = option(1000, low=1, high=10**7)
     split: str = "test"
-    batch: int = 50
+    batch: int = option(50, low=1, high=2**14)
     positions: str = "keep"
-    prompt: str = "image-first"  # or "ask-first": question + image + question
+    # "ask-first": question + image + question
+    prompt: str = option("image-first", choices=PROMPTS)
     registry: Mapping[str, Any] | None = None  # fields of a row for each method that has none yet
     reading: str = ""  # what a person says of the results, for the page
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def jobs(self) -> Iterator[Job]:
         """Every record of the suite, model by model, in the order of its variants: a run cut short
@@ -151,44 +158,30 @@ def load_suite(path: Path, **overrides: Any) -> Suite:
 
     Raises `ConfigError` for a missing file, bad JSON, or a field or `keep` that makes no sense.
     """
-    try:
-        raw = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as problem:
-        raise ConfigError(f"Expected a suite as JSON in {path}. Got: {problem}.") from None
+    raw = read_object(path, "a suite")
     raw |= {k: v for k, v in overrides.items() if v is not None}
-    known = {f.name for f in fields(Suite)}
-    for name in raw:
-        if name not in known:
-            raise UnknownNameError.of("suite field", name, known)
-    raw["variants"] = tuple(_variant(v) for v in raw.get("variants", []))
-    raw["variants"] += tuple(_from_registry(raw.get("registry"), raw["variants"]))
-    for name in ("kinds", "topics", "keeps"):
-        if name in raw:
-            raw[name] = tuple(raw[name])
-    for name, source in raw.get("models", {}).items():
-        if not source or not all(isinstance(one, str) for one in source):
+    check_names("suite field", raw, (field.name for field in fields(Suite)))
+    rows, row = raw.get("variants", []), raw.get("registry")
+    if not (isinstance(rows, list) and all(isinstance(v, dict) for v in [*rows, row or {}])):
+        raise ConfigError(f"Expected `variants` as a list of objects in {path}. Got {shown(rows)}.")
+    variants = [_variant(v) for v in rows]
+    raw["variants"] = (*variants, *_from_registry(row, variants))
+    suite = Suite(**as_fields(Suite, raw))
+    for name, source in suite.models.items():
+        if not source:
             raise ConfigError(
                 f"Expected model '{name}' as what is loaded, or a list with one for each seed. "
                 f"Got {source!r}."
             )
-    suite = Suite(**raw)
-    for topic in suite.topics:
-        if topic not in TOPICS:
-            raise UnknownNameError.of("topic", topic, TOPICS)
+    check_names("topic", suite.topics, TOPICS)
     for keep in suite.keeps:
         check_keep(keep)
-    if suite.prompt not in PROMPTS:
-        raise UnknownNameError.of("prompt", suite.prompt, PROMPTS)
     return suite
 
 
 def _variant(raw: Mapping[str, Any]) -> Variant:
-    known = {f.name for f in fields(Variant)}
-    for name in raw:
-        if name not in known:
-            raise UnknownNameError.of("variant field", name, known)
-    lists = {k: tuple(raw[k]) for k in ("keeps", "models", "kinds") if raw.get(k) is not None}
-    return Variant(**{**raw, **lists})
+    check_names("variant field", raw, (field.name for field in fields(Variant)))
+    return Variant(**as_fields(Variant, raw))
 
 
 def _from_registry(row: Mapping[str, Any] | None, named: Sequence[Variant]) -> Iterator[Variant]:
@@ -197,13 +190,15 @@ def _from_registry(row: Mapping[str, Any] | None, named: Sequence[Variant]) -> I
     if row is None:
         return
     taken = {variant.method for variant in named}
+    if not isinstance(policies := row.get("positions", ["keep"]), list):
+        raise ConfigError(f"Expected `positions` of `registry` as a list. Got {shown(policies)}.")
     shared = {k: v for k, v in row.items() if k != "positions"}
     for name in method_names():
         cls = method_class(name)
         if name in taken or cls.trained:
             continue
         seeds = {"per_seed": {"seed": [0, 1, 2]}} if cls.stochastic else {}
-        for policy in row.get("positions", ["keep"]):
+        for policy in policies:
             if policy == "keep":
                 yield _variant({**shared, **seeds, "name": name, "method": name})
             elif cls.site is not Site.LLM:

@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import ConfigError
+from tokensieve.fields import check_values
 from tokensieve.functional.blocks import even_blocks
 from tokensieve.functional.topk import topk_mask
 from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, VisionTokens
@@ -39,6 +40,13 @@ class Method(ABC):
     reads_picture: ClassVar[bool] = True  # False: the encoder need not even run
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
     paper: ClassVar[str | None] = None  # "Title, arXiv id"
+
+    def __new__(cls, *values: Any, **options: Any) -> Any:
+        """Checked by their annotations before any `__post_init__` reads them: no method need say
+        what its options' types are. Raises `ConfigError`."""
+        names = (field.name for field in fields(cls))
+        check_values(cls, dict(zip(names, values, strict=False)) | options)
+        return super().__new__(cls)
 
     def options(self) -> dict[str, JsonValue]:
         """Field values as JSON: `get_method(name, **options)` makes an equal method.

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tokensieve.errors import (
     EncoderMismatchError,
-    UnknownNameError,
     UnsupportedError,
     WeightsError,
 )
+from tokensieve.fields import option
 from tokensieve.methods.base import ScoringMethod, keep_all
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import choose
@@ -53,11 +53,7 @@ class Conditional(ScoringMethod):
     paper: ClassVar[str | None] = "Adaptive Vision Token Selection for Multi-modal Inference"
 
     weights: str | Path | Selector | None = None
-    rule: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.rule is not None and self.rule not in CHOICES["rule"]:
-            raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
+    rule: str | None = option(None, choices=CHOICES["rule"])
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
         """The layer the weights are for."""

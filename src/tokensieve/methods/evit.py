@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.blocks import staged_blocks
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.places import own_places
@@ -39,11 +39,7 @@ class EViT(Method):
     site: ClassVar[Site] = Site.ENCODER
     paper: ClassVar[str | None] = "Not All Patches Are What You Need (EViT), arXiv 2202.07800"
 
-    stages: int = 3
-
-    def __post_init__(self) -> None:
-        if self.stages < 1:
-            raise ConfigError(f"Expected `stages` of 1 or more. Got {self.stages}.")
+    stages: int = option(3, low=1, high=256)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.CLS_ATTENTION)}

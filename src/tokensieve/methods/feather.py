@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.grid import cells_of_crops
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
@@ -47,11 +47,7 @@ class Feather(Method):
     paper: ClassVar[str | None] = "FEATHER, arXiv 2412.13180"
 
     uniform: bool | None = None
-    stride: int = 3
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ConfigError(f"Expected `stride` of at least 1. Got {self.stride}.")
+    stride: int = option(3, low=1, high=4096)
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         layers = scaled_layers(depth, (_EARLY, _LATE))

@@ -11,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokensieve.errors import UnknownNameError
+from tokensieve.fields import option
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod
 from tokensieve.types import (
@@ -45,11 +45,7 @@ class FoPru(ScoringMethod):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "FoPru, arXiv 2411.14164"
 
-    strategy: str = "rank"
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise UnknownNameError.of("strategy", self.strategy, STRATEGIES)
+    strategy: str = option("rank", choices=STRATEGIES)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.RECEIVED_ATTENTION, encoder.block)}

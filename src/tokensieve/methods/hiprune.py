@@ -11,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.budget import check_share
+from tokensieve.fields import option
 from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.grid import four_neighbours
 from tokensieve.functional.topk import topk_mask
@@ -51,12 +51,8 @@ class HiPrune(Method):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "HiPrune, arXiv 2508.00553"
 
-    alpha: float = 0.1
-    middle: float = 9 / 24
-
-    def __post_init__(self) -> None:
-        check_share("alpha", self.alpha)
-        check_share("middle", self.middle)
+    alpha: float = option(0.1, low=0, high=1)
+    middle: float = option(9 / 24, low=0, high=1)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         middle = min(int(self.middle * encoder.depth), encoder.block)

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokensieve.budget import check_share
 from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.tiles import sums_under_tiles
 from tokensieve.methods.base import ScoringMethod
 from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, VisionTokens
@@ -47,12 +47,9 @@ class HiRED(ScoringMethod):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "HiRED, arXiv 2408.10945"
 
-    alpha: float = 0.5
+    alpha: float = option(0.5, low=0, high=1)
     early: int = 0
     late: int | None = None
-
-    def __post_init__(self) -> None:
-        check_share("alpha", self.alpha)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         late = encoder.block if self.late is None else self.late

@@ -11,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import UnknownNameError
+from tokensieve.fields import option
 from tokensieve.functional.grid import cells, rectangle
 from tokensieve.functional.resample import MODES, resample
 from tokensieve.methods.base import Method, keep_none
@@ -34,11 +34,7 @@ class Interpolate(Method):
 
     site: ClassVar[Site] = Site.EMBEDS
 
-    mode: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UnknownNameError.of("mode", self.mode, MODES)
+    mode: str = option("bilinear", choices=MODES)
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None

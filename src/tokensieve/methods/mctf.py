@@ -5,7 +5,6 @@ B crops, L tokens.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.blocks import even_blocks
 from tokensieve.functional.matching import best_edges, deal, follow, join, join_down
 from tokensieve.functional.merge import mean_at
@@ -45,18 +44,10 @@ class Mctf(Method):
     site: ClassVar[Site] = Site.ENCODER
     paper: ClassVar[str | None] = "Multi-criteria Token Fusion, arXiv 2403.10030"
 
-    similarity: float = 1.0
-    information: float = 0.05
-    size: float = 0.025
+    similarity: float = option(1.0, over=0)
+    information: float = option(0.05, low=0)
+    size: float = option(0.025, low=0)
     proportional: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("similarity", "information", "size"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"Expected `{name}` of 0 or more. Got {value}.")
-        if self.similarity == 0:
-            raise ConfigError("Expected `similarity` above 0. Got 0, which merges the unlike.")
 
     @property
     def weighs_attention(self) -> bool:

@@ -11,8 +11,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.budget import check_share
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.places import own_places
@@ -58,16 +57,9 @@ class MustDrop(Method):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "MustDrop, arXiv 2411.10803"
 
-    threshold: float = 0.8
-    window: int = 3
-    protect: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_share("protect", self.protect)
-        if not -1 <= self.threshold <= 1:
-            raise ConfigError(f"Expected `threshold` from -1 to 1. Got {self.threshold}.")
-        if self.window < 2:
-            raise ConfigError(f"Expected `window` of at least 2. Got {self.window}.")
+    threshold: float = option(0.8, low=-1, high=1)
+    window: int = option(3, low=2, high=4096)
+    protect: float = option(0.5, low=0, high=1)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.CLS_ATTENTION, encoder.block)}

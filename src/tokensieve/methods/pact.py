@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.density import bounded_peaks
 from tokensieve.functional.matching import best_edges
@@ -51,16 +51,9 @@ class Pact(Method):
     site: ClassVar[Site] = Site.LLM
     paper: ClassVar[str | None] = "PACT, arXiv 2504.08966"
 
-    important: float = 0.55
-    cutoff: float = 0.21
-    recover: float = 1.5
-
-    def __post_init__(self) -> None:
-        if not (0 < self.important <= 1 and 0 < self.cutoff <= 2 and self.recover >= 0):
-            raise ConfigError(
-                "Expected `important` in (0, 1], `cutoff` in (0, 2] and `recover` of at least 0. "
-                f"Got {self.important}, {self.cutoff} and {self.recover}."
-            )
+    important: float = option(0.55, over=0, high=1)
+    cutoff: float = option(0.21, over=0, high=2)
+    recover: float = option(1.5, low=0)
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.fields import option
 from tokensieve.functional.absorb import absorb_nearest
 from tokensieve.functional.counts import outlier_counts
 from tokensieve.functional.topk import topk_mask
@@ -57,14 +57,10 @@ class PruMerge(Method):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "LLaVA-PruMerge, arXiv 2403.15388"
 
-    counts: str = "fixed"
-    neighbours: int = 32
+    counts: str = option("fixed", choices=COUNTS)
+    neighbours: int = option(32, low=1, high=2**20)
 
     def __post_init__(self) -> None:
-        if self.counts not in COUNTS:
-            raise UnknownNameError.of("counts", self.counts, COUNTS)
-        if self.neighbours < 1:
-            raise ConfigError(f"Expected `neighbours` of at least 1. Got {self.neighbours}.")
         # An instance says of itself what its class says of the default.
         object.__setattr__(self, "exact", self.counts == "fixed")
 

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.budget import check_share
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.absorb import absorb_nearest
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.grid import cells_of_crops
@@ -56,13 +55,8 @@ class PruMergePlus(Method):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "LLaVA-PruMerge+, arXiv 2403.15388"
 
-    uniform: float = 0.75
-    neighbours: int = 32
-
-    def __post_init__(self) -> None:
-        check_share("uniform", self.uniform)
-        if self.neighbours < 1:
-            raise ConfigError(f"Expected `neighbours` of at least 1. Got {self.neighbours}.")
+    uniform: float = option(0.75, low=0, high=1)
+    neighbours: int = option(32, low=1, high=2**20)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {

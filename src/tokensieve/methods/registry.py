@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from importlib import import_module
 
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.errors import ConfigError, UnknownNameError, did_you_mean
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 
@@ -75,13 +75,16 @@ def get_method(
 
     recycle (True or False), cover (a number): what to compose it with, as of `composed`.
 
-    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have, and what
-    `composed` raises.
+    Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have or of
+    another type, and what `composed` raises.
     """
     cls = method_class(name)
     fields = [field.name for field in dataclasses.fields(cls)]
     for option in options:
         if option not in fields:
             known = ", ".join(fields) or "none"
-            raise ConfigError(f"Method '{name}' has no option '{option}'. Its options: {known}.")
+            raise ConfigError(
+                f"Method '{name}' has no option '{option}'.{did_you_mean(option, fields)} "
+                f"Its options: {known}."
+            )
     return composed(cls(**options), recycle=recycle, cover=cover)

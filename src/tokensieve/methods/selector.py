@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import EncoderMismatchError, UnknownNameError, UnsupportedError, WeightsError
+from tokensieve.errors import EncoderMismatchError, UnsupportedError, WeightsError
+from tokensieve.fields import option
 from tokensieve.functional.counts import (
     adaptive_counts,
     largest_counts,
@@ -63,14 +64,10 @@ class LearnedSelection(ScoringMethod):
     paper: ClassVar[str | None] = "When Less is Enough, arXiv 2503.16660"
 
     weights: str | Path | Selector | None = None
-    rule: str | None = None
-    counts: str = "fixed"
+    rule: str | None = option(None, choices=CHOICES["rule"])
+    counts: str = option("fixed", choices=COUNTS)
 
     def __post_init__(self) -> None:
-        if self.rule is not None and self.rule not in CHOICES["rule"]:
-            raise UnknownNameError.of("rule", self.rule, CHOICES["rule"])
-        if self.counts not in COUNTS:
-            raise UnknownNameError.of("counts", self.counts, COUNTS)
         # An instance says of itself what its class says of the default.
         object.__setattr__(self, "exact", self.counts == "fixed")
         object.__setattr__(self, "on_average", self.counts == "adaptive")

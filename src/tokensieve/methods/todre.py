@@ -8,7 +8,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import UnknownNameError
+from tokensieve.fields import option
 from tokensieve.functional.cosine import cosine_along, mean_token
 from tokensieve.functional.diversity import k_centre, max_sum_diversity
 from tokensieve.methods.base import Method
@@ -36,14 +36,8 @@ class ToDRE(Method):
     site: ClassVar[Site] = Site.EMBEDS
     paper: ClassVar[str | None] = "ToDRE, arXiv 2505.18757"
 
-    rule: str = "k-centre"
-    start: str = "closest"
-
-    def __post_init__(self) -> None:
-        if self.rule not in _RULES:
-            raise UnknownNameError.of("rule", self.rule, _RULES)
-        if self.start not in ("closest", "farthest"):
-            raise UnknownNameError.of("start", self.start, ("closest", "farthest"))
+    rule: str = option("k-centre", choices=_RULES)
+    start: str = option("closest", choices=("closest", "farthest"))
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None

@@ -12,7 +12,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.text import text_attention
 from tokensieve.methods.base import Method, keep_all
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
@@ -41,11 +41,7 @@ class ToDRELLM(Method):
     budgeted: ClassVar[bool] = False
     paper: ClassVar[str | None] = "ToDRE, arXiv 2505.18757"
 
-    threshold: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"Expected `threshold` in [0, 1]. Got {self.threshold}.")
+    threshold: float = option(0.1, low=0, high=1)
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return dict.fromkeys(range(max(1, depth // 2), depth), keep)

@@ -5,7 +5,6 @@ B crops, L tokens.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.blocks import staged_blocks
 from tokensieve.functional.merge import spread_to
 from tokensieve.functional.topk import topk_mask
@@ -41,14 +40,8 @@ class TokenTransforming(Method):
     site: ClassVar[Site] = Site.ENCODER
     paper: ClassVar[str | None] = "Token Transforming, arXiv 2506.05709"
 
-    temperature: float = 0.1
-    stages: int = 3
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"Expected `temperature` above 0. Got {self.temperature}.")
-        if self.stages < 1:
-            raise ConfigError(f"Expected `stages` of 1 or more. Got {self.stages}.")
+    temperature: float = option(0.1, over=0)
+    stages: int = option(3, low=1, high=256)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.CLS_ATTENTION), "keys": Signal(Kind.KEYS)}

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokensieve.budget import check_share
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.absorb import runs_of
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.entropy import patch_entropy
@@ -60,13 +59,8 @@ class VFlowOpt(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     paper: ClassVar[str | None] = "VFlowOpt, arXiv 2508.05211"
 
-    alpha: float = 1.0
-    recycled: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ConfigError(f"Expected `alpha` of 0 or more. Got {self.alpha}.")
-        check_share("recycled", self.recycled)
+    alpha: float = option(1.0, low=0)
+    recycled: float = option(0.1, low=0, high=1)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.RECEIVED_ATTENTION, encoder.block)}

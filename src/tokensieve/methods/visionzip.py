@@ -11,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokensieve.budget import check_share
+from tokensieve.fields import option
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.matching import nearest_target
 from tokensieve.functional.merge import mean_at
@@ -53,10 +53,7 @@ class VisionZip(Method):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "VisionZip, arXiv 2412.04467"
 
-    contextual: float = 10 / 64
-
-    def __post_init__(self) -> None:
-        check_share("contextual", self.contextual)
+    contextual: float = option(10 / 64, low=0, high=1)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {

@@ -11,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.methods.base import ScoringMethod
 from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, VisionTokens
 
@@ -34,11 +34,7 @@ class VtcCls(ScoringMethod):
     site: ClassVar[Site] = Site.FEATURES
     paper: ClassVar[str | None] = "VTC-CLS, arXiv 2412.05819"
 
-    layers: int = 8
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ConfigError(f"Expected `layers` of at least 1. Got {self.layers}.")
+    layers: int = option(8, low=1, high=256)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokensieve.errors import ConfigError
+from tokensieve.fields import option
 from tokensieve.functional.attention import page_rank
 from tokensieve.functional.blocks import staged_blocks
 from tokensieve.functional.counts import rounded_share
@@ -44,16 +44,9 @@ class ZeroTPrune(Method):
     site: ClassVar[Site] = Site.ENCODER
     paper: ClassVar[str | None] = "Zero-TPrune, arXiv 2305.17328"
 
-    similar: float = 0.5
-    iterations: int = 30
-    stages: int = 3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.similar <= 1:
-            raise ConfigError(f"Expected `similar` from 0 to 1. Got {self.similar}.")
-        for name in ("iterations", "stages"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Expected `{name}` of 1 or more. Got {getattr(self, name)}.")
+    similar: float = option(0.5, low=0, high=1)
+    iterations: int = option(30, low=1, high=1000)
+    stages: int = option(3, low=1, high=256)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {"attention": Signal(Kind.ATTENTION_MAP), "keys": Signal(Kind.KEYS)}

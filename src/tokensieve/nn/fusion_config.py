@@ -11,31 +11,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokensieve.errors import ConfigError
-from tokensieve.nn.config import Config, option
+from tokensieve.fields import option
+from tokensieve.nn.config import CHOICES, Config
 
 
 @dataclass(frozen=True)
 class FusionConfig(Config):
     """Shape of a projector. The four kinds are the arms of the paper's ablation."""
 
-    width: int = option(1024, "C, channels of one encoder block.")
-    out_width: int = option(4096, "D, width of the LLM.")
-    rows: int = option(24, "H, rows of the encoder's grid.")
-    columns: int = option(24, "W, columns of the encoder's grid.")
-    blocks: int = option(1, "M, encoder blocks read; above 1 multi-block fusion makes one of them.")
-    kind: str = option("fusion", "fusion (STF), concat, avgpool, or mlp (every token, as LLaVA).")
-    kernel: int = option(2, "k, side of the cells of neighbouring tokens that become one; 1: mlp.")
-    fused: int = option(1, "E, tokens that become of a cell.")
-    form: str = option(
-        "paper", "paper (k x k convolution, last activation) or release (unfold, none)."
+    width: int = option(1024, "C, channels of one encoder block.", low=1, high=2**16)
+    out_width: int = option(4096, "D, width of the LLM.", low=1, high=2**17)
+    rows: int = option(24, "H, rows of the encoder's grid.", low=1, high=2**12)
+    columns: int = option(24, "W, columns of the encoder's grid.", low=1, high=2**12)
+    blocks: int = option(
+        1, "M, encoder blocks read; above 1 multi-block fusion makes one of them.", low=1, high=512
     )
+    kind: str = option(
+        "fusion", "fusion (STF), concat, avgpool, or mlp (every token, as LLaVA).",
+        choices=CHOICES["kind"],
+    )  # fmt: skip
+    kernel: int = option(
+        2, "k, side of the cells of neighbouring tokens that become one; 1: mlp.",
+        low=1, high=2**12,
+    )  # fmt: skip
+    fused: int = option(1, "E, tokens that become of a cell.", low=1, high=2**16)
+    form: str = option(
+        "paper", "paper (k x k convolution, last activation) or release (unfold, none).",
+        choices=CHOICES["form"],
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "out_width", "rows", "columns", "blocks", "kernel", "fused"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ConfigError(f"Expected `{name}` as a number of at least 1. Got {size!r}.")
         if self.kind == "mlp" and self.kernel != 1:
             raise ConfigError(
                 f"Expected kernel 1 for the kind 'mlp', which keeps every token. Got {self.kernel}."

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokensieve.errors import EncoderMismatchError, WeightsError
+from tokensieve.fields import check_fields, read_object
 from tokensieve.nn.config import encoder_from_dict
 from tokensieve.types import EncoderInfo
 
@@ -39,6 +40,7 @@ class Thresholds:
     values: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         blocks = self.encoder.block + 1
         rising = all(low < high for low, high in pairwise(self.shares))
         whole = all(len(row) == blocks for row in self.values)
@@ -69,14 +71,14 @@ class Thresholds:
     @classmethod
     def load(cls, path: str | Path) -> Thresholds:
         """Read what `save` wrote. Raises `WeightsError` for a missing or damaged file."""
+        read = read_object(path, "thresholds", WeightsError, _MAKE)
         try:
-            read = json.loads(Path(path).read_text(encoding="utf-8"))
             values = tuple(tuple(float(v) for v in row) for row in read["values"])
             shares = tuple(float(share) for share in read["shares"])
             return cls(encoder_from_dict(read["encoder"]), shares, values)
         except WeightsError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise WeightsError(
                 f"Expected a file of thresholds at {path}. Got {type(error).__name__}: {error}. "
                 f"{_MAKE}"

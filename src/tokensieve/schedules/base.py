@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError
+from tokensieve.fields import check_fields, option
 from tokensieve.types import EncoderInfo
 
 Stages = Mapping[int, float | int]
@@ -122,6 +123,7 @@ class Stepwise(Schedule):
     steps: Mapping[float, float]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.steps or not all(0 < place < 1 for place in self.steps):
             raise ConfigError(
                 "Expected steps as {part of the depth: keep}, parts between 0 and 1. Got "
@@ -155,11 +157,10 @@ class PSigmoid(Schedule):
     arXiv 2412.00556.
     """
 
-    steepness: float = 12.0
+    steepness: float = option(12.0, low=0, high=500)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.steepness <= 500:
-            raise ConfigError(f"Expected `steepness` from 0 to 500. Got {self.steepness}.")
+        check_fields(self)
 
     def stages(self, llm: EncoderInfo, keep: float | int) -> dict[int, float | int]:
         share, depth = mean_share(keep), llm.depth

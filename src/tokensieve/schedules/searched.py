@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
+from tokensieve.fields import check_fields, read_object
 from tokensieve.schedules.base import Schedule, check_schedule, mean_share
 from tokensieve.types import EncoderInfo
 
@@ -36,6 +37,7 @@ class Searched(Schedule):
     trace: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.trace:
             raise ConfigError("Expected a searched schedule with at least one entry. Got none.")
         for shares in self.trace:
@@ -73,17 +75,17 @@ class Searched(Schedule):
     @classmethod
     def load(cls, path: str | Path) -> Searched:
         """Read what `save` wrote. Raises `WeightsError` for a file that is none of it."""
+        advice = "Make one with tokensieve.hf.search."
+        data = read_object(path, "a searched schedule", WeightsError, advice)
         try:
-            data = json.loads(Path(path).read_text())
             if data["format"] != _FORMAT:
                 raise ValueError(f"format {data['format']}")
             given = {field: data["llm"][field] for field in _IDENTITY}
             llm = EncoderInfo(**given, layer=-1)
             trace = tuple(tuple(float(share) for share in shares) for shares in data["trace"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise WeightsError(
-                f"Expected a searched schedule at '{path}'. Got something else ({error}). Make one "
-                "with tokensieve.hf.search."
+                f"Expected a searched schedule at '{path}'. Got something else ({error}). {advice}"
             ) from error
         return cls(llm, trace)
 

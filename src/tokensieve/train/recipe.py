@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.nn.config import (
-    Config,
-    ObjectiveConfig,
-    ReconstructorConfig,
-    SelectorConfig,
-    option,
-)
+from tokensieve.fields import option, read_object, shown
+from tokensieve.nn.config import Config, ObjectiveConfig, ReconstructorConfig, SelectorConfig
 from tokensieve.train.settings import parse_settings
 from tokensieve.types import EncoderInfo
 
+MOST_STAGES = 100
 REFERENCE_WIDTH = 128  # where the default learning rate was found; Adam's falls as 1 / width
 
 
@@ -28,33 +24,31 @@ REFERENCE_WIDTH = 128  # where the default learning rate was found; Adam's falls
 class TrainConfig(Config):
     """The schedule: Adam, linear warm-up, cosine to zero, again in each stage."""
 
-    steps: int | None = option(900, "Optimiser steps. none: as many as `epochs` take.")
-    epochs: float | None = option(None, "Passes over the features, where `steps` is none.")
+    steps: int | None = option(
+        900, "Optimiser steps. none: as many as `epochs` take.", low=1, high=10**9
+    )
+    epochs: float | None = option(
+        None, "Passes over the features, where `steps` is none.", over=0, high=10**6
+    )
     stages: str = option("1", "Shares of the steps, such as 60+20+20; each has its own cosine.")
-    batch: int = option(16, "Crops of an optimiser step, over all processes.")
-    accumulate: int = option(1, "Parts of a process's share of the batch, one after another.")
-    precision: str = option("no", "Mixed precision: no or bf16.")
-    lr: float | None = option(None, "Peak learning rate. none: 1e-3 x 128 / width of the encoder.")
-    warmup: float = option(0.05, "Share of each stage's steps spent warming up.")
-    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.")
-    normaliser_crops: int = option(1024, "Crops from which mean and std are measured.")
+    batch: int = option(16, "Crops of an optimiser step, over all processes.", low=1, high=2**20)
+    accumulate: int = option(
+        1, "Parts of a process's share of the batch, one after another.", low=1, high=2**20
+    )
+    precision: str = option("no", "Mixed precision: no or bf16.", choices=("no", "bf16"))
+    lr: float | None = option(
+        None, "Peak learning rate. none: 1e-3 x 128 / width of the encoder.", over=0
+    )
+    warmup: float = option(0.05, "Share of each stage's steps spent warming up.", low=0, under=1)
+    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", low=0)
+    normaliser_crops: int = option(
+        1024, "Crops from which mean and std are measured.", low=1, high=2**20
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch", "accumulate", "normaliser_crops"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"Expected `{name}` of at least 1. Got {value}.")
-        for name in ("lr", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"Expected `{name}` above 0. Got {value}.")
         if self.steps is None and self.epochs is None:
             raise ConfigError("Expected `steps` or `epochs`. Got neither. Set one.")
-        if self.precision not in ("no", "bf16"):
-            raise ConfigError(f"Expected `precision` no or bf16. Got {self.precision}.")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"Expected `warmup` in [0, 1). Got {self.warmup}.")
         self.stage_ends()
 
     def resolved(self, crops: int, encoder: EncoderInfo) -> TrainConfig:
@@ -72,8 +66,12 @@ class TrainConfig(Config):
             shares = [float(part) for part in self.stages.split("+")]
         except ValueError:
             shares = []
-        if not shares or min(shares) <= 0:
-            raise ConfigError(f"Expected `stages` such as 60+20+20. Got '{self.stages}'.")
+        right = shares and all(0 < share < math.inf for share in shares)
+        if not right or len(shares) > MOST_STAGES or not math.isfinite(sum(shares)):
+            raise ConfigError(
+                f"Expected `stages` such as 60+20+20, at most {MOST_STAGES}. Got "
+                f"{shown(self.stages)}."
+            )
         total, done, ends = self.steps or 0, 0.0, []
         for share in shares:
             done += share
@@ -98,20 +96,16 @@ class TrainConfig(Config):
 class RunConfig(Config):
     """What is watched and written; nothing here changes what is learned."""
 
-    log_every: int = option(20, "Steps between two lines of log.jsonl.")
-    save_every: int = option(100, "Steps between two checkpoints.")
-    validate_every: int = option(300, "Steps between two validations.")
-    validation_crops: int = option(256, "Crops a validation looks at.")
-    patience: int = option(50, "Steps a mask may be all ones or all zeros before it is an error.")
-    on_collapse: str = option("raise", "raise, or log (ablations show the collapse).")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("log_every", "save_every", "validate_every", "validation_crops", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Expected `{name}` of at least 1. Got {getattr(self, name)}.")
-        if self.on_collapse not in ("raise", "log"):
-            raise ConfigError(f"Expected `on_collapse` raise or log. Got {self.on_collapse}.")
+    log_every: int = option(20, "Steps between two lines of log.jsonl.", low=1, high=10**9)
+    save_every: int = option(100, "Steps between two checkpoints.", low=1, high=10**9)
+    validate_every: int = option(300, "Steps between two validations.", low=1, high=10**9)
+    validation_crops: int = option(256, "Crops a validation looks at.", low=1, high=10**9)
+    patience: int = option(
+        50, "Steps a mask may be all ones or all zeros before it is an error.", low=1, high=10**9
+    )
+    on_collapse: str = option(
+        "raise", "raise, or log (ablations show the collapse).", choices=("raise", "log")
+    )
 
 
 SECTIONS: dict[str, type[Config]] = {
@@ -170,12 +164,8 @@ def load_preset(name: str) -> Preset:
 
 def read_settings(path: str | Path) -> list[str]:
     """`section.field=value` settings of a JSON file. Raises `ConfigError` if it is none."""
-    path = Path(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Expected settings as JSON in {path}. Got: {error}.") from error
-    if not isinstance(values, dict) or any(isinstance(v, dict | list) for v in values.values()):
+    values = read_object(path, "settings")
+    if any(isinstance(value, dict | list) for value in values.values()):
         raise ConfigError(
             f'Expected {{"section.field": value, ...}} in {path}. Got other JSON. See '
             "--list-settings."

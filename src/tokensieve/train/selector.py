@@ -6,6 +6,7 @@ uninterrupted one exactly. Accelerate finds the devices and processes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -19,6 +20,7 @@ from torch import Tensor
 from tokensieve.data.extras import need
 from tokensieve.data.features import FeatureStore
 from tokensieve.errors import ConfigError, EncoderMismatchError
+from tokensieve.fields import check_number
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ReconstructorConfig
 from tokensieve.nn.ranking import calibrate
@@ -28,6 +30,7 @@ from tokensieve.train.checkpoint import load_checkpoint
 from tokensieve.train.journal import check_tracker, flat
 from tokensieve.train.loop import Run, logger
 from tokensieve.train.recipe import Recipe, TrainConfig
+from tokensieve.train.room import check_room, check_trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,14 +59,16 @@ def train_selector(
     trained on; 0: no validation.
 
     Raises `TrainingError` if the mask collapses or the loss diverges, `ConfigError` for a
-    checkpoint of another training or a batch that processes do not divide,
+    checkpoint of another training, a batch that processes do not divide or what this machine
+    cannot hold,
     `EncoderMismatchError` for a validation store of another encoder.
     """
-    out = Path(out)
+    out, seed = Path(out), check_number("seed", seed, low=0)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"Expected a folder to write to. Got the file {out}. Name another --out.")
     config = recipe.train.resolved(len(store), store.encoder)
     recipe = replace(recipe, train=config, reconstructor=_with_patch(recipe, store))
+    _check_room(store, recipe)
     judged = validation or store
     _check_validation(store, judged, recipe)
     held_N = held_out(store, 0.0 if validation else holdout)
@@ -100,6 +105,19 @@ def train_selector(
         _save(model, out)
     accelerator.end_training()
     return model
+
+
+def _check_room(store: FeatureStore, recipe: Recipe) -> None:
+    """Raise `ConfigError` where a process could hold neither its part of a batch nor the model."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    crops = -(-recipe.train.batch // (recipe.train.accumulate * world))
+    tokens = store.batch(torch.tensor([0])).features[0].numel()
+    check_room(
+        crops * tokens * 4 * 3, f"{crops:,} crops at once, read ahead and rebuilt,",
+        "Set a smaller train.batch, or a larger train.accumulate.",
+    )  # fmt: skip
+    parts = recipe.selector, recipe.reconstructor, recipe.objective
+    check_trainable(lambda: SelectorAutoencoder(*parts))
 
 
 def _calibrate(model: SelectorAutoencoder, store: FeatureStore, rows: Rows, seed: int) -> None:

@@ -10,62 +10,41 @@ from importlib import resources
 from typing import Any
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.nn.config import Config, option
+from tokensieve.fields import option
+from tokensieve.nn.config import Config
 from tokensieve.train.settings import parse_settings
 
 PARTS = ("projector", "llm", "lora")
-_CHOICES = {
-    "parts": PARTS,
-    "form": ("chat", "plain"),
-    "order": ("length", "random"),
-    "precision": ("auto", "no", "bf16"),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-}
-
-
-class _Section(Config):
-    """Checks the choices of its fields."""
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if (got := getattr(self, name, choices[0])) not in choices:
-                raise UnknownNameError.of(name, str(got), choices)
-
-    def _check_counts(self, *names: str) -> None:
-        for name in names:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"Expected `{name}` of at least 1. Got {value}.")
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Section):
+class TrainConfig(Config):
     """What learns, and the schedule: AdamW without weight decay, linear warm-up, cosine to zero."""
 
     parts: str = option(
-        "llm", "What learns: projector, llm (projector and LLM), lora (projector, LoRA in the LLM)."
+        "llm",
+        "What learns: projector, llm (projector and LLM), lora (projector, LoRA in the LLM).",
+        choices=PARTS,
     )
-    steps: int | None = option(None, "Optimiser steps. none: as many as `epochs` take.")
-    epochs: float = option(1.0, "Passes over the rows, where `steps` is none.")
-    batch: int = option(128, "Rows of an optimiser step, over all processes.")
-    per_device: int = option(16, "Rows a process takes at once, at most; the rest in turns.")
-    lr: float = option(2e-5, "Peak learning rate of the projector.")
-    llm_lr: float | None = option(None, "Peak learning rate of the LLM. none: the projector's.")
-    warmup: float = option(0.03, "Share of the steps spent warming up.")
-    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.")
-    precision: str = option("auto", "Mixed precision: bf16, no, or auto (bf16 where a GPU has it).")
+    steps: int | None = option(
+        None, "Optimiser steps. none: as many as `epochs` take.", low=1, high=10**9
+    )
+    epochs: float = option(1.0, "Passes over the rows, where `steps` is none.", over=0, high=10**6)
+    batch: int = option(128, "Rows of an optimiser step, over all processes.", low=1, high=2**20)
+    per_device: int = option(
+        16, "Rows a process takes at once, at most; the rest in turns.", low=1, high=2**20
+    )
+    lr: float = option(2e-5, "Peak learning rate of the projector.", over=0)
+    llm_lr: float | None = option(
+        None, "Peak learning rate of the LLM. none: the projector's.", over=0
+    )
+    warmup: float = option(0.03, "Share of the steps spent warming up.", low=0, under=1)
+    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", low=0)
+    precision: str = option(
+        "auto", "Mixed precision: bf16, no, or auto (bf16 where a GPU has it).",
+        choices=("auto", "no", "bf16"),
+    )  # fmt: skip
     checkpointing: bool = option(True, "Compute the LLM's activations again to save memory.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_counts("steps", "batch", "per_device")
-        for name in ("lr", "llm_lr", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"Expected `{name}` above 0. Got {value}.")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"Expected `warmup` in [0, 1). Got {self.warmup}.")
-        if not self.clip >= 0:
-            raise ConfigError(f"Expected `clip` of 0 or more. Got {self.clip}.")
 
     def shares(self, processes: int) -> tuple[int, int]:
         """(rows a process takes at once, turns) for the batch. Raises `ConfigError`."""
@@ -86,57 +65,49 @@ class TrainConfig(_Section):
 
 
 @dataclass(frozen=True)
-class DataConfig(_Section):
+class DataConfig(Config):
     """How rows become tokens."""
 
-    form: str = option("chat", "chat (the chat template) or plain (picture, caption, end).")
-    max_length: int = option(2048, "Tokens of a row, its picture's included; longer is a bad row.")
+    form: str = option(
+        "chat", "chat (the chat template) or plain (picture, caption, end).",
+        choices=("chat", "plain"),
+    )  # fmt: skip
+    max_length: int = option(
+        2048, "Tokens of a row, its picture's included; longer is a bad row.", low=1, high=2**24
+    )
     end: str | None = option(
         None,
         "Text behind each answer. none: the template's own end of turn, else the end of sequence.",
     )
-    order: str = option("length", "length (rows of like length share a step) or random.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_counts("max_length")
+    order: str = option(
+        "length", "length (rows of like length share a step) or random.",
+        choices=("length", "random"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LoraConfig(_Section):
+class LoraConfig(Config):
     """LoRA in every linear layer of the LLM, where train.parts=lora."""
 
-    rank: int = option(128, "Rank of the updates.")
-    alpha: float = option(256.0, "Updates are scaled by alpha / rank.")
-    dropout: float = option(0.05, "Dropout on what enters the updates.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_counts("rank")
-        if not (self.alpha > 0 and math.isfinite(self.alpha)):
-            raise ConfigError(f"Expected `alpha` above 0. Got {self.alpha}.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"Expected `dropout` in [0, 1). Got {self.dropout}.")
+    rank: int = option(128, "Rank of the updates.", low=1, high=2**16)
+    alpha: float = option(256.0, "Updates are scaled by alpha / rank.", over=0)
+    dropout: float = option(0.05, "Dropout on what enters the updates.", low=0, under=1)
 
 
 @dataclass(frozen=True)
-class RunConfig(_Section):
+class RunConfig(Config):
     """What is watched and written; nothing here changes what is learned."""
 
-    log_every: int = option(10, "Steps between two lines of log.jsonl.")
-    save_every: int = option(500, "Steps between two checkpoints.")
+    log_every: int = option(10, "Steps between two lines of log.jsonl.", low=1, high=10**9)
+    save_every: int = option(500, "Steps between two checkpoints.", low=1, high=10**9)
     workers: int = option(
-        4, "Processes that read ahead for each that trains, no more than the machine has cores."
-    )
+        4, "Processes that read ahead for each that trains, no more than the machine has cores.",
+        low=0, high=1024,
+    )  # fmt: skip
     dtype: str = option(
-        "auto", "Numbers of out/model: float32, bfloat16, float16; auto: bfloat16 after bf16."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_counts("log_every", "save_every")
-        if self.workers < 0:
-            raise ConfigError(f"Expected `workers` of 0 or more. Got {self.workers}.")
+        "auto", "Numbers of out/model: float32, bfloat16, float16; auto: bfloat16 after bf16.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )  # fmt: skip
 
 
 SECTIONS: dict[str, type[Config]] = {

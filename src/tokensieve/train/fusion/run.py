@@ -22,6 +22,7 @@ from tokensieve.data.extras import need
 from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
 from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.fields import check_number
 from tokensieve.hf.fingerprint import state_hash
 from tokensieve.hf.models import Loaded
 from tokensieve.nn.pretrained import read_json, write_json
@@ -32,6 +33,7 @@ from tokensieve.train.fusion.recipe import Recipe, uses_bf16
 from tokensieve.train.fusion.sharding import processes, wrapping
 from tokensieve.train.fusion.tokens import Reader
 from tokensieve.train.journal import Journal
+from tokensieve.train.room import check_room
 
 logger = logging.getLogger("tokensieve.train")
 _PACKAGES = ("tokensieve", "torch", "transformers", "accelerate", "peft", "deepspeed")
@@ -60,12 +62,16 @@ def train_fusion(
     not divide; `TrainingError` where the loss is no number; `MissingPackageError`.
     """
     need("accelerate", "fusion", "to train")
-    out = Path(out)
+    out, seed = Path(out), check_number("seed", seed, low=0, high=2**32 - 1)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"Expected a folder to write to. Got the file {out}. Name another --out.")
     recipe.train.shares(processes())
     rows, found = _rows(loaded, data, images, recipe, skip_bad_rows)
     steps = recipe.steps(len(rows))
+    check_room(
+        steps * recipe.train.batch * 40, f"the order of {steps:,} steps",
+        "Set fewer train.steps, or fewer epochs.",
+    )  # fmt: skip
     places = order_of(rows, recipe.train.batch, steps, seed, recipe.data.order)
     shared = dict(parallel or {})
     record = _record(loaded, recipe, seed, rows, found, steps) | {"parallel": shared}
