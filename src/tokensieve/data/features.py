@@ -20,7 +20,7 @@ from torch import Tensor
 from tokensieve.data.groups import codes, grouped
 from tokensieve.data.identity import begin, make_identity, read_identity
 from tokensieve.data.manifest import Manifest, read_manifest, write_manifest
-from tokensieve.data.shards import Crop, Record, Shard, shard_name, write_shard
+from tokensieve.data.shards import Crop, Record, Shard, read_info, shard_name, write_shard
 from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
 from tokensieve.nn.config import encoder_from_dict
 from tokensieve.types import EncoderInfo, Grid, Grids
@@ -120,6 +120,13 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def usual_tokens(self) -> int:
+        """Tokens of a crop; where the grid varies, the mean of the first shard's."""
+        if self.encoder.grid is not None:
+            return self.encoder.grid[0] * self.encoder.grid[1]
+        info = read_info(self._paths[0])
+        return -(-info.tokens // max(1, len(info.grids)))
 
     def batch(self, rows: Int[Tensor, "B"], *, pixels: bool = False) -> FeatureBatch:
         """The crops `rows`.

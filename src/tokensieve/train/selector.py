@@ -111,9 +111,9 @@ def _check_room(store: FeatureStore, recipe: Recipe) -> None:
     """Raise `ConfigError` where a process could hold neither its part of a batch nor the model."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     crops = -(-recipe.train.batch // (recipe.train.accumulate * world))
-    tokens = store.batch(torch.tensor([0])).features[0].numel()
+    numbers = store.usual_tokens() * store.encoder.width
     check_room(
-        crops * tokens * 4 * 3, f"{crops:,} crops at once, read ahead and rebuilt,",
+        crops * numbers * 4 * 3, f"{crops:,} crops at once, read ahead and rebuilt,",
         "Set a smaller train.batch, or a larger train.accumulate.",
     )  # fmt: skip
     parts = recipe.selector, recipe.reconstructor, recipe.objective
