@@ -254,7 +254,7 @@ def test_placeholders_of_llava_1_5(kernel: int, fused: int, count: int) -> None:
     assert made._get_num_multimodal_tokens().num_image_tokens is None
     with pytest.raises(ConfigError, match=r"grid of 24 x 24 tokens. Got 5. Kernels that do: 1, 2"):
         FusedLlavaProcessor(pictures, made.tokenizer, patch_size=14, kernel=5).tokens(336, 336)
-    with pytest.raises(ConfigError, match=r"Expected `kernel` of at least 1. Got 0"):
+    with pytest.raises(ConfigError, match=r"Expected `kernel` as a number of at least 1. Got 0"):
         FusedLlavaProcessor(pictures, made.tokenizer, patch_size=14, kernel=0)
 
 
