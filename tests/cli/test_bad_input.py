@@ -1,13 +1,17 @@
 """Bad input on the command line: one clear line on stderr, exit code 2, nothing half-written."""
 
 import json
+import logging
 import shutil
+import time
 
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from tokensieve.data.files import written_whole
 from tokensieve.errors import ConfigError
+from tokensieve.hf.nano import NANO
 
 
 @pytest.fixture
@@ -98,7 +102,54 @@ def test_models_that_are_none(refused, picture, tmp_path):
 
 def test_a_hub_out_of_reach(refused, picture):
     said = refused("ask", picture, "what", "--model", "nobody/no-such-model")  # HF_HUB_OFFLINE=1
-    assert "Expected a model that Transformers can load in 'nobody/no-such-model'" in said
+    assert "Expected 'nobody/no-such-model' on the hub, in its cache, or as a model dir" in said
+    assert "Got no connection to the hub" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model", "Got no connection to the hub, no copy in the cache and no such directory"),
+        ("--weights", "Check the name and the network"),
+    ],
+)
+def test_a_hub_that_is_tried_again_and_again(refused, picture, monkeypatch, tmp_path, option, said):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    logger = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    assert said in refused("ask", picture, "what", option, "nobody/no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("processor_config.json", "Got LlavaProcessor without patch_size. Save it there"),
+        ("tokenizer.json", "Expected a model that Transformers can load in"),
+        ("preprocessor_config.json", "Expected a model that Transformers can load in"),
+        ("model.safetensors", "Expected a model that Transformers can load in"),
+    ],
+)
+def test_a_model_directory_that_is_not_whole(refused, picture, tmp_path, gone, said):
+    folder = tmp_path / "part"
+    shutil.copytree(NANO, folder)
+    (folder / gone).unlink()
+    assert said in refused("ask", picture, "what", "--model", folder)
+
+
+def test_a_directory_of_the_embedded_model(run, picture):
+    assert run("ask", picture, "what", "--model", NANO, "--max-new-tokens", 1)[0] == 0
+
+
+@pytest.mark.parametrize("spoilt", [{"vision_config": 5}, {"text_config": {"hidden_size": "x"}}])
+def test_a_config_that_makes_no_sense(refused, picture, tmp_path, spoilt):
+    folder = tmp_path / "spoilt"
+    shutil.copytree(NANO, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **spoilt}))
+    said = refused("ask", picture, "what", "--model", folder)
+    assert "Expected a model that Transformers can load in" in said
 
 
 def test_a_model_without_visual_tokens(refused, picture, tmp_path):

@@ -30,6 +30,8 @@ FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl")
 METHODS = [name for name in method_names() if method_class(name).site is Site.ENCODER]
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_method = pytest.mark.parametrize("method", METHODS)
+# A batch of another size is summed in another order, and weights this large blow that up.
+NEARLY = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def ready(name: str, model: object) -> Method:
@@ -142,7 +144,7 @@ def test_alone_as_in_a_batch(family, method):
     alone = compress(tiny.model, tiny.inputs([1]), instance, 0.4)
     first = kept_of(alone)
     assert kept_of(both)[: len(first)] == first
-    assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone))
+    assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone), **NEARLY)
 
 
 @every_family
@@ -153,7 +155,7 @@ def test_different_numbers_in_a_batch(family):
     assert len({len(kept) for kept in kept_of(both)}) > 1
     alone = compress(tiny.model, tiny.inputs([2]), Ragged(), 0.5)
     assert kept_of(both)[: len(kept_of(alone))] == kept_of(alone)
-    assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone))
+    assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone), **NEARLY)
 
 
 @every_family

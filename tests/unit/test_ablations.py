@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tokensieve.eval import records
 from tokensieve.eval.ablations.measure import auc, state_of
 from tokensieve.eval.ablations.report import spread, table, write_report
 from tokensieve.train import ablations as command
+from tokensieve.train.console import log_to_terminal
 from unit.train_toys import toy_store
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +102,12 @@ def test_the_page_says_means_extremes_and_what_is_not_run(tmp_path: Path) -> Non
     write_report(SPEC, Path("spec.json"), tmp_path / "results", tmp_path / "docs")
     assert "## Depth" in (tmp_path / "docs" / "ablations.md").read_text()
     assert (tmp_path / "docs" / "figures" / "ablation-curves.png").stat().st_size > 1000
+
+
+def test_a_command_hears_what_it_asked_for_whatever_ran_before(capsys) -> None:
+    logger = logging.getLogger("tokensieve.train")
+    log_to_terminal(logging.WARNING)
+    logger.info("not this")
+    log_to_terminal()
+    logger.info("but this")
+    assert capsys.readouterr().err == "but this\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,7 +211,8 @@ def test_pixels_of_patches_are_refused_at_once(maker, folder, tmp_path) -> None:
 def test_one_layer_of_the_llm_is_enough(name, tmp_path, monkeypatch) -> None:
     tiny = build(name)
     tiny.model.save_pretrained(tmp_path / name)
-    monkeypatch.setattr(tf.AutoProcessor, "from_pretrained", lambda *_: None)
+    processor = SimpleNamespace(image_processor=None, tokenizer=None)
+    monkeypatch.setattr(tf.AutoProcessor, "from_pretrained", lambda *_, **__: processor)
     small = load_encoder(str(tmp_path / name)).model
     assert small.config.get_text_config().num_hidden_layers == 1
     assert sum(p.numel() for p in small.parameters()) < sum(

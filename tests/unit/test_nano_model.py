@@ -89,12 +89,14 @@ def test_unknown_variant_and_missing_weights_are_clear(tmp_path: Path) -> None:
         load_nano(path=tmp_path)
 
 
-@pytest.mark.parametrize("broken", ["model.safetensors", "layout.json", "newline.safetensors"])
+@pytest.mark.parametrize(
+    "broken", ["model.safetensors", "processor_config.json", "newline.safetensors"]
+)
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, broken: str) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(NANO, mine)
     (mine / broken).write_bytes((mine / broken).read_bytes()[:20])
-    if broken == "layout.json":
+    if broken == "processor_config.json":
         (mine / broken).unlink()
     with pytest.raises(WeightsError, match="Expected whole files of nano"):
         load_nano("llava-next", path=mine)

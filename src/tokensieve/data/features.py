@@ -189,8 +189,8 @@ def _check_fits(
 
 def _difference(a: object, b: object) -> str:
     if isinstance(a, dict) and isinstance(b, dict):
-        names = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
-        return "; ".join(f"{n}={b.get(n)} instead of {a.get(n)}" for n in sorted(names)[:3])
+        names = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+        return "; ".join(f"{n}={b.get(n)} instead of {a.get(n)}" for n in names[:3])
     return f"{b} instead of {a}"
 
 

@@ -77,7 +77,7 @@ def run(
     Raises `UnknownNameError` for a name in `only` that is neither a variant nor a model.
     """
     known = {*suite.models, *(variant.name for variant in suite.variants)}
-    for name in only or ():
+    for name in sorted(only or ()):
         if name not in known:
             raise UnknownNameError.of("variant or model", name, known)
     models: dict[str, Subject] = {}

@@ -27,7 +27,7 @@ def resample(
     (H, W), per_band = grid, shares(grid, k)
     tokens_HWC = tokens_LC.view(H, W, -1)
     down_bH = _weights(len(per_band), H, mode)
-    across = {n: _weights(n, W, mode).to(tokens_LC.device) for n in set(per_band)}
+    across = {n: _weights(n, W, mode).to(tokens_LC.device) for n in sorted(set(per_band))}
     parts = [tokens_LC.new_empty(0, tokens_LC.shape[1], dtype=torch.float32)]
     for weight_H, n in zip(down_bH, per_band, strict=True):
         rows = weight_H.nonzero()[:, 0]

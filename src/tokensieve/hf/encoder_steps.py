@@ -100,7 +100,7 @@ class EncoderSteps:
         self, _module: nn.Module, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
         query, key = query.detach(), key.detach()
-        for kind in {signal.kind for signal in self.asked.values()}:
+        for kind in dict.fromkeys(signal.kind for signal in self.asked.values()):
             self.signals[kind] = self._signal(kind, query, key, scaling, mask)
 
     def _signal(

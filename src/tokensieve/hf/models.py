@@ -110,12 +110,15 @@ def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
 
 
 def hush() -> None:
-    """Keep Transformers' progress bars and advice out of what a command prints."""
+    """Keep progress bars, advice and retries of Transformers and the hub out of what is printed."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    quiet: Any = logging  # untyped in Transformers
+    quiet: Any = logging  # untyped, as is the hub's
+    retries: Any = hub
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
+    retries.set_verbosity_error()
 
 
 def first_layer_only(config: Any) -> Any:
@@ -142,7 +145,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
     register()
     models: Any = AutoModelForImageTextToText  # untyped in Transformers
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             raise UnsupportedError(
                 f"Expected a vision-language model. Got '{config.model_type}' in {name}, which has "
@@ -152,21 +155,55 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
         if encoder_only:
             config = first_layer_only(config)
         model, info = models.from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True
+            source,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except TokensieveError:
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise WeightsError(
-            f"Expected a model that Transformers can load in '{name}', or 'nano', which needs no "
-            f"download. Got: {first_line(error)}"
-        ) from error
+    except Exception as error:  # files of a stranger's: Transformers trips over them in any way
+        raise _not_loaded(name, error) from error
     if info["missing_keys"]:
         raise WeightsError(
             f"Expected all weights of {name}. Got none for {len(info['missing_keys'])} tensors, "
             f"such as {min(info['missing_keys'])}. Fetch the model again."
         )
     return model, processor
+
+
+def _not_loaded(name: str, error: Exception) -> TokensieveError:
+    """What is wrong with a model that Transformers would not load, and what to do about it."""
+    if refusal := code_refused(name, error):
+        return refusal
+    if "connect" in str(error) and not Path(name).exists():
+        return WeightsError(
+            f"Expected '{name}' on the hub, in its cache, or as a model directory. Got no "
+            "connection to the hub, no copy in the cache and no such directory. Check the name and "
+            "the network, or use 'nano', which needs no download."
+        )
+    return WeightsError(
+        f"Expected a model that Transformers can load in '{name}'. Got: {_named(error)} Check "
+        "the name and its files, or use 'nano', which needs no download."
+    )
+
+
+def code_refused(name: str, error: Exception) -> UnsupportedError | None:
+    """The refusal, if `error` is Transformers' asking to run code that comes with `name`."""
+    if "trust_remote_code" not in str(error):
+        return None
+    return UnsupportedError(
+        f"Expected files that Transformers' own classes read. Got '{name}', which brings code of "
+        "its own; tokensieve never runs it. Use a checkpoint converted to those classes, often "
+        "named '-hf'."
+    )
+
+
+def _named(error: Exception) -> str:
+    """The first line, after the kind of an error whose words do not stand alone."""
+    spoken = isinstance(error, OSError | ValueError | ImportError | SafetensorError)
+    return first_line(error) if spoken else f"{type(error).__name__}: {first_line(error)}."
 
 
 def first_line(error: Exception) -> str:

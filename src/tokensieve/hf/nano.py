@@ -55,7 +55,9 @@ def load_nano(
         made = "make control" if variant == "control" else "make nano"
         raise WeightsError(f"Expected the weights of nano at {needed}. Run `{made}` first.")
     try:
-        model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
+        model = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False
+        )
         if variant == "llava-next":
             return as_next(model, path), processor(path, crops=True)
         if variant == "control":
@@ -117,10 +119,11 @@ def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForCon
 
 def processor(path: Path = NANO, crops: bool = False) -> ProcessorMixin:
     """The processor (Pillow only, no torchvision), for one picture or for 1+n crops."""
-    layout = json.loads((path / "layout.json").read_text())
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    layout = json.loads((path / "processor_config.json").read_text())
+    layout.pop("processor_class")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False)
     template = tokenizer.chat_template
-    images = CLIPImageProcessorPil.from_pretrained(path)
+    images = CLIPImageProcessorPil.from_pretrained(path, trust_remote_code=False)
     if not crops:
         return LlavaProcessor(  # type: ignore[no-untyped-call]
             images, tokenizer, chat_template=template, **layout

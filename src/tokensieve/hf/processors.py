@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers.utils.import_utils import is_torchvision_available
 
+from tokensieve.errors import TokensieveError, WeightsError
+
 
 def load_processor(source: str, config: Any) -> Any:
     """The processor of the model at `source`, whose config is `config`.
@@ -13,17 +15,31 @@ def load_processor(source: str, config: Any) -> Any:
     Processors that also take videos want torchvision, pictures do not pass through it: where it is
     missing, such a processor is put together for pictures alone.
 
-    Raises what Transformers raises for files that are missing or damaged.
+    Raises `WeightsError` where files of it are missing, else what Transformers raises.
     """
     from transformers import AutoProcessor
 
     processors: Any = AutoProcessor  # untyped in Transformers
     try:
-        return processors.from_pretrained(source)
-    except (ImportError, AttributeError, ValueError, TypeError):
-        if is_torchvision_available():
+        return _whole(processors.from_pretrained(source, trust_remote_code=False), source)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        if is_torchvision_available() or isinstance(error, TokensieveError):
             raise
-    return _for_pictures(source, config)
+    return _whole(_for_pictures(source, config), source)
+
+
+def _whole(processor: Any, source: str) -> Any:
+    """`processor`, unless Transformers left out a part whose file was not there."""
+    lacks = [name for name in ("image_processor", "tokenizer") if not hasattr(processor, name)]
+    if getattr(processor, "patch_size", 1) is None:
+        lacks.append("patch_size")
+    if lacks:
+        raise WeightsError(
+            f"Expected the files of a whole processor in '{source}'. Got "
+            f"{type(processor).__name__} without {' and '.join(lacks)}. Save it there: "
+            "processor.save_pretrained(FOLDER)."
+        )
+    return processor
 
 
 def pictures_only(kind: type[Any]) -> type[Any]:
@@ -45,8 +61,8 @@ def _for_pictures(source: str, config: Any) -> Any:
     found: Any = PROCESSOR_MAPPING[type(config)]
     kind = pictures_only(found)
     parts = {
-        "image_processor": images.from_pretrained(source),
-        "tokenizer": tokenizers.from_pretrained(source),
+        "image_processor": images.from_pretrained(source, trust_remote_code=False),
+        "tokenizer": tokenizers.from_pretrained(source, trust_remote_code=False),
     }
     stored, _ = kind.get_processor_dict(source)
     wanted = [parts.get(name) for name in kind.get_attributes()]

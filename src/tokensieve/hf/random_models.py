@@ -61,7 +61,7 @@ def save_random_model(name: str, folder: str | Path, seed: int = 0) -> Path:
     processor.tokenizer.save_pretrained(folder)
     kept = {"patch_size", "vision_feature_select_strategy", "num_additional_image_tokens",
             "image_seq_length"} & vars(processor).keys()  # fmt: skip
-    settings = {name: getattr(processor, name) for name in kept}
+    settings = {name: getattr(processor, name) for name in sorted(kept)}
     write_json(
         folder / "processor_config.json", {"processor_class": type(processor).__name__, **settings}
     )

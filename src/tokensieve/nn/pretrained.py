@@ -119,7 +119,7 @@ def _locate(source: str, name: str, hub: dict[str, Any]) -> Path:
         reason = str(error).strip().splitlines()
         raise WeightsError(
             f"Expected {name} at hub repository '{source}', or a local folder of that name. "
-            f"Could not get it: {reason[0] if reason else type(error).__name__}"
+            f"Got: {reason[0] if reason else type(error).__name__} Check the name and the network."
         ) from error
 
 

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # two shards on two cores beat one shard on both
-    log_to_terminal()
-    logger.setLevel(logging.WARNING)
+    log_to_terminal(logging.WARNING)
     try:
         train_all(options.spec, FeatureStore(options.features), options.out, options.shard)
     except TokensieveError as error:

@@ -14,10 +14,12 @@ class _Terminal(logging.Handler):
         sys.stderr.write(f"{record.getMessage()}\n")
 
 
-def log_to_terminal() -> None:
-    """Send the training's messages to stderr; other processes of a group stay quiet."""
-    logger = logging.getLogger("tokensieve.train")
-    if logger.handlers or os.environ.get("RANK", "0") != "0":
+def log_to_terminal(level: int = logging.INFO) -> None:
+    """Send the training's messages from `level` up to stderr; other processes of a group stay
+    quiet. What an earlier command of this process wanted to hear no longer counts."""
+    if os.environ.get("RANK", "0") != "0":
         return
-    logger.addHandler(_Terminal())
-    logger.setLevel(logging.INFO)
+    logger = logging.getLogger("tokensieve.train")
+    if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
+        logger.addHandler(_Terminal())
+    logger.setLevel(level)

@@ -12,7 +12,7 @@ from typing import Any
 from tokensieve.data.extras import need
 from tokensieve.data.sources.content import in_parts, plain, spans_hash, spread
 from tokensieve.data.sources.files import read_bytes
-from tokensieve.errors import ConfigError, InputError, PictureError
+from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
 
 GROUPS = 4  # row groups that stay in memory, so that neighbours are read once
 GUESSES = ("image", "images", "picture", "img", "jpg", "png", "bytes")
@@ -122,6 +122,11 @@ class DatasetSource:
 
 def _load(datasets: Any, dataset: str, split: str | None) -> Any:
     """The table of one split."""
+    if int(datasets.__version__.partition(".")[0]) < 4:
+        raise MissingPackageError(
+            "Expected the package datasets 4 or newer, which runs no code that comes with a data "
+            f"set. Got {datasets.__version__}. Run: pip install 'tokensieve[datasets]'."
+        )
     folder = Path(dataset).expanduser()
     try:
         if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():

@@ -10,7 +10,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from tokensieve.errors import WeightsError
-from tokensieve.hf.models import first_line
+from tokensieve.hf.models import code_refused, first_line
 
 IMAGE = "<image>"
 # the conversation that LLaVA-1.5 was trained on
@@ -35,9 +35,9 @@ def tokenizer_with_image(source: str, config: Any) -> tuple[Any, int]:
     """
     tokenizers: Any = AutoTokenizer  # untyped in Transformers
     try:
-        tokenizer = tokenizers.from_pretrained(source, config=config)
+        tokenizer = tokenizers.from_pretrained(source, config=config, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise WeightsError(
+        raise code_refused(source, error) or WeightsError(
             f"Expected a tokenizer's files in '{source}'. Got: {first_line(error)} Copy them there "
             "from the LLM."
         ) from error
@@ -59,8 +59,10 @@ def image_processor(source: str, size: tuple[int, int], values: Mapping[str, Any
     processors: Any = AutoImageProcessor  # untyped in Transformers
     colours: dict[str, Any] = {}
     try:
-        own = processors.from_pretrained(source)
-    except (OSError, ValueError):
+        own = processors.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if refusal := code_refused(source, error):
+            raise refusal from error
         own = None
     if own is not None and values.get("image_aspect_ratio") != "pad":
         return own

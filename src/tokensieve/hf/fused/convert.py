@@ -27,7 +27,7 @@ from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, encoder_grid,
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
 from tokensieve.hf.fused.released import Released, blocks_read, read_released, renamed
-from tokensieve.hf.models import Loaded, first_line, hush
+from tokensieve.hf.models import Loaded, code_refused, first_line, hush
 
 LLMS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
 _LEGACY = ("rope_theta", "rope_scaling")  # fields that older configs have
@@ -106,9 +106,11 @@ def _llm(
         return str(folder), _text_config(released.values), released.llm
     models: Any = AutoModelForCausalLM  # untyped in Transformers
     try:
-        model = models.from_pretrained(llm, dtype="auto")
+        model = models.from_pretrained(llm, dtype="auto", trust_remote_code=False)
     except _FAILURES as error:
-        raise WeightsError(f"Expected a causal LLM in '{llm}'. Got: {first_line(error)}") from error
+        raise code_refused(llm, error) or WeightsError(
+            f"Expected a causal LLM in '{llm}'. Got: {first_line(error)}"
+        ) from error
     weights = dict(model.state_dict())
     if model.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
@@ -131,7 +133,7 @@ def _text_config(values: Any) -> Any:
 def _encoder(source: str, released: Released) -> tuple[Any, dict[str, Tensor]]:
     """The encoder's config, and its weights: the checkpoint's, or else those of `source`."""
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         vision = getattr(config, "vision_config", config)
         if vision.model_type not in ENCODERS:
             raise WeightsError(
@@ -141,14 +143,15 @@ def _encoder(source: str, released: Released) -> tuple[Any, dict[str, Tensor]]:
         kind: Any = MODEL_MAPPING[type(vision)]
         if released.tower:
             loaded = kind.from_pretrained(
-                None, config=vision, state_dict=released.tower, output_loading_info=True
-            )
+                None, config=vision, state_dict=released.tower, output_loading_info=True,
+                trust_remote_code=False,
+            )  # fmt: skip
         else:
-            loaded = kind.from_pretrained(source, output_loading_info=True)
+            loaded = kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
     except TokensieveError:
         raise
     except _FAILURES as error:
-        raise WeightsError(
+        raise code_refused(source, error) or WeightsError(
             f"Expected the vision encoder '{source}'. Got: {first_line(error)} Pass --encoder "
             "DIR, a folder with its config.json and safetensors."
         ) from error
@@ -212,6 +215,7 @@ def _model(
         state_dict={**state, **renamed(released)},
         dtype=llm["model.embed_tokens.weight"].dtype,
         output_loading_info=True,
+        trust_remote_code=False,
     )
     model, info = loaded
     lost = info["missing_keys"] | info["unexpected_keys"]

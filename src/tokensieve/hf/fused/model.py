@@ -29,14 +29,20 @@ class _Checked(LlavaPreTrainedModel):  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, but a projector is never left as it was drawn.
+        """As in Transformers, but a projector is never left as it was drawn, and no code of a
+        checkpoint is run.
 
         Raises `WeightsError` where the checkpoint's projector is missing or of another shape.
         """
         lenient = kwargs.pop("ignore_mismatched_sizes", False)
         told = kwargs.pop("output_loading_info", False)
+        kwargs.pop("trust_remote_code", None)  # this class is all the code there is
         loaded: Any = super().from_pretrained(
-            *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            *args,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **kwargs,
         )
         model, info = loaded
         check_loaded(model, info, lenient=lenient)
@@ -56,9 +62,9 @@ class FusedLlavaModel(_Checked, LlavaModel):  # type: ignore[no-untyped-call]
         projector: Any = drawn_projector(config)
         for module in projector.modules():  # Transformers would draw it anew, too small to learn
             module._is_hf_initialized = True
-        self.vision_tower = models.from_config(config.vision_config)
+        self.vision_tower = models.from_config(config.vision_config, trust_remote_code=False)
         self.multi_modal_projector = projector
-        self.language_model = models.from_config(config.text_config)
+        self.language_model = models.from_config(config.text_config, trust_remote_code=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
 

@@ -17,7 +17,8 @@ def check_loaded(model: Any, info: Mapping[str, Any], *, lenient: bool) -> None:
     info: what `from_pretrained` says of missing, unexpected and mis-shaped weights. lenient: other
     weights may differ in shape, as the caller asked.
     """
-    shapes = {name: tuple(got) for name, got, _ in info["mismatched_keys"]}
+    # Transformers hands over sets: sorted, so that the same checkpoint gives the same words
+    shapes = {name: tuple(got) for name, got, _ in sorted(info["mismatched_keys"], key=_name)}
     others = [name for name in shapes if PROJECTOR not in name]
     if others and not lenient:
         raise WeightsError(
@@ -29,6 +30,10 @@ def check_loaded(model: Any, info: Mapping[str, Any], *, lenient: bool) -> None:
     shaped = {_own(name): shape for name, shape in shapes.items() if PROJECTOR in name}
     if missing or surplus or shaped:
         raise WeightsError(_told(model.config.fusion, missing, surplus, shaped))
+
+
+def _name(mismatch: tuple[str, Any, Any]) -> str:
+    return mismatch[0]
 
 
 def _own(name: str) -> str:

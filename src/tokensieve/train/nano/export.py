@@ -31,9 +31,9 @@ def image_processor() -> CLIPImageProcessorPil:
 
 def assemble(recipe: Recipe, out: Path, name: str = "lm") -> LlavaForConditionalGeneration:
     """The whole model in float32 from `out/encoder` and `out/<name>-state`."""
-    vision = CLIPVisionConfig.from_pretrained(out / "encoder")
+    vision = CLIPVisionConfig.from_pretrained(out / "encoder", trust_remote_code=False)
     model = build_llava(recipe.lm, vision)
-    encoder = CLIPVisionModel.from_pretrained(out / "encoder")
+    encoder = CLIPVisionModel.from_pretrained(out / "encoder", trust_remote_code=False)
     model.model.vision_tower.load_state_dict(encoder.state_dict())
     state = load_file(out / f"{name}-state" / "state.safetensors")
     weights = {k[6:]: v for k, v in state.items() if k.startswith("model.")}
@@ -91,6 +91,5 @@ def export_nano(recipe: Recipe, out: Path, target: Path) -> None:
     build_tokenizer().save_pretrained(target)
     image_processor().save_pretrained(target)
     layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}
-    (target / "layout.json").write_text(
-        json.dumps({**layout, "num_additional_image_tokens": 1}, indent=2) + "\n"
-    )
+    layout |= {"processor_class": "LlavaProcessor", "num_additional_image_tokens": 1}
+    (target / "processor_config.json").write_text(json.dumps(layout, indent=2) + "\n")

@@ -40,7 +40,7 @@ def encode(encoder: CLIPVisionModel, images: NDArray[np.uint8]) -> NDArray[np.fl
 def cache_features(out: Path, shards: list[tuple[str, int]]) -> None:
     """Write `out/features/<split>-<number>.npy` for each shard that has none; processes of a
     group share the work."""
-    encoder = CLIPVisionModel.from_pretrained(out / "encoder")
+    encoder = CLIPVisionModel.from_pretrained(out / "encoder", trust_remote_code=False)
     encoder.train(False)
     (out / "features").mkdir(exist_ok=True)
     rank, world = rank_and_world()

@@ -194,7 +194,7 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
     name, part = ("control" if control else "lm"), recipe.lm
     rank, _ = rank_and_world()
     torch.manual_seed(recipe.seed)
-    vision = CLIPVisionConfig.from_pretrained(out / "encoder")
+    vision = CLIPVisionConfig.from_pretrained(out / "encoder", trust_remote_code=False)
     reader = Reader(build_llava(part, vision))
     optimiser = Muon(reader, part.matrix_rate)
     step = load_state(out / f"{name}-state", reader, optimiser)

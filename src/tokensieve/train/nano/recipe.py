@@ -107,10 +107,9 @@ class Recipe:
         known = {f.name for f in fields(cls)}
         for name, part in parts.items():
             allowed = {f.name for f in fields(part)}
-            unknown = set(given.get(name, {})) - allowed
-            if unknown:
+            if unknown := sorted(set(given.get(name, {})) - allowed):
                 raise ConfigError(f"Expected {name} fields among {sorted(allowed)}. Got {unknown}.")
             given[name] = part(**given.get(name, {}))
-        if set(given) - known:
-            raise ConfigError(f"Expected fields among {sorted(known)}. Got {set(given) - known}.")
+        if unknown := sorted(set(given) - known):
+            raise ConfigError(f"Expected fields among {sorted(known)}. Got {unknown}.")
         return cls(**given)
