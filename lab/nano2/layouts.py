@@ -19,7 +19,7 @@ def lines(s: Sheet, split: str) -> None:
             hand = s.hand()
         if y + hand.height > SIZE - MARGIN:
             return
-        key, value = words.key(r, split), words.value(r)
+        key, value = words.pair(r, split)
         after = r.choice((":", ":", "", "", " -", " ="))
         gap = hand.width(r.choice((" ", "  ")))
         wide = hand.width(key + after) + gap + hand.width(value)
@@ -39,7 +39,7 @@ def prose(s: Sheet, split: str) -> None:
     while y + hand.height <= SIZE - 1:
         x, room = float(r.randint(2, 14)), int((SIZE - 16) / hand.width("n"))
         if r.random() < 0.25:
-            key, value = words.key(r, split), words.value(r)
+            key, value = words.pair(r, split)
             if hand.width(key + ": " + value) < SIZE - 20 and s.fresh(key):
                 at = x + hand.width(key + ": ")
                 s.pair((key, x, y, hand), (value, at, y, hand), ":")
@@ -75,7 +75,7 @@ def receipt(s: Sheet, split: str) -> None:
             continue
         large = Hand(hand.name, min(s.look.high, hand.size + r.randint(2, 8)))
         own = large if r.random() < 0.1 else hand
-        key, value = words.key(r, split), words.amount(r) if r.random() < 0.7 else words.value(r)
+        key, value = words.pair(r, split, amounts=0.7)
         fits = own.width(key + "  " + value) <= wide and y + own.height <= SIZE - 2
         if fits and s.fresh(key):
             at = right - own.width(value)
@@ -97,12 +97,13 @@ def table(s: Sheet, split: str) -> None:
     heads = [words.cased(r, r.choice(words.WORDS)) for _ in range(columns)]
     grid, shaded, flush = r.random(), r.random() < 0.4, r.random() < 0.5
     top = y
+    over = list[range]()  # the heads that were written
     if columns == 2 or r.random() < 0.5:
         if shaded:
             s.draw.rectangle((x0, y, x1, y + step), fill=s.shade())
         for k, head in enumerate(heads):
             if hand.width(head) < edges[k + 2] - edges[k + 1] - 6:
-                s.write(head, edges[k + 1] + 4, y + 2, hand)
+                over.append(s.write(head, edges[k + 1] + 4, y + 2, hand))
         y += step
     while y + step < SIZE - r.randint(2, 60):
         key, values = words.key(r, split), [words.value(r) for _ in range(columns)]
@@ -117,9 +118,11 @@ def table(s: Sheet, split: str) -> None:
         for k, value in enumerate(values):
             at = edges[k + 2] - 4 - hand.width(value) if flush else edges[k + 1] + 4
             span = s.write(value, at, y + 2, hand)
-            question = key if columns == 1 else f"{key}, {heads[k]}"
-            if columns == 1 or heads[0].lower() != heads[1].lower():
-                s.asked.append(Asked(question, value, written, span))
+            if columns == 1:
+                s.asked.append(Asked(key, value, tuple(written), tuple(span)))
+            elif len(over) == 2 and heads[0].lower() != heads[1].lower():
+                both = (*written, *over[k])
+                s.asked.append(Asked(f"{key}, {heads[k]}", value, both, tuple(span)))
         y += step
         if grid < 0.6:
             s.draw.line((x0, y, x1, y), fill=s.line_colour())
@@ -139,7 +142,7 @@ def form(s: Sheet, split: str) -> None:
             return
         for k in range(columns):
             x0, x1 = SIZE * k / columns + r.randint(3, 10), SIZE * (k + 1) / columns - 5
-            key, value = words.key(r, split), words.value(r)
+            key, value = words.pair(r, split)
             if label.width(key) > x1 - x0 or hand.width(value) > x1 - x0 - 10 or not s.fresh(key):
                 continue
             top = y + label.height + 1
@@ -158,7 +161,7 @@ def cards(s: Sheet, split: str) -> None:
     r, taken = s.r, list[tuple[int, int, int, int]]()
     for _ in range(40):
         hand = s.hand(0, 26)
-        key, value = words.key(r, split), words.value(r)
+        key, value = words.pair(r, split)
         below = r.random() < 0.6
         both = hand.width(key + ": " + value)
         wide = int(max(hand.width(key), hand.width(value)) if below else both) + r.randint(10, 40)
@@ -187,7 +190,7 @@ def margin(s: Sheet, split: str) -> None:
     middle = r.randint(120, 200)
     s.draw.line((middle, 0, middle, SIZE), fill=s.line_colour())
     while y + hand.height <= SIZE - 2:
-        key, value = words.key(r, split), words.value(r)
+        key, value = words.pair(r, split)
         if hand.width(key) < middle - 8 and hand.width(value) < SIZE - middle - 8 and s.fresh(key):
             at = middle - 5 - hand.width(key)
             s.pair((key, at, y, hand), (value, middle + 5, y, hand))
@@ -199,7 +202,7 @@ def leaders(s: Sheet, split: str) -> None:
     r, hand, y = s.r, s.hand(0, 24), s.r.randint(2, 20)
     left, right = r.randint(3, 40), SIZE - r.randint(3, 40)
     while y + hand.height <= SIZE - 2:
-        key, value = words.key(r, split), words.value(r)
+        key, value = words.pair(r, split)
         room = right - left - hand.width(key + value)
         if room > 3 * hand.width(".") and s.fresh(key):
             dots = " " + "." * int((room - 2 * hand.width(" ")) / hand.width("."))
@@ -218,7 +221,7 @@ def upside(s: Sheet, split: str) -> None:
             return
         for k in range(columns):
             x0, wide = SIZE * k / columns + 4, SIZE / columns - 8
-            key, value = words.key(r, split), words.value(r)
+            key, value = words.pair(r, split)
             if max(label.width(key), hand.width(value)) < wide and s.fresh(key):
                 at = x0 + (wide - hand.width(value)) / 2
                 under = (key, x0 + (wide - label.width(key)) / 2, y + hand.height, label)

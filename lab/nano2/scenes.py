@@ -17,7 +17,7 @@ COLOURS: dict[str, Colour] = {
     "black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-NOTHING = range(0)
+NOTHING = ()
 
 
 def shape(s: Sheet, name: str, x: float, y: float, radius: float, colour: Colour) -> None:

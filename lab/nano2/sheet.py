@@ -31,12 +31,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, its answer, and which characters of the sheet are the key's and the answer's."""
+    """A question, its answer, and which characters of the sheet are the key's (a row's and a
+    column's in a table) and the answer's."""
 
     question: str
     answer: str
-    key: range
-    value: range
+    key: tuple[int, ...]
+    value: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -130,4 +131,4 @@ class Sheet:
         written = self.write(text + after, x, y, hand, ink)
         if after.strip():
             written = range(written.start, written.start + sum(char in CODE for char in text))
-        self.asked.append(Asked(text, value[0], written, self.write(*value)))
+        self.asked.append(Asked(text, value[0], tuple(written), tuple(self.write(*value))))

@@ -114,6 +114,14 @@ def value(r: Random) -> str:
     return f"({r.randint(10, 99)}) {r.randint(100, 999)}-{r.randint(10, 99)}"
 
 
+def pair(r: Random, split: str, amounts: float = 0.0) -> tuple[str, str]:
+    """A key and its value, an amount for a share of them; now and then one of BLIND."""
+    if r.random() < 0.08:
+        name = r.choice(list(BLIND))
+        return cased(r, name), r.choice(BLIND[name])
+    return key(r, split), amount(r) if r.random() < amounts else value(r)
+
+
 def noise(r: Random) -> str:
     """Any characters at all: no letter is rare to the encoder."""
     return "".join(r.choice(CHARS) for _ in range(r.randint(2, 9)))

@@ -1,0 +1,143 @@
+"""Questions about pages as batches for the reader: its characters, and what must be shown.
+
+B batch, V visual tokens shown, T text tokens of all questions of a page, L = 576 patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from lab.nano2.labels import GRID, PATCH
+from lab.nano2.pages import Page
+from lab.nano2.words import CHARS
+from tokensieve.train.nano.packing import Packed
+from tokensieve.train.nano.vocabulary import ANSWER, SPECIAL
+
+PATCHES = GRID * GRID
+VOCABULARY = {token: number for number, token in enumerate((*SPECIAL, " ", *CHARS))}
+EOS = VOCABULARY["</s>"]
+WHOLE = 288  # from so many tokens on, what no character answers is asked too
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Question:
+    """`ids` of question, marker, answer and end; `begin` of the answer; `named` letters of the
+    question; `needs`, the patches that hold key and answer: none for a scene."""
+
+    ids: list[int]
+    begin: int
+    named: int
+    needs: list[int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A page of the cache: its row, kind, questions, and the patches with text."""
+
+    row: int
+    kind: str
+    asked: list[Question]
+    text: list[int]
+
+
+def patches_of(page: Page, numbers: tuple[int, ...]) -> list[int]:
+    """The patches in which those characters of a page lie."""
+    cells = np.floor(page.places[list(numbers)] / PATCH).astype(int).clip(0, GRID - 1)
+    return sorted({int(y * GRID + x) for x, y in cells})
+
+
+def questions_of(page: Page) -> dict[str, Any]:
+    """Of a page, as JSON: its kind, its patches with text, its questions."""
+    asked = [
+        [one.question, one.answer, patches_of(page, (*one.key, *one.value))] for one in page.asked
+    ]
+    text = patches_of(page, tuple(range(len(page.codes))))
+    return {"kind": page.kind, "text": text, "asked": asked}
+
+
+def example(row: int, entry: dict[str, Any]) -> Example:
+    """The example that `questions_of` described."""
+    asked = []
+    for question, answer, needs in entry["asked"]:
+        before = [VOCABULARY[char] for char in question + "?"] + [VOCABULARY[ANSWER]]
+        ids = [*before, *(VOCABULARY[char] for char in answer), EOS]
+        asked.append(Question(ids, len(before), len(question) if needs else 0, needs))
+    return Example(row, entry["kind"], asked, entry["text"])
+
+
+def askable(one: Example, tokens: int) -> list[Question]:
+    """What can be asked where so many tokens are shown."""
+    return [
+        question
+        for question in one.asked
+        if (len(question.needs) <= tokens and question.needs) or tokens >= WHOLE
+    ]
+
+
+def show(rng: Generator, one: Example, tokens: int, questions: int) -> tuple[Ints, list[Question]]:
+    """Which patches to show, ascending, and what to ask: in random order while what is needed
+    fits; then other text, then paper."""
+    can = askable(one, tokens)
+    order = [can[k] for k in rng.permutation(len(can))]
+    if tokens >= PATCHES:
+        return np.arange(PATCHES), order[:questions]
+    shown: set[int] = set()
+    chosen = list[Question]()
+    for question in order:
+        if len(shown.union(question.needs)) <= tokens and len(chosen) < questions:
+            shown.update(question.needs)
+            chosen.append(question)
+    for others in (one.text, range(PATCHES)):
+        rest = rng.permutation(np.setdiff1d(np.array(others, dtype=np.int64), list(shown)))
+        shown.update(rest[: tokens - len(shown)].tolist())
+    return np.array(sorted(shown), dtype=np.int64), chosen
+
+
+def pack(
+    rng: Generator,
+    examples: list[Example],
+    tokens: int,
+    questions: int,
+    key_weight: float,
+    renumber: float = 0.5,
+) -> Packed:
+    """A batch; visual positions run from 0 for a share `renumber` and else are the patches'."""
+    shown = [show(rng, one, tokens, questions) for one in examples]
+    anew = rng.random(len(examples)) < renumber
+    places = np.stack(
+        [np.arange(tokens) if new else kept for (kept, _), new in zip(shown, anew, strict=True)]
+    )
+    width = max(sum(len(q.ids) - 1 for q in chosen) for _, chosen in shown)
+    blank = np.zeros((len(examples), width), dtype=np.int64)
+    ids, targets, offset, segment = blank.copy(), blank.copy(), blank.copy(), blank - 1
+    weights = np.zeros(blank.shape, dtype=np.float32)
+    for row, (_, chosen) in enumerate(shown):
+        at = 0
+        for number, question in enumerate(chosen):
+            size = len(question.ids) - 1
+            area = np.s_[row, at : at + size]
+            ids[area], targets[area] = question.ids[:-1], question.ids[1:]
+            offset[area], segment[area] = np.arange(size), number
+            weights[row, at : at + max(0, question.named - 1)] = key_weight
+            weights[row, at + question.begin - 1 : at + size] = 1
+            at += size
+    arrays = (
+        np.stack([kept for kept, _ in shown]),
+        places,
+        np.where(anew, tokens, PATCHES),
+        ids,
+        targets,
+        weights,
+        segment,
+        offset,
+        np.zeros((*blank.shape, 0), dtype=bool),
+    )
+    rows = np.array([one.row for one in examples])
+    return Packed(rows, *(torch.from_numpy(array) for array in arrays))

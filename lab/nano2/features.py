@@ -1,0 +1,93 @@
+"""Stage 2: pages with their questions and the frozen encoder's features, kept in fp16.
+
+`python -m lab.nano2.features --encoder FILE --out FOLDER --pages N --level K` adds what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from lab.nano2 import keep
+from lab.nano2.asking import Example, example, questions_of
+from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
+from lab.nano2.pages import page
+from tokensieve.errors import TrainingError
+
+CHUNK = 50
+
+
+def trained(file: Path) -> tuple[DenseEncoder, int]:
+    """The encoder with the averaged weights of a checkpoint, and the step it was made at."""
+    state = keep.state_of(file)
+    model = DenseEncoder(EncoderRecipe(**state["recipe"]))
+    model.load_state_dict(keep.part(load_file(file), "averaged."))
+    return model.eval(), int(state["step"])
+
+
+@torch.no_grad()
+def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bool) -> None:
+    """Write `out/<split>-<number>.npy`, (CHUNK, 576, C), and `.json` for the chunks not there.
+
+    Raises `TrainingError` if the folder was begun with another encoder or level.
+    """
+    model, step = trained(encoder)
+    out.mkdir(parents=True, exist_ok=True)
+    mark, file = {"step": step, "level": level}, out / "made.json"
+    if file.exists() and json.loads(file.read_text()) != mark:
+        raise TrainingError(
+            f"Expected an empty folder, or one begun with {mark}. Got {file.read_text()} in {out}. "
+            "Name another folder."
+        )
+    file.write_text(json.dumps(mark))
+    for number in range(-(-pages // CHUNK)):
+        path = out / f"{split}-{number:04d}.npy"
+        if path.exists():
+            continue
+        entries, features = [], []
+        for index in range(number * CHUNK, (number + 1) * CHUNK):
+            drawn = page(0, split, index, level, seen)
+            found = model.features(normalised(torch.from_numpy(drawn.image[None].copy())))
+            features.append(found[0].half().numpy())
+            entries.append(questions_of(drawn))
+        path.with_suffix(".json").write_text(json.dumps(entries))
+        part = path.with_suffix(".part.npy")
+        np.save(part, np.stack(features))
+        os.replace(part, path)
+
+
+def load(out: Path, split: str) -> tuple[NDArray[np.float16], list[Example]]:
+    """All cached features (N, L, C) of a split and the examples with anything to ask."""
+    files = sorted(out.glob(f"{split}-[0-9]*[0-9].npy"))
+    if not files:
+        raise TrainingError(
+            f"Expected features of {split} in {out}. Got none. Run lab.nano2.features first."
+        )
+    entries = [one for file in files for one in json.loads(file.with_suffix(".json").read_text())]
+    examples = [example(row, entry) for row, entry in enumerate(entries)]
+    return np.concatenate([np.load(file) for file in files]), [e for e in examples if e.asked]
+
+
+def main() -> None:
+    """Parse the command line and encode."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pages", type=int, default=4000, help="of train; val has 200")
+    parser.add_argument("--level", type=int, default=3)
+    parser.add_argument("--unseen", action="store_true", help="val: fonts and layouts never seen")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    cache(given.encoder, given.out, "val", 200, given.level, not given.unseen)
+    cache(given.encoder, given.out, "train", given.pages, given.level, True)
+
+
+if __name__ == "__main__":
+    main()
