@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,27 +25,28 @@ from tokensieve.errors import TrainingError
 CHUNK = 50
 
 
-def trained(file: Path) -> tuple[DenseEncoder, int]:
-    """The encoder with the averaged weights of a checkpoint, and the step it was made at."""
+def trained(file: Path) -> tuple[DenseEncoder, dict[str, Any]]:
+    """The encoder with the averaged weights of a checkpoint, and the checkpoint's state."""
     state = keep.state_of(file)
     model = DenseEncoder(EncoderRecipe(**state["recipe"]))
     model.load_state_dict(keep.part(load_file(file), "averaged."))
-    return model.eval(), int(state["step"])
+    return model.eval(), state
 
 
 @torch.no_grad()
 def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bool) -> None:
-    """Write `out/<split>-<number>.npy`, (CHUNK, 576, C), and `.json` for the chunks not there.
+    """Write `out/<split>-<number>.npy`, (CHUNK, 576, C), and `.json` for the chunks not there; of
+    fewer than CHUNK pages one smaller chunk.
 
     Raises `TrainingError` if the folder was begun with another encoder or level.
     """
-    model, step = trained(encoder)
+    model, state = trained(encoder)
     out.mkdir(parents=True, exist_ok=True)
-    mark, file = {"step": step, "level": level}, out / "made.json"
+    mark, file = {"level": level, "encoder": state}, out / "made.json"
     if file.exists() and json.loads(file.read_text()) != mark:
         raise TrainingError(
-            f"Expected an empty folder, or one begun with {mark}. Got {file.read_text()} in {out}. "
-            "Name another folder."
+            f"Expected {out} empty, or begun with the encoder of step {state['step']} at level "
+            f"{level}. Got {file.read_text()} in it. Name another folder."
         )
     file.write_text(json.dumps(mark))
     for number in range(-(-pages // CHUNK)):
@@ -52,7 +54,8 @@ def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bo
         if path.exists():
             continue
         entries, features = [], []
-        for index in range(number * CHUNK, (number + 1) * CHUNK):
+        first = number * CHUNK
+        for index in range(first, first + min(CHUNK, pages)):
             drawn = page(0, split, index, level, seen)
             found = model.features(normalised(torch.from_numpy(drawn.image[None].copy())))
             features.append(found[0].half().numpy())
@@ -61,6 +64,11 @@ def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bo
         part = path.with_suffix(".part.npy")
         np.save(part, np.stack(features))
         os.replace(part, path)
+
+
+def encoder_of(out: Path) -> EncoderRecipe:
+    """The recipe of the encoder whose features these are."""
+    return EncoderRecipe(**json.loads((out / "made.json").read_text())["encoder"]["recipe"])
 
 
 def load(out: Path, split: str) -> tuple[NDArray[np.float16], list[Example]]:
@@ -80,12 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pages", type=int, default=4000, help="of train; val has 200")
+    parser.add_argument("--pages", type=int, default=4000, help="of train")
+    parser.add_argument("--val", type=int, default=200, help="pages of val")
     parser.add_argument("--level", type=int, default=3)
     parser.add_argument("--unseen", action="store_true", help="val: fonts and layouts never seen")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    cache(given.encoder, given.out, "val", 200, given.level, not given.unseen)
+    cache(given.encoder, given.out, "val", given.val, given.level, not given.unseen)
     cache(given.encoder, given.out, "train", given.pages, given.level, True)
 
 

@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tokensieve.errors import TrainingError
+
 
 def save(
     file: Path,
@@ -41,10 +43,21 @@ def load(
     model: nn.Module,
     averaged: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
-) -> dict[str, Any] | None:
-    """Restore what `save` wrote and return its state; None where there is no checkpoint."""
+    begin: dict[str, Any],
+) -> dict[str, Any]:
+    """Restore what `save` wrote and return its state; `begin` where there is no checkpoint.
+
+    Raises `TrainingError` if the checkpoint was made by another recipe than `begin["recipe"]`.
+    """
     if not file.exists():
-        return None
+        return begin
+    found, wanted = state_of(file)["recipe"], json.loads(json.dumps(begin["recipe"]))
+    if found != wanted:
+        other = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        raise TrainingError(
+            f"Expected {file} made by this recipe. Got another {', '.join(other)}. "
+            "Name another folder, or go back to that recipe."
+        )
     tensors = load_file(file)
     model.load_state_dict(part(tensors, "model."))
     averaged.update(part(tensors, "averaged."))

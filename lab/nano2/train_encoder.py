@@ -66,8 +66,9 @@ def train(recipe: EncoderRecipe, out: Path, until: int) -> None:
     optimiser = Muon(model, recipe.matrix_rate)
     log, file = Log(out / "encoder.jsonl"), out / "encoder.safetensors"
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    state = keep.load(file, model, averaged, optimiser) or {"step": 0, "level": 0}
-    log.write(stage="begin", **state, recipe=recipe.asdict())
+    state: dict[str, Any] = {"step": 0, "level": 0, "recipe": recipe.asdict()}
+    state = keep.load(file, model, averaged, optimiser, state)
+    log.write(stage="begin", **state)
     saved = time.monotonic()
     while state["step"] < until:
         first = state["step"]
@@ -79,14 +80,14 @@ def train(recipe: EncoderRecipe, out: Path, until: int) -> None:
             if state["step"] % 25 == 0:
                 log.write(stage="encoder", step=state["step"], level=state["level"], **entry)
             if time.monotonic() - saved > SAVE_EVERY_S and state["step"] < last:
-                keep.save(file, model, averaged, optimiser, state | {"recipe": recipe.asdict()})
+                keep.save(file, model, averaged, optimiser, state)
                 saved = time.monotonic()
         if state["step"] % recipe.check_every == 0:
             found = check(averaged, recipe, state["level"], recipe.check_pages)
             log.write(stage="check", step=state["step"], level=state["level"], **found)
             if found["level.chars"] >= recipe.enough and state["level"] < HARDEST:
                 state["level"] += 1
-        keep.save(file, model, averaged, optimiser, state | {"recipe": recipe.asdict()})
+        keep.save(file, model, averaged, optimiser, state)
         saved = time.monotonic()
 
 

@@ -10,6 +10,7 @@ import argparse
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from transformers import (
 from lab.nano2 import features as cached
 from lab.nano2 import keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, Example, askable, pack
-from lab.nano2.encoder import EncoderRecipe, build_encoder
+from lab.nano2.encoder import build_encoder
 from tokensieve.train.nano.lm import Reader, shown_features
 from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.packing import Packed
@@ -134,27 +135,23 @@ def train(recipe: ReaderRecipe, folder: Path, out: Path, until: int) -> None:
     features, examples = cached.load(folder, "train")
     val_features, val = cached.load(folder, "val")
     val = val[:100]
-    vision = build_encoder(EncoderRecipe(width=features.shape[-1])).config
+    vision = build_encoder(cached.encoder_of(folder)).config
     reader = Reader(build_llava(vision, recipe))
     fitted(reader, torch.from_numpy(features[:20].astype(np.float32)).flatten(0, 1))
     judged = Reader(build_llava(vision, recipe)).eval()
     optimiser = Muon(reader, recipe.matrix_rate)
     averaged = {name: value.clone() for name, value in reader.state_dict().items()}
     log, file = Log(out / "reader.jsonl"), out / "reader.safetensors"
-    state = keep.load(file, reader, averaged, optimiser) or {"step": 0, "stage": 0, "since": 0}
-    log.write(stage="begin", **{f"at.{k}": v for k, v in state.items()}, recipe=asdict(recipe))
+    state: dict[str, Any] = {"step": 0, "at": 0, "recipe": asdict(recipe)}
+    state = keep.load(file, reader, averaged, optimiser, state)
+    log.write(stage="begin", **state)
     saved, recent = time.monotonic(), list[float]()
     while state["step"] < until:
-        tokens, size = recipe.stages[state["stage"]]
-        rng = np.random.default_rng((recipe.seed, state["step"], state["stage"]))
+        tokens, size = recipe.stages[state["at"]]
+        rng = np.random.default_rng((recipe.seed, state["step"], state["at"]))
         some = [one for one in examples if askable(one, tokens)]
-        batch = pack(
-            rng,
-            [some[k] for k in rng.choice(len(some), size).tolist()],
-            tokens,
-            recipe.questions,
-            recipe.key_weight,
-        )
+        drawn = [some[k] for k in rng.integers(0, len(some), (size,)).tolist()]
+        batch = pack(rng, drawn, tokens, recipe.questions, recipe.key_weight)
         recent.append(one_step(reader, optimiser, averaged, features, batch, state["step"], recipe))
         state["step"] += 1
         if state["step"] % 25 == 0:
@@ -164,10 +161,10 @@ def train(recipe: ReaderRecipe, folder: Path, out: Path, until: int) -> None:
             judged.load_state_dict(averaged)
             right = exact(judged, val_features, val, tokens, recipe)
             log.write(stage="check", step=state["step"], tokens=tokens, exact=right)
-            if right > recipe.enough and state["stage"] + 1 < len(recipe.stages):
-                state["stage"] += 1
-        if time.monotonic() - saved > SAVE_EVERY_S or state["step"] in (until,):
-            keep.save(file, reader, averaged, optimiser, state | {"recipe": asdict(recipe)})
+            if right > recipe.enough and state["at"] + 1 < len(recipe.stages):
+                state["at"] += 1
+        if time.monotonic() - saved > SAVE_EVERY_S or state["step"] == until:
+            keep.save(file, reader, averaged, optimiser, state)
             saved = time.monotonic()
 
 
@@ -194,7 +191,7 @@ def one_step(
         for name, value in reader.state_dict().items():
             averaged[name].lerp_(value, 1 - follow)
     answers = batch.weights == 1
-    return float((each * answers).sum() / answers.sum())
+    return ((each.detach() * answers).sum() / answers.sum()).item()
 
 
 def main() -> None:

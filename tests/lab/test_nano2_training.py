@@ -1,0 +1,116 @@
+"""Training of nano 2: what a batch asks, and a run cut in two is the same run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lab.nano2 import fonts, keep
+from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
+from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
+from lab.nano2.features import cache, load
+from lab.nano2.train_encoder import rate_at, train
+from lab.nano2.train_reader import ReaderRecipe
+from lab.nano2.train_reader import train as train_reader
+from tokensieve.errors import MissingPackageError, TrainingError
+
+TEXT = {"kind": "lines", "text": [3, 4, 9, 30], "asked": [["ab", "7", [3, 4]], ["c", "41", [9]]]}
+SCENE = {"kind": "scene", "text": [], "asked": [["background", "red", []]]}
+SMALL = EncoderRecipe(width=32, layers=1, heads=2, pages=1, check_every=4, check_pages=1)
+
+
+def installed() -> bool:
+    try:
+        return all(fonts.path_of(name) for name in (*fonts.TRAIN, *fonts.VAL, *fonts.TEST))
+    except MissingPackageError:
+        return False
+
+
+with_fonts = pytest.mark.skipif(not installed(), reason="the fonts of lab/nano2/README.md")
+
+
+def test_a_question_ends_in_its_answer() -> None:
+    question = example(0, TEXT).asked[1]
+    names = {number: token for token, number in VOCABULARY.items()}
+    assert [names[i] for i in question.ids] == ["c", "?", "<answer>", "4", "1", "</s>"]
+    assert (question.begin, question.named, question.ids[-1]) == (3, 1, EOS)
+
+
+def test_what_is_asked_is_shown_then_text_then_paper() -> None:
+    one, rng = example(0, TEXT), np.random.default_rng(0)
+    for tokens in (2, 3, 4, 9):
+        shown, asked = show(rng, one, tokens, 2)
+        assert len(shown) == len(set(shown.tolist())) == tokens
+        assert (np.diff(shown) > 0).all()
+        assert asked
+        assert all(set(question.needs) <= set(shown.tolist()) for question in asked)
+        assert tokens < 4 or set(one.text) <= set(shown.tolist())
+    assert len(show(rng, one, 2, 2)[1]) == 1
+    assert show(rng, one, PATCHES, 2)[0].tolist() == list(range(PATCHES))
+
+
+def test_a_scene_is_asked_about_once_much_is_shown() -> None:
+    assert not askable(example(0, SCENE), 128)
+    assert askable(example(0, SCENE), PATCHES)
+
+
+def test_the_loss_is_on_answers_and_a_little_on_the_keys_letters() -> None:
+    batch = pack(np.random.default_rng(1), [example(5, TEXT)], 4, 1, 0.25, renumber=0.0)
+    letters = batch.ids[0].tolist().index(VOCABULARY["?"])
+    answer = len(batch.ids[0]) - letters - 1
+    assert batch.rows.tolist() == [5]
+    assert batch.weights[0].tolist() == [0.25] * (letters - 1) + [0.0] * 2 + [1.0] * answer
+    assert batch.start.tolist() == [PATCHES]
+    assert pack(np.random.default_rng(1), [example(5, TEXT)], 4, 1, 0, 1.0).start.tolist() == [4]
+
+
+def test_the_rate_rises_stands_and_falls() -> None:
+    recipe = EncoderRecipe(steps=100, decay_from=80, warmup=10, rate=1.0)
+    rates = [rate_at(step, recipe) for step in (0, 9, 10, 80, 90, 100)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_a_crop_at_the_whole_pages_place_is_the_page() -> None:
+    torch.manual_seed(0)
+    model = DenseEncoder(SMALL).eval()
+    pixels = normalised(torch.randint(0, 256, (1, 336, 336, 3), dtype=torch.uint8))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.features(pixels, torch.arange(PATCHES)[None]), model.features(pixels)
+        )
+
+
+@with_fonts
+def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
+    train(SMALL, tmp_path / "whole", 5)
+    for until in (3, 5):
+        train(SMALL, tmp_path / "cut", until)
+    whole, cut = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(cut[name], value, rtol=0, atol=0)
+    assert keep.state_of(tmp_path / "cut" / "encoder.safetensors")["step"] == 5
+    with pytest.raises(TrainingError, match="Got another seed"):
+        train(replace(SMALL, seed=1), tmp_path / "cut", 6)
+
+
+@with_fonts
+def test_the_reader_trains_on_what_the_encoder_left(tmp_path: Path) -> None:
+    train(SMALL, tmp_path, 1)
+    for split in ("train", "val"):
+        cache(tmp_path / "encoder.safetensors", tmp_path / "features", split, 2, 0, True)
+    features, examples = load(tmp_path / "features", "train")
+    assert features.shape[1:] == (PATCHES, 32)
+    assert max(one.row for one in examples) < len(features)
+    recipe = ReaderRecipe(width=32, layers=1, heads=2, stages=((16, 2),), check_every=2)
+    for out, stops in (("whole", (3,)), ("cut", (1, 3))):
+        for until in stops:
+            train_reader(recipe, tmp_path / "features", tmp_path / out, until)
+    whole, cut = (load_file(tmp_path / name / "reader.safetensors") for name in ("whole", "cut"))
+    for name, value in whole.items():
+        torch.testing.assert_close(cut[name], value, rtol=0, atol=0)
