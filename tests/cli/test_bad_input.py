@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from tokensieve.data.files import written_whole
 from tokensieve.errors import ConfigError
+from tokensieve.files import written_whole
 from tokensieve.hf.nano import NANO
 
 

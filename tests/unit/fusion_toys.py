@@ -135,6 +135,7 @@ def killed(point, preset, file, images, out):
     """Train until `point` is reached, where the process is killed as by `kill -9`."""
     from transformers import Trainer
 
+    import tokensieve.files as files
     import tokensieve.train.fusion.checkpoint as checkpoint
     import tokensieve.train.fusion.export as export
     import tokensieve.train.fusion.run as run
@@ -171,7 +172,7 @@ def killed(point, preset, file, images, out):
     elif point == "before the model is written":
         export.full_state = die
     elif point == "before the model has its name":
-        export._named = die
+        files._folder_named = die
     else:
         raise ValueError(point)
     run.train_fusion(toy(), file, images, toy_recipe(preset), out, skip_bad_rows=skip)

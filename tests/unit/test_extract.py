@@ -18,7 +18,6 @@ from tokensieve.data import manifest, shards
 from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extract import ExtractSettings
 from tokensieve.data.features import FeatureStore
-from tokensieve.data.files import machine
 from tokensieve.data.identity import remove_leftovers
 from tokensieve.data.manifest import write_manifest
 from tokensieve.data.synth import ROTATION, generate
@@ -27,6 +26,7 @@ from tokensieve.errors import (
     InputError,
     WeightsError,
 )
+from tokensieve.files import machine
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.types import Site
 from unit.extract_tiny import contents, in_child, noise

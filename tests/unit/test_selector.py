@@ -213,7 +213,7 @@ def test_broken_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("disk full")
 
     monkeypatch.setattr("tokensieve.nn.pretrained.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ConfigError, match=rf"write {tmp_path}/model\.safetensors\. Got: disk full"):
         make(width=8).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 

@@ -48,10 +48,10 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Ask a model about a picture, with fewer visual tokens."""
-    from tokensieve.data.files import check_picture_path
     from tokensieve.data.pictures import open_picture
     from tokensieve.eval.ask import Settings, run, write_overlay
     from tokensieve.eval.console import answers_table, show
+    from tokensieve.files import check_picture_path
     from tokensieve.hf.models import hush, load_model
     from tokensieve.methods.registry import method_class
 

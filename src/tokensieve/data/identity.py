@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from tokensieve.data.files import left_behind, written_whole
 from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.files import left_behind, make_folder, remove_tree, write_text
 from tokensieve.types import EncoderInfo
 
 STORE = "store.json"
@@ -46,12 +45,7 @@ def begin(folder: Path, identity: dict[str, Any], *, repaired: bool = False) -> 
                 f"Expected a new or empty folder for the store. Got {folder}, which holds other "
                 "files. Choose another --out."
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"Expected rights to make the folder {folder}. Got: {error}. Choose another --out."
-            ) from error
+        make_folder(folder)
         _write(path, identity)
     before, now = _flat(read_identity(folder)), _flat(identity)
     known = before.setdefault(_CONTENT, now.get(_CONTENT))
@@ -78,8 +72,7 @@ def begin(folder: Path, identity: dict[str, Any], *, repaired: bool = False) -> 
 
 
 def _write(path: Path, identity: dict[str, Any]) -> None:
-    with written_whole(path) as part:
-        part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(identity, indent=1) + "\n")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
@@ -109,7 +102,7 @@ def remove_leftovers(folder: Path, mine: set[str]) -> None:
     for path in folder.glob(".*.part*"):
         stem, suffix = left_behind(path.name) or ("", "")
         if path.is_dir() and f"{stem}.safetensors" in mine:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         elif f"{stem}{suffix}" in mine:
             path.unlink(missing_ok=True)
 

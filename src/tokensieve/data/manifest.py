@@ -14,10 +14,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.data.extras import need
-from tokensieve.data.files import written_whole
 from tokensieve.data.groups import videos
 from tokensieve.data.shards import NONFINITE, SKIPPED, ShardInfo, read_info
 from tokensieve.errors import InputError, WeightsError
+from tokensieve.files import written_whole
 
 MANIFEST = "manifest.parquet"
 SHOWN = 10  # skipped pictures told with the summary

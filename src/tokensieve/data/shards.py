@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokensieve.data.files import staged
 from tokensieve.errors import UnsupportedError, WeightsError
+from tokensieve.files import staged
 
 SKIPPED = "skipped"
 NONFINITE = "Expected finite "  # how the error of a picture begins that the dtype cannot hold

@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from tokensieve.assets import asset_path
-from tokensieve.data.files import written_whole
 from tokensieve.data.pictures import open_picture
 from tokensieve.data.synth import Question, generate
+from tokensieve.files import make_folder, write_text, written_whole
 
 # name of the file -> (kind, seed): the first seed of a range no evaluation reads
 PICTURES = {
@@ -52,7 +52,7 @@ def shipped_pictures() -> list[Shipped]:
 
 def make(folder: Path) -> None:
     """Write every picture and its questions into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, (kind, seed) in PICTURES.items():
         picture = generate(kind, seed, "test")
         asked = _spread(picture.questions)
@@ -64,8 +64,7 @@ def make(folder: Path) -> None:
         }
         with written_whole(folder / f"{name}.png") as part:
             picture.image.save(part, optimize=True)
-        with written_whole(folder / f"{name}.json") as part:
-            part.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / f"{name}.json", json.dumps(told, indent=2) + "\n")
 
 
 def _spread(questions: Sequence[Question]) -> list[Question]:

@@ -17,6 +17,7 @@ from tokensieve.eval.adaptive import unpack_counts
 from tokensieve.eval.markdown import percent, table
 from tokensieve.eval.records import Record, read_all
 from tokensieve.eval.stats import Estimate, bootstrap_mean, spearman, unpack_hits
+from tokensieve.files import make_folder, write_text, written_whole
 
 Values = NDArray[np.float64]
 MIX = {"cluttered": 7, "plain": 5, "mixed": 4, "scene": 3, "dense": 2}  # of 21 in the training pool
@@ -31,9 +32,9 @@ def write_page(folder: Path, root: Path, suite: Path) -> None:
     if not found:
         raise InputError(f"Expected records in {folder}. Run python -m tokensieve.eval.adaptive.")
     figure = root / "docs" / "figures" / "adaptive.png"
-    figure.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(figure.parent)
     draw(found, figure)
-    (root / "docs" / "adaptive.md").write_text(page(found, suite), encoding="utf-8")
+    write_text(root / "docs" / "adaptive.md", page(found, suite))
 
 
 def page(found: Sequence[Record], suite: Path) -> str:
@@ -219,7 +220,8 @@ def draw(found: Sequence[Record], path: Path) -> None:
         handle.set_alpha(1)
     _draw_scores(axes[-1], found, keeps)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)
 
 

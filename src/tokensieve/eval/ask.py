@@ -17,8 +17,8 @@ from tokensieve.budget import check_keep
 from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
-from tokensieve.data.files import written_whole
 from tokensieve.errors import PromptError, UnsupportedError
+from tokensieve.files import written_whole
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.prompts import picture_prompt, placeholder_of
 from tokensieve.hf.report import Call, ImageReport

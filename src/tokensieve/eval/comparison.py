@@ -16,6 +16,7 @@ from tokensieve.eval.plots import cloud
 from tokensieve.eval.records import Record, read_all
 from tokensieve.eval.stats import paired_difference
 from tokensieve.eval.tables import how_to_run, open_board
+from tokensieve.files import write_text
 from tokensieve.methods.registry import method_class
 from tokensieve.types import Site
 
@@ -37,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     suite, board, options = open_board(arguments, str(__doc__), "experiments/methods.json")
     times = _times(options.results / "prefill")
     docs = options.root / "docs"
-    docs.mkdir(parents=True, exist_ok=True)
-    (docs / "comparison.md").write_text(page(board, suite, options.suite, times))
+    write_text(docs / "comparison.md", page(board, suite, options.suite, times))
     points = {v.name: list(_points(board, suite, v, times)) for v in kept_rows(suite)}
     cloud(
         points, {v.name: group(v) for v in kept_rows(suite)}, OURS, docs / "figures/comparison.png"

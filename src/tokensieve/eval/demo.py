@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tokensieve.data.files import check_picture_path, written_whole
 from tokensieve.data.shipped import Shipped, shipped_pictures
 from tokensieve.eval.ask import Answer, Settings, ask, shown
 from tokensieve.eval.console import COST_HEADERS, COST_NOTE, cost_cells, show
+from tokensieve.files import check_picture_path, make_folder, written_whole
 from tokensieve.hf.models import Loaded, hush, load_model
 from tokensieve.viz.compare import overlay_rows
 from tokensieve.viz.sheet import sheet
@@ -26,7 +26,7 @@ Asked = tuple[Shipped, str, str, list[Answer]]  # picture, question, right answe
 
 def main(out: Path = Path("out/demo.png")) -> None:
     """Ask every shipped question with every method; print the table, write the overlay to `out`."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     check_picture_path(out)
     hush()
     loaded = load_model("nano")

@@ -23,6 +23,7 @@ from tokensieve.eval.plots import by_tokens
 from tokensieve.eval.records import Record, read_all
 from tokensieve.eval.stats import Scores, paired_difference, seed_mean
 from tokensieve.eval.tables import how_to_run, open_board
+from tokensieve.files import write_text
 from tokensieve.nn.fusion import FusionConfig
 
 FIGURE = "figures/fusion.png"
@@ -36,8 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     shapes = shapes_of(json.loads(ARMS.read_text()))
     times = list(read_all(options.results / "fusion-time"))
     docs = options.root / "docs"
-    docs.mkdir(parents=True, exist_ok=True)
-    (docs / "fusion-results.md").write_text(page(board, suite, options.suite, shapes, times))
+    write_text(docs / "fusion-results.md", page(board, suite, options.suite, shapes, times))
     by_tokens({panel: curves(board, panel) for panel in PANELS}, STYLES, docs / FIGURE)
 
 

@@ -14,6 +14,7 @@ from tokensieve.eval.board import Board, Place
 from tokensieve.eval.config import Suite, Variant
 from tokensieve.eval.stats import paired_difference
 from tokensieve.eval.tables import how_to_run, open_board
+from tokensieve.files import write_text
 
 PROMPT = (
     "Prompts are question + image + question: a causal LLM knows of the text at its visual tokens "
@@ -25,8 +26,7 @@ OURS = "conditional-at-1"
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the page."""
     suite, board, options = open_board(arguments, str(__doc__), "experiments/conditional.json")
-    (options.root / "docs").mkdir(parents=True, exist_ok=True)
-    (options.root / "docs" / "conditional.md").write_text(page(board, suite, options.suite))
+    write_text(options.root / "docs" / "conditional.md", page(board, suite, options.suite))
 
 
 def page(board: Board, suite: Suite, suite_file: Path) -> str:

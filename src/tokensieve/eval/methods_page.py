@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 
+from tokensieve.files import write_text
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import method_class, method_names
 from tokensieve.types import Site
@@ -21,7 +21,7 @@ TITLES = {
 
 def main() -> None:
     """Write the page into docs/ of the current folder."""
-    Path("docs/methods.md").write_text(page())
+    write_text("docs/methods.md", page())
 
 
 def page() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from tokensieve.eval.board import Board, Place
 from tokensieve.eval.config import Suite
 from tokensieve.eval.markdown import title
+from tokensieve.files import make_folder, written_whole
 
 _STRONG = {"selector": "#c1121f", "selector-ranking": "#f4a261", "full": "#000000"}
 _OTHERS = ("#1f77b4", "#17becf", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f", "#bcbd22", "#e377c2")
@@ -65,8 +66,10 @@ def quality(board: Board, suite: Suite, model: str, variants: Sequence[str], pat
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+    make_folder(path.parent)
+    told = {"Date": None} if path.suffix == ".svg" else None
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110, metadata=told)
     plt.close(figure)
 
 
@@ -126,8 +129,9 @@ def cloud(
     ]
     figure.legend(handles=handles, loc="lower center", ncols=5 if timed else 3, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    make_folder(path.parent)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)
 
 
@@ -165,8 +169,9 @@ def by_tokens(
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    make_folder(path.parent)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import InputError
+from tokensieve.files import write_text
 
 Record = dict[str, Any]
 _PACKAGES = ("tokensieve", "torch", "transformers", "numpy", "pillow", "safetensors")
@@ -51,10 +52,7 @@ def provenance() -> Record:
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.part")  # two shards may meet on one job
-    draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    draft.replace(path)
+    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> Record:

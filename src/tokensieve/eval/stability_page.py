@@ -16,6 +16,7 @@ from tokensieve.eval.markdown import table
 from tokensieve.eval.records import Record, read_all
 from tokensieve.eval.stability import AS_IT_WAS, CROP, PRECISION, VIEWS, overlap, unpack_kept
 from tokensieve.eval.stats import bootstrap_mean, unpack_hits
+from tokensieve.files import write_text
 
 Row = Mapping[str, Any]
 Values = NDArray[np.float64]
@@ -26,8 +27,7 @@ def write_page(folder: Path, root: Path) -> None:
     found = [record for record in read_all(folder) if record.get("form") == "stability"]
     if not found:
         raise InputError(f"Expected records in {folder}. Run python -m tokensieve.eval.stability.")
-    (root / "docs").mkdir(parents=True, exist_ok=True)
-    (root / "docs" / "stability.md").write_text(page(found), encoding="utf-8")
+    write_text(root / "docs" / "stability.md", page(found))
 
 
 def page(found: Sequence[Record]) -> str:

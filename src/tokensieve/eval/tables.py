@@ -14,6 +14,7 @@ from tokensieve.eval.board import MEAN, Board
 from tokensieve.eval.config import Suite, load_suite
 from tokensieve.eval.plots import quality
 from tokensieve.eval.records import read_all
+from tokensieve.files import write_text
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NEW_RULE, RANKING = "selector", "selector-ranking"
@@ -29,13 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write everything."""
     suite, board, options = open_board(arguments, str(__doc__), "experiments/nano.json")
     folder = options.results / suite.suite
-    (folder / "scores.csv").write_text(markdown.as_csv(board, suite))
+    write_text(folder / "scores.csv", markdown.as_csv(board, suite))
     docs = options.root / "docs"
-    docs.mkdir(parents=True, exist_ok=True)
     figure = docs / "figures" / f"{suite.suite}.png"
     quality(board, suite, "main", present(suite, README_ROWS), figure)
     extra = [r for name in ("timing", "receipts") for r in records_of(options.results, name)]
-    (docs / "results.md").write_text(page(board, suite, options.suite, extra))
+    write_text(docs / "results.md", page(board, suite, options.suite, extra))
     put_block(options.root / "README.md", readme_block(board, suite))
 
 
@@ -149,7 +149,7 @@ def put_block(readme: Path, block: str) -> None:
     if BEGIN not in text or END not in text:
         return
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+    write_text(readme, f"{before}{BEGIN}\n{block}\n{END}{after}")
 
 
 if __name__ == "__main__":

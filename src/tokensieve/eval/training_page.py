@@ -25,6 +25,7 @@ from tokensieve.errors import InputError
 from tokensieve.eval.markdown import table
 from tokensieve.eval.rates import TRAINED
 from tokensieve.eval.records import Record, read_all
+from tokensieve.files import write_text
 from tokensieve.nn.config import ReconstructorConfig, SelectorConfig
 from tokensieve.types import Site
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/training.md"))
     options = parser.parse_args(arguments)
     text = options.page.read_text() if options.page.exists() else ""
-    options.page.write_text(with_block(text, block(list(read_all(options.rates)))))
+    write_text(options.page, with_block(text, block(list(read_all(options.rates)))))
 
 
 def with_block(text: str, block: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokensieve.errors import InputError
 from tokensieve.eval import markdown, records
+from tokensieve.files import write_text
 from tokensieve.nn.pretrained import read_json
 
 TOWERS = ("siglip", "internvit", "qwen")
@@ -38,8 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = list(records.read_all(options.results))
     if not found:
         raise InputError(f"Expected trainings in {options.runs}. Run: make results-worlds")
-    options.docs.mkdir(exist_ok=True)
-    (options.docs / "worlds.md").write_text(page(found), "utf-8")
+    write_text(options.docs / "worlds.md", page(found))
 
 
 def record_of(run: Path, tower: str, preset: str) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from tokensieve.errors import UnknownNameError
+from tokensieve.files import written_folder
 from tokensieve.hf.processors import pictures_only
 from tokensieve.nn.pretrained import write_json
 
@@ -56,15 +57,15 @@ def save_random_model(name: str, folder: str | Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         model, processor = RANDOM_MODELS[name]()
     folder = Path(folder)
-    model.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
-    processor.tokenizer.save_pretrained(folder)
     kept = {"patch_size", "vision_feature_select_strategy", "num_additional_image_tokens",
             "image_seq_length"} & vars(processor).keys()  # fmt: skip
     settings = {name: getattr(processor, name) for name in sorted(kept)}
-    write_json(
-        folder / "processor_config.json", {"processor_class": type(processor).__name__, **settings}
-    )
+    settings["processor_class"] = type(processor).__name__
+    with written_folder(folder) as part:
+        model.save_pretrained(part)
+        processor.image_processor.save_pretrained(part)
+        processor.tokenizer.save_pretrained(part)
+        write_json(part / "processor_config.json", settings)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.files import staged, write_text, written_folder
 from tokensieve.nn.config import StackConfig
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+README = "README.md"
 CARD = """---
 {{ card_data }}
 ---
@@ -53,6 +54,27 @@ class Pretrained(
         return super().generate_model_card(
             *args, name=type(self).__name__, what=what, encoder=self.config.encoder, **kwargs
         )
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> str | None:
+        """Write config.json, the weights and, where there is none, a README; whole or not at all.
+
+        Options as of Hugging Face's mixin. Raises `ConfigError` where the disk refuses.
+        """
+        folder = Path(save_directory)
+        with written_folder(folder) as part:
+            super().save_pretrained(part, **options)
+            if (folder / README).exists():
+                (part / README).unlink()
+        if not push_to_hub:
+            return None
+        return str(self.push_to_hub(repo_id or folder.name, **options))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_json(save_directory / CONFIG, self.config.to_dict())
@@ -135,18 +157,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """Write JSON whole or not at all. Raises `ConfigError` where the disk refuses."""
+    write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, part)
-    part.chmod(0o644)  # safetensors writes what only its owner may read
-    os.replace(part, path)
+    """Write safetensors whole or not at all. Raises `ConfigError` where the disk refuses."""
+    whole = {name: t.detach().contiguous() for name, t in tensors.items()}
+    with staged(path) as part:
+        save_file(whole, part)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokensieve.errors import EncoderMismatchError, WeightsError
 from tokensieve.fields import check_fields, read_object
+from tokensieve.files import write_text
 from tokensieve.nn.config import encoder_from_dict
 from tokensieve.types import EncoderInfo
 
@@ -64,9 +65,9 @@ class Thresholds:
         return torch.lerp(value_S[right_B - 1], value_S[right_B], part_B)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON."""
+        """Write JSON. Raises `ConfigError` where the disk refuses."""
         text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Thresholds:

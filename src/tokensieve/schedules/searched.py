@@ -11,6 +11,7 @@ from pathlib import Path
 from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
 from tokensieve.fields import check_fields, read_object
+from tokensieve.files import write_text
 from tokensieve.schedules.base import Schedule, check_schedule, mean_share
 from tokensieve.types import EncoderInfo
 
@@ -70,7 +71,7 @@ class Searched(Schedule):
         """Write it as JSON, with the LLM it is for."""
         llm = {field: getattr(self.llm, field) for field in _IDENTITY}
         data = {"format": _FORMAT, "llm": llm, "trace": self.trace}
-        Path(path).write_text(json.dumps(data) + "\n")
+        write_text(path, json.dumps(data) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Searched:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError
+from tokensieve.files import written_folder
 from tokensieve.nn.pretrained import (
     load_weights,
     read_json,
@@ -28,24 +29,22 @@ PREFIX = "checkpoint-"
 def save_checkpoint(
     out: Path, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]
 ) -> None:
-    """Write `out`/checkpoint-STEP with model, optimiser and `record`; older ones go after it."""
+    """Write `out`/checkpoint-STEP with model, optimiser and `record`; older ones go after it.
+
+    Raises `ConfigError` where the disk refuses; the checkpoint before is then still there.
+    """
     folder = _folder(out, step)
-    part = out / f".{folder.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_weights(part / "model.safetensors", dict(model.state_dict()))
     moments = {
         f"{index}.{name}": value
         for index, state in optimiser.state_dict()["state"].items()
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
-    write_weights(part / "optimiser.safetensors", moments)
-    write_json(part / "state.json", {**record, "step": step})
-    if folder.exists():  # of the same step, so of the same content
-        shutil.rmtree(part)
-    else:
-        part.rename(folder)
+    if not (folder / "state.json").is_file():  # else of the same step, so of the same content
+        with written_folder(folder, replace=True) as part:
+            write_weights(part / "model.safetensors", dict(model.state_dict()))
+            write_weights(part / "optimiser.safetensors", moments)
+            write_json(part / "state.json", {**record, "step": step})
     for old in _found(out):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import MissingPackageError, UnknownNameError
+from tokensieve.files import Lines
 
 
 class Journal:
@@ -25,20 +25,16 @@ class Journal:
             except (ValueError, KeyError):  # half written
                 continue
             if step < first:
-                kept.append(line + "\n")
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(kept), "utf-8")
-        os.replace(part, path)
-        self._file = path.open("a", encoding="utf-8")
+                kept.append(line)
+        self._lines = Lines(path, kept)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Append one line, which has a "step"."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        """Append one line, which has a "step". Raises `ConfigError` where the disk refuses."""
+        self._lines.write(json.dumps(values))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def check_tracker(name: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.data.features import FeatureStore
+from tokensieve.files import make_folder
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.pretrained import write_json
 from tokensieve.train.batches import Batches, Part, some_of
@@ -135,7 +136,7 @@ class Run:
             self.accelerator.log(flat(found, "validation/"), step=step)
             logger.info("validation at step %d\n%s", step + 1, validation_text(found))
             if self.bare.image is not None:
-                (self.out / "samples").mkdir(exist_ok=True)
+                make_folder(self.out / "samples")
                 write_samples(
                     self.out / "samples" / f"step-{step + 1:06d}.png", self.bare, self.judged,
                     some_of(self.judged_rows, SAMPLES), heading=f"step {step + 1}",

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.data.features import FeatureStore
-from tokensieve.data.files import written_whole
 from tokensieve.errors import ConfigError
+from tokensieve.files import written_whole
 from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.train.batches import generator_of

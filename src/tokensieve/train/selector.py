@@ -21,6 +21,7 @@ from tokensieve.data.extras import need
 from tokensieve.data.features import FeatureStore
 from tokensieve.errors import ConfigError, EncoderMismatchError
 from tokensieve.fields import check_number
+from tokensieve.files import make_folder
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ReconstructorConfig
 from tokensieve.nn.ranking import calibrate
@@ -90,7 +91,7 @@ def train_selector(
     first = load_checkpoint(out, model, optimiser, record)
     if first == 0:
         _fit_normaliser(model, store, rows, config, seed)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator.init_trackers("tokensieve", config=flat(record["recipe"]))
     run = Run(
         accelerator, model, optimiser, recipe, out, record, judged,

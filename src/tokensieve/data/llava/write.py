@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokensieve.data.files import written_whole
 from tokensieve.data.llava.rows import PLACEHOLDER
 from tokensieve.data.synth import ROTATION, SPLITS, Picture, generate
 from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.files import make_folder, write_text, written_whole
 
 CAPTIONS, INSTRUCT, IMAGES = "captions.json", "instruct.json", "images"
 _ASK = "Describe the picture.\n"
@@ -31,7 +31,7 @@ def write_llava(out: str | Path, pictures: int, split: str = "train") -> tuple[P
     if split not in SPLITS:
         raise UnknownNameError.of("split", split, SPLITS)
     out = Path(out)
-    (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    make_folder(out / IMAGES)
     captions, instruct = [], []
     for number, (kind, picture) in enumerate(_pictures(pictures, split)):
         name = f"{kind}-{number:06d}"
@@ -43,8 +43,7 @@ def write_llava(out: str | Path, pictures: int, split: str = "train") -> tuple[P
         if number % _TEXT_ONLY == _TEXT_ONLY - 1:
             instruct.append({"id": f"{name}-text", "conversations": _count(number)})
     for file, rows in ((CAPTIONS, captions), (INSTRUCT, instruct)):
-        with written_whole(out / file) as part:
-            part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_text(out / file, json.dumps(rows, indent=1) + "\n")
     return out / CAPTIONS, out / INSTRUCT
 
 

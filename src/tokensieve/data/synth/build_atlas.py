@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tokensieve.data.synth.glyphs import CHARSET, EM
+from tokensieve.files import make_folder, written_whole
 
 PACKAGES = (
     "fonts-dejavu-core fonts-dejavu-extra fonts-liberation fonts-roboto-unhinted fonts-open-sans "
@@ -121,10 +122,11 @@ def build(root: Path, out: Path) -> None:
             parts.append(bits.ravel())
             offset += bits.size
     unseen = np.array([name in UNSEEN for name in names])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        out, names=np.array(names), unseen=unseen, bits=np.concatenate(parts), meta=meta
-    )
+    make_folder(out.parent)
+    with written_whole(out) as part:
+        np.savez_compressed(
+            part, names=np.array(names), unseen=unseen, bits=np.concatenate(parts), meta=meta
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokensieve.data.ablations import variants
 from tokensieve.eval import markdown, records
+from tokensieve.files import make_folder, write_text, written_whole
 
 Record = dict[str, Any]
 NOT_RUN = markdown.NOT_RUN
@@ -19,7 +20,6 @@ PLOTTED = (0.1, 0.2)  # keeps between nothing and everything
 def write_report(spec: Mapping[str, Any], spec_file: Path, folder: Path, docs: Path) -> None:
     """docs/ablations.md, docs/figures/ablation-curves.png and docs/figures/ablations.png."""
     found = {path.stem: records.read(path) for path in sorted(folder.glob("*.json"))}
-    docs.mkdir(parents=True, exist_ok=True)
     common = spec["settings"]
     ran = sorted({record["config"]["seed"] for record in found.values()})
     parts = [
@@ -38,7 +38,7 @@ def write_report(spec: Mapping[str, Any], spec_file: Path, folder: Path, docs: P
     ]
     for name, group in spec["groups"].items():
         parts += [f"## {group['title']}", group["note"], table(spec, name, found)]
-    (docs / "ablations.md").write_text("\n\n".join(parts) + "\n", "utf-8")
+    write_text(docs / "ablations.md", "\n\n".join(parts) + "\n")
     curves(spec, found, docs / "figures" / "ablation-curves.png")
     axes_plot(spec, found, docs / "figures" / "ablations.png")
 
@@ -134,6 +134,7 @@ def figure(names: Sequence[str], draw: Callable[[Any, str], None], path: Path) -
     for ax in axes.flat[len(names) :]:
         ax.axis("off")
     drawn.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=110)
+    make_folder(path.parent)
+    with written_whole(path) as part:
+        drawn.savefig(part, dpi=110)
     plt.close(drawn)

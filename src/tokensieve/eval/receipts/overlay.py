@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tokensieve.eval.receipts.tiles import Receipt, Tiling
+from tokensieve.files import make_folder, written_whole
 
 _CAPTION = 14
 
@@ -30,8 +31,9 @@ def save_overlay(path: Path, receipt: Receipt, tiling: Tiling, kept: Mapping[str
     for place, (name, view) in enumerate(views.items()):
         strip.paste(Image.fromarray(view), (place * (width + 4), _CAPTION))
         draw.text((place * (width + 4) + 2, 1), name, fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    strip.save(path)
+    make_folder(path.parent)
+    with written_whole(path) as part:
+        strip.save(part)
 
 
 def stitch(crops: NDArray[np.uint8], layout: tuple[int, int]) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from tokensieve.errors import ConfigError, TokensieveError, WeightsError
+from tokensieve.files import written_folder
 from tokensieve.hf.fused.carried import image_processor, tokenizer_with_image
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, encoder_grid, pair
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
@@ -77,8 +78,9 @@ def convert(
         kernel=config.fusion_kernel,
         fused=config.fusion_fused,
     )
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with written_folder(out) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
     return Loaded(str(out), model, processor)
 
 

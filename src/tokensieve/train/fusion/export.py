@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensieve.files import written_folder
 from tokensieve.nn.pretrained import write_weights
 from tokensieve.train.fusion.model import PROJECTOR, base_of, is_of_projector, plain_state
 from tokensieve.train.fusion.recipe import Recipe, uses_bf16
@@ -22,6 +22,7 @@ def export(trainer: FusionTrainer, processor: Any, recipe: Recipe, out: Path) ->
     """Write `out`/model, `out`/projector.safetensors and, after LoRA, `out`/adapter.
 
     Every process has to call it, the first one writes. Folders get their names when they are whole.
+    Raises `ConfigError` where the disk refuses.
     """
     state = full_state(trainer)
     if not trainer.args.should_save:
@@ -30,10 +31,9 @@ def export(trainer: FusionTrainer, processor: Any, recipe: Recipe, out: Path) ->
     base, scaling = base_of(wrapped), None
     if recipe.train.parts == "lora":
         scaling = recipe.lora.alpha / recipe.lora.rank
-        part = _fresh(out / f".{ADAPTER}.part")
-        # False: no look-up of the base model's name on the hub
-        wrapped.save_pretrained(part, state_dict=dict(state), save_embedding_layers=False)
-        _named(part, out / ADAPTER)
+        with written_folder(out / ADAPTER, replace=True) as part:
+            # False: no look-up of the base model's name on the hub
+            wrapped.save_pretrained(part, state_dict=dict(state), save_embedding_layers=False)
     dtype = _dtype(recipe)
     state = plain_state(state, scaling)
     state = {n: v.to(dtype) if v.is_floating_point() else v for n, v in state.items()}
@@ -45,10 +45,9 @@ def export(trainer: FusionTrainer, processor: Any, recipe: Recipe, out: Path) ->
             if is_of_projector(n)
         },
     )
-    part = _fresh(out / f".{MODEL}.part")
-    _clean(base, dtype).save_pretrained(part, state_dict=state)
-    processor.save_pretrained(part)
-    _named(part, out / MODEL)
+    with written_folder(out / MODEL, replace=True) as part:
+        _clean(base, dtype).save_pretrained(part, state_dict=state)
+        processor.save_pretrained(part)
 
 
 def full_state(trainer: FusionTrainer) -> dict[str, Tensor]:
@@ -84,14 +83,3 @@ def _dtype(recipe: Recipe) -> torch.dtype:
         return torch.bfloat16 if uses_bf16(recipe) else torch.float32
     dtype: torch.dtype = getattr(torch, chosen)
     return dtype
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _named(part: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)

@@ -23,6 +23,7 @@ from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
 from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.fields import check_number
+from tokensieve.files import make_folder
 from tokensieve.hf.fingerprint import state_hash
 from tokensieve.hf.models import Loaded
 from tokensieve.nn.pretrained import read_json, write_json
@@ -80,7 +81,7 @@ def train_fusion(
     if whole is not None and whole[1] == steps and _finished(out):
         logger.info("step %d of %d: nothing is left to do in %s", steps, steps, out)
         return out / "model"
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     run = _Run(loaded, recipe, out, seed, record, found, steps, first)
     run.train(rows, places, skip_bad_rows, shared)
     return out / "model"

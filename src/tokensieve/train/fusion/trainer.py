@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tokensieve.errors import PictureError, TrainingError, WeightsError
+from tokensieve.files import make_folder
 from tokensieve.nn.pretrained import read_weights, write_weights
 from tokensieve.train.fusion.batches import PROBLEMS, Conversations, Given
 from tokensieve.train.fusion.model import base_of, is_of_projector
@@ -93,8 +94,7 @@ class FusionTrainer(Trainer):
         """Write the weights that learn; sharded ones lie in files of FSDP or DeepSpeed."""
         if self.sharded or not self.args.should_save:
             return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(output_dir or str(self.args.output_dir))
         write_weights(folder / LEARNED, self.learned())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

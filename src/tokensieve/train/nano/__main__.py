@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokensieve.errors import TrainingError
+from tokensieve.files import make_folder, written_folder
 from tokensieve.hf.nano import NANO, load_nano
 from tokensieve.train.nano.encoder import train_encoder
 from tokensieve.train.nano.export import export_control, export_nano
@@ -75,7 +76,8 @@ def save_shipped_encoder(folder: Path) -> None:
             f"Expected a folder without an encoder in training. Got {state}. Choose another --out."
         )
     if not folder.exists():
-        load_nano()[0].model.vision_tower.save_pretrained(folder)
+        with written_folder(folder) as part:
+            load_nano()[0].model.vision_tower.save_pretrained(part)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -89,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps-scale", type=float, default=1.0, help="shrink every stage")
     given = parser.parse_args(arguments)
     recipe = shrink(Recipe.load(given.config), given.steps_scale)
-    given.out.mkdir(parents=True, exist_ok=True)
+    make_folder(given.out)
     several = {"all": STAGES, "only-control": CONTROL}
     for stage in several.get(given.stage, (given.stage,)):
         run_stage(stage, recipe, given.out, given.target)

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokensieve.hf.nano import load_nano
+from tokensieve.nn.pretrained import write_weights
 from tokensieve.train.nano.features import load_examples
 from tokensieve.train.nano.lm import Reader, shown_features
 from tokensieve.train.nano.muon import Muon
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     reader = train(AskFirst(), options.data, options.out, options.shards)
     tensors = {name: value.half().contiguous() for name, value in reader.state_dict().items()}
-    save_file(tensors, options.out / "reader.safetensors")
+    write_weights(options.out / "reader.safetensors", tensors)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tokensieve.data.synth import (
     SHAPES,
     SIZE,
 )
+from tokensieve.files import written_folder
 from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.parallel import average_gradients, rank_and_world
 from tokensieve.train.nano.pool import Shard, open_shard
@@ -224,6 +225,7 @@ def train_encoder(recipe: Recipe, out: Path, log: Log) -> None:
             log.write(stage="encoder", step=step, lr=rate, loss=loss.item(), **named)
         if step % recipe.checkpoint_every == 0 or step == part.steps:
             save_state(out / "encoder-state", model, optimiser, step)
-            model.encoder.save_pretrained(out / "encoder")
+            with written_folder(out / "encoder", replace=True) as folder:
+                model.encoder.save_pretrained(folder)
             seen = evaluate(model, val, min(100, len(val.images)))
             log.write(stage="encoder-val", step=step, **seen)

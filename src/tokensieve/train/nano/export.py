@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tokensieve.data.synth import PATCH, SIZE, generate
 from tokensieve.errors import TrainingError
+from tokensieve.files import make_folder, write_text, written_folder
+from tokensieve.nn.pretrained import write_weights
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.train.nano.lm import Reader, build_llava
 from tokensieve.train.nano.recipe import Recipe
@@ -72,9 +74,9 @@ def export_control(recipe: Recipe, out: Path, target: Path) -> None:
     """
     require_trained(recipe, out, "control")
     other = target.with_name(target.name + "-control")
-    other.mkdir(parents=True, exist_ok=True)
+    make_folder(other)
     control = Reader(assemble(recipe, out, "control")).state_dict()
-    save_file({k: v.half().contiguous() for k, v in control.items()}, other / "reader.safetensors")
+    write_weights(other / "reader.safetensors", {k: v.half() for k, v in control.items()})
 
 
 def export_nano(recipe: Recipe, out: Path, target: Path) -> None:
@@ -84,12 +86,13 @@ def export_nano(recipe: Recipe, out: Path, target: Path) -> None:
     """
     require_trained(recipe, out, "lm")
     model = assemble(recipe, out)
-    target.mkdir(parents=True, exist_ok=True)
-    save_file({"image_newline": newline(model).half()}, target / "newline.safetensors")
+    row_end = newline(model).half()
     torch.nn.Module.to(model, torch.float16)
-    model.save_pretrained(target)
-    build_tokenizer().save_pretrained(target)
-    image_processor().save_pretrained(target)
     layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}
     layout |= {"processor_class": "LlavaProcessor", "num_additional_image_tokens": 1}
-    (target / "processor_config.json").write_text(json.dumps(layout, indent=2) + "\n")
+    with written_folder(target) as part:
+        write_weights(part / "newline.safetensors", {"image_newline": row_end})
+        model.save_pretrained(part)
+        build_tokenizer().save_pretrained(part)
+        image_processor().save_pretrained(part)
+        write_text(part / "processor_config.json", json.dumps(layout, indent=2) + "\n")

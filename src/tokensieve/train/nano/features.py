@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPVisionModel
 
+from tokensieve.files import make_folder, written_whole
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.train.nano.packing import Asked, Example, needed
 from tokensieve.train.nano.parallel import rank_and_world
@@ -42,16 +43,16 @@ def cache_features(out: Path, shards: list[tuple[str, int]]) -> None:
     group share the work."""
     encoder = CLIPVisionModel.from_pretrained(out / "encoder", trust_remote_code=False)
     encoder.train(False)
-    (out / "features").mkdir(exist_ok=True)
+    make_folder(out / "features")
     rank, world = rank_and_world()
     for split, number in shards[rank::world]:
         path = out / "features" / f"{split}-{number:04d}.npy"
         if path.exists():
             continue
         shard = open_shard(out / "pool", split, number, wait_s=600.0)
-        part = path.with_suffix(".part.npy")
-        np.save(part, encode(encoder, shard.images[with_questions(shard)]))
-        part.rename(path)
+        found = encode(encoder, shard.images[with_questions(shard)])
+        with written_whole(path) as part:
+            np.save(part, found)
 
 
 def load_examples(

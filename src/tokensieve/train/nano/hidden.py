@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from tokensieve.data.features import write_store
+from tokensieve.files import make_folder
 from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.nano import load_nano, load_reader
 from tokensieve.train.nano.features import load_examples
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = hidden_states(model, torch.from_numpy(features[list(rows)]).float(), fronts)
         for layer in options.layers:
             parts[layer].append(found[layer].half())
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     for layer, states in parts.items():
         info = llm_info(model, layer) if layer else encoder_info(model).at_embeds()
         write_store(options.out / f"layer{layer}", torch.cat(states), info, source="hidden")

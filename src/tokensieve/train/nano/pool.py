@@ -9,7 +9,6 @@ Shard number i holds pictures i*N .. i*N+N-1 of its split, kinds in a fixed rota
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from tokensieve.data.synth import ROTATION, generate
 from tokensieve.data.synth.picture import Picture
+from tokensieve.files import write_text, written_folder
 from tokensieve.train.nano.parallel import rank_and_world
 
 
@@ -46,14 +46,11 @@ def make_shard(root: Path, split: str, number: int, size: int, max_lines: int = 
     first = number * size
     chosen = [(ROTATION[i % len(ROTATION)], i) for i in range(first, first + size)]
     pictures = [generate(kind, i, split, max_lines) for kind, i in chosen]
-    work = path.with_name(path.name + ".part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    np.save(work / "images.npy", np.stack([np.asarray(p.image) for p in pictures]))
-    np.save(work / "labels.npy", np.stack([p.labels.stack() for p in pictures]))
-    np.save(work / "text.npy", np.stack([p.text_mask for p in pictures]).astype(np.uint8))
-    (work / "pictures.json").write_text(json.dumps([describe(p) for p in pictures]))
-    work.rename(path)
+    with written_folder(path) as part:
+        np.save(part / "images.npy", np.stack([np.asarray(p.image) for p in pictures]))
+        np.save(part / "labels.npy", np.stack([p.labels.stack() for p in pictures]))
+        np.save(part / "text.npy", np.stack([p.text_mask for p in pictures]).astype(np.uint8))
+        write_text(part / "pictures.json", json.dumps([describe(p) for p in pictures]))
     return path
 
 

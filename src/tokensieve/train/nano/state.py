@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from tokensieve.files import Lines, make_folder, staged, write_text
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
@@ -29,15 +30,14 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
 
 def save_state(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Write weights, moments and step to `folder`, atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors = {f"model.{k}": v.detach().contiguous().clone() for k, v in model.state_dict().items()}
     for number, slots in optimiser.state_dict()["state"].items():
         for name, value in slots.items():
             tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value).contiguous().clone()
-    save_file(tensors, folder / "state.part")
-    os.replace(folder / "state.part", folder / "state.safetensors")
-    (folder / "step.part").write_text(json.dumps({"step": step}))
-    os.replace(folder / "step.part", folder / "step.json")
+    with staged(folder / "state.safetensors") as part:
+        save_file(tensors, part)
+    write_text(folder / "step.json", json.dumps({"step": step}))
 
 
 def load_state(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
@@ -60,14 +60,15 @@ class Log:
     """One JSON object a line, appended to a file and printed."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self.path, self.began = path, time.monotonic()
 
     def write(self, **entry: Any) -> None:
         """Append `entry` with the seconds since this run began."""
         entry["s"] = round(time.monotonic() - self.began, 1)
         text = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in entry.items()})
-        with self.path.open("a") as file:
-            file.write(text + "\n")
+        lines = Lines(self.path)
+        lines.write(text)
+        lines.close()
         sys.stdout.write(text + "\n")
         sys.stdout.flush()

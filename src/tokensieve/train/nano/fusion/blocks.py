@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokensieve.files import make_folder, written_whole
 from tokensieve.hf.nano import load_nano
 from tokensieve.nn.fusion import spaced_blocks
 from tokensieve.train.nano.encoder import normalise
@@ -26,7 +27,7 @@ FOLDER = "features-blocks"
 def cache_blocks(data: Path, shards: Sequence[tuple[str, int]]) -> None:
     """Write `data`/features-blocks/<split>-<number>.npy, (n, L, M C), for shards that have none."""
     tower = load_nano()[0].model.vision_tower
-    (data / FOLDER).mkdir(exist_ok=True)
+    make_folder(data / FOLDER)
     for split, number in shards:
         path = data / FOLDER / f"{split}-{number:04d}.npy"
         if path.exists():
@@ -37,9 +38,8 @@ def cache_blocks(data: Path, shards: Sequence[tuple[str, int]]) -> None:
             pixels = normalise(torch.from_numpy(images[start : start + CHUNK]))
             states = tower(pixels, output_hidden_states=True).hidden_states[1:]
             parts.append(torch.cat([block[:, 1:] for block in states], -1).half().numpy())
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.concatenate(parts))
-        part.rename(path)
+        with written_whole(path) as file:
+            np.save(file, np.concatenate(parts))
 
 
 class Blocks:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tokensieve.errors import TrainingError
+from tokensieve.files import written_folder
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.models import Loaded
@@ -55,8 +56,9 @@ def export(study: Study, arm: Arm, seed: int, out: Path) -> Path:
     shape = loaded.model.config.fusion
     plain = shape.kind == "mlp" and shape.blocks == 1
     model, processor = as_llava(loaded.model) if plain else (loaded.model, loaded.processor)
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
+    with written_folder(folder / "model", replace=True) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
     return folder / "model"
 
 

@@ -1,0 +1,296 @@
+"""The one room where files are written: whole or not there, and on the disk before they are named.
+
+Everything of the package writes through it, so that a kill, a power cut or a full disk leaves what
+was there before, and a disk that refuses is one line.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from tokensieve.errors import ConfigError
+
+_LIBRARIES = ("safetensors", "safetensors_rust", "pyarrow")  # their errors are no OSError
+_TORCH = ("inline_container", "PytorchStreamWriter", "Parent directory")  # nor are torch.save's
+_PART = r"\.([^/]+)\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.part(\.\w+)?"  # what `part_name` makes
+_STEM = 80  # characters of a name in the name of its part: names end at 255
+
+
+@contextmanager
+def refused_in_words(path: str | Path) -> Iterator[None]:
+    """Raise `ConfigError` where the disk refuses what the block writes to `path`."""
+    try:
+        yield
+    except Exception as error:
+        if not _of_the_disk(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"Expected room and rights to write {_as_named(path)}. Got: {_as_named(said)}. Make "
+            "room, or write elsewhere; what was there before is as it was."
+        ) from error
+
+
+def _as_named(text: str | Path) -> str:
+    """`text` with the names that parts will get, in place of the parts'."""
+    return re.sub(rf"(?<![^/'\"]){_PART}", r"\1\4", str(text)).rstrip(".")
+
+
+def _of_the_disk(error: Exception) -> bool:
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in _LIBRARIES:
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in _TORCH)
+
+
+def make_folder(path: str | Path) -> Path:
+    """`path`, a folder now, with those above it. Raises `ConfigError` if it cannot be one."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"Expected a folder at {path}. Got a file. Name another folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"Expected rights to make the folder {path}. Got: {error}. Name another folder."
+        ) from error
+    return path
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, and the folders above where they are missing.
+
+    Raises `ConfigError` where the disk refuses.
+    """
+    make_folder(Path(path).parent)
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | Path) -> Path:
+    """`path`, if a file may be written there. Raises `ConfigError` if not; creates nothing."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            f"Expected the name of a file to write. Got the directory {path}. Name a file in it."
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"Expected a directory at {path.parent} to write {path.name} into. Got none. Make it."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"Expected a writable directory. Got {path.parent}, which is not. Write elsewhere."
+        )
+    return path
+
+
+def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
+    """`path`, if a picture may be written there and it is not the `source` itself.
+
+    Raises `ConfigError` if not; creates nothing.
+    """
+    path = check_writable(path)
+    if source is not None and path.resolve() == source.resolve():
+        raise ConfigError(
+            f"Expected another file than the picture itself. Got {path}. Name a new file."
+        )
+    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+        raise ConfigError(
+            f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg or .webp."
+        )
+    return path
+
+
+@cache
+def machine() -> str:
+    """Where process numbers mean something: the host and, in a container, its own numbering."""
+    try:
+        numbering = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:  # no Linux
+        numbering = ""
+    return re.sub(r"\W+", "-", f"{platform.node()[:64]}-{numbering}", flags=re.ASCII)
+
+
+def part_name(stem: str) -> str:
+    """`.{stem}.{machine}.{pid}.{random}.part`: nobody else's, and whose it was can be told."""
+    return f".{stem[:_STEM]}.{machine()}.{os.getpid()}.{secrets.token_hex(4)}.part"
+
+
+def left_behind(name: str) -> tuple[str, str] | None:
+    """(stem, suffix) of what `name`, a `part_name`, would have become, if its process is dead.
+
+    None for other names, for processes that live, and for those of other machines, which cannot
+    be asked.
+    """
+    match = re.fullmatch(_PART, name)
+    if match is None or match[2] != machine() or _alive(int(match[3])):
+        return None
+    return match[1], match[4] or ""
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process of this machine goes by that number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed to `path` when the block ends well.
+
+    What was written is on the disk before it gets its name, so that a file of that name is whole
+    even after a power cut. On an exception nothing is left behind, and what `path` held before
+    stays. Raises `ConfigError` where the disk refuses.
+    """
+    path = check_writable(path)
+    part = path.with_name(f"{part_name(path.stem)}{path.suffix}")
+    try:
+        with refused_in_words(path):
+            yield part
+            _named(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(path: str | Path) -> Iterator[Path]:
+    """The same, written inside a folder of a `part_name` beside `path`.
+
+    For writers that make temporary files of their own, as safetensors does: what a killed process
+    leaves lies in that folder, and whose it was can be told.
+    """
+    path = check_writable(path)
+    folder = path.with_name(part_name(path.stem))
+    try:
+        with refused_in_words(path):
+            folder.mkdir(exist_ok=True)
+            part = folder / path.name
+            yield part
+            part.chmod(0o644)  # safetensors writes what only its owner may read
+            _named(part, path)
+    finally:
+        remove_tree(folder)
+
+
+@contextmanager
+def written_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` to write into; renamed to `path` when the block ends well.
+
+    Where `path` is there already its files are taken over one by one, config.json last, and others
+    in it stay; with `replace`, for folders that are ours alone, the old folder goes as a whole.
+    Raises `ConfigError` where the disk refuses, and for a file of that name.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"Expected a folder at {path}. Got a file. Name another folder.")
+    part = path.with_name(part_name(path.name))
+    try:
+        with refused_in_words(path):
+            part.mkdir()
+            yield part
+            _flush_tree(part)
+            _folder_named(part, path, replace)
+            _flush(path.parent)
+    finally:
+        remove_tree(part)
+
+
+def _folder_named(part: Path, path: Path, replace: bool) -> None:
+    if not path.exists():
+        part.rename(path)
+    elif replace:
+        old = path.with_name(part_name(path.name))
+        path.rename(old)
+        part.rename(path)
+        remove_tree(old)
+    else:
+        _take_over(part, path)
+
+
+def _take_over(part: Path, path: Path) -> None:
+    files = (file for file in part.rglob("*") if not file.is_dir())
+    for file in sorted(files, key=lambda file: (file.name == "config.json", file)):
+        place = path / file.relative_to(part)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+        _flush(place.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of ours and what is in it, if it is there; what stays is no error."""
+    with suppress(OSError):
+        folder.rmdir()  # empty, as after all went well
+        return
+    if folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Lines:
+    """A file of lines that grows by whole ones. kept: what it holds at first; None: what is there.
+
+    Raises `ConfigError` where the disk refuses; the file then ends with the line before.
+    """
+
+    def __init__(self, path: str | Path, kept: Iterable[str] | None = None) -> None:
+        self.path = check_writable(path)
+        if kept is not None:
+            write_text(path, "".join(f"{line}\n" for line in kept))
+        with refused_in_words(path):
+            self._file = self.path.open("ab", buffering=0)
+
+    def write(self, line: str) -> None:
+        """Append one line."""
+        with refused_in_words(self.path):
+            end = os.fstat(self._file.fileno()).st_size
+            whole = f"{line}\n".encode()
+            try:
+                if (written := self._file.write(whole)) != len(whole):
+                    raise OSError(f"{written} of {len(whole)} bytes were written")
+            except OSError:
+                os.truncate(self.path, end)
+                raise
+
+    def close(self) -> None:
+        """Bring it to the disk and close it."""
+        if not self._file.closed:
+            with refused_in_words(self.path):
+                os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def _named(part: Path, path: Path) -> None:
+    _flush(part)
+    part.replace(path)
+    _flush(path.parent)
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.suffix == ".safetensors":
+            path.chmod(0o644)  # safetensors writes what only its owner may read
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
