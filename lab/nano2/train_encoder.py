@@ -7,11 +7,13 @@ weights read enough of pages they have not seen, at a check, never by the clock.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -59,14 +61,22 @@ def check(
     return found
 
 
-def train(recipe: EncoderRecipe, out: Path, until: int) -> None:
-    """Train to step `until` of the recipe's schedule; the checkpoint is out/encoder.safetensors."""
+def train(recipe: EncoderRecipe, out: Path, until: int, begin: Path | None = None) -> None:
+    """Train to step `until` of the recipe's schedule; the checkpoint is out/encoder.safetensors.
+
+    `begin` is a file of `lab.nano2.ship`: its weights, step and level are begun with, its moments
+    are lost. It counts only where there is no checkpoint yet.
+    """
     torch.manual_seed(recipe.seed)
     model = DenseEncoder(recipe)
+    state: dict[str, Any] = {"step": 0, "level": 0, "recipe": recipe.asdict()}
+    if begin is not None:
+        model.load_state_dict({name: value.float() for name, value in load_file(begin).items()})
+        shipped = json.loads(begin.with_suffix(".json").read_text())["state"]
+        state |= {"step": shipped["step"], "level": shipped["level"]}
     optimiser = Muon(model, recipe.matrix_rate)
     log, file = Log(out / "encoder.jsonl"), out / "encoder.safetensors"
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    state: dict[str, Any] = {"step": 0, "level": 0, "recipe": recipe.asdict()}
     state = keep.load(file, model, averaged, optimiser, state)
     log.write(stage="begin", **state)
     saved = time.monotonic()
@@ -121,13 +131,14 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
+    parser.add_argument("--begin", type=Path, help="weights of lab.nano2.ship to go on from")
     parser.add_argument("--until", type=int, help="stop at this step; the recipe's last by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     recipe = EncoderRecipe(seed=given.seed)
-    train(recipe, given.out, given.until or recipe.steps)
+    train(recipe, given.out, given.until or recipe.steps, given.begin)
 
 
 if __name__ == "__main__":

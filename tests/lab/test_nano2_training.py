@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lab.nano2 import fonts, keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
 from lab.nano2.features import cache, load
+from lab.nano2.ship import ship
 from lab.nano2.train_encoder import rate_at, train
 from lab.nano2.train_reader import ReaderRecipe
 from lab.nano2.train_reader import train as train_reader
@@ -97,6 +99,20 @@ def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
     assert keep.state_of(tmp_path / "cut" / "encoder.safetensors")["step"] == 5
     with pytest.raises(TrainingError, match="Got another seed"):
         train(replace(SMALL, seed=1), tmp_path / "cut", 6)
+
+
+@with_fonts
+def test_shipped_weights_are_gone_on_from_at_their_step(tmp_path: Path) -> None:
+    train(SMALL, tmp_path / "one", 2)
+    shipped = tmp_path / "weights" / "encoder.safetensors"
+    ship(tmp_path / "one" / "encoder.safetensors", shipped, 1)
+    record = json.loads(shipped.with_suffix(".json").read_text())
+    assert record["bytes"] < shipped.stat().st_size < record["bytes"] + 10_000
+    train(SMALL, tmp_path / "two", 2, begin=shipped)
+    assert not (tmp_path / "two" / "encoder.safetensors").exists()  # nothing left to do
+    train(SMALL, tmp_path / "two", 3, begin=shipped)
+    state = keep.state_of(tmp_path / "two" / "encoder.safetensors")
+    assert (state["step"], state["recipe"]) == (3, SMALL.asdict())
 
 
 @with_fonts
