@@ -13,13 +13,17 @@ from safetensors.torch import load_file
 
 from lab.nano2 import fonts, keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
+from lab.nano2.assemble import assemble, model_of, tokenizer
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
 from lab.nano2.features import cache, load
+from lab.nano2.pages import page
 from lab.nano2.ship import ship
 from lab.nano2.train_encoder import rate_at, train
 from lab.nano2.train_reader import ReaderRecipe
 from lab.nano2.train_reader import train as train_reader
 from tokensieve.errors import MissingPackageError, TrainingError
+from tokensieve.hf.processors import load_processor
+from tokensieve.train.nano.lm import Reader
 
 TEXT = {"kind": "lines", "text": [3, 4, 9, 30], "asked": [["ab", "7", [3, 4]], ["c", "41", [9]]]}
 SCENE = {"kind": "scene", "text": [], "asked": [["background", "red", []]]}
@@ -130,3 +134,37 @@ def test_the_reader_trains_on_what_the_encoder_left(tmp_path: Path) -> None:
     whole, cut = (load_file(tmp_path / name / "reader.safetensors") for name in ("whole", "cut"))
     for name, value in whole.items():
         torch.testing.assert_close(cut[name], value, rtol=0, atol=0)
+    says_the_same_assembled(tmp_path)
+
+
+def says_the_same_assembled(tmp_path: Path) -> None:
+    """The assembled model's logits are those of the reader on cached features."""
+    model = model_of(tmp_path / "encoder.safetensors", tmp_path / "cut" / "reader.safetensors")
+    features, examples = load(tmp_path / "features", "train")
+    one = examples[0]
+    batch = pack(np.random.default_rng(0), [one], PATCHES, 1, 0.0, renumber=0.0)
+    pixels = normalised(torch.from_numpy(page(0, "train", one.row, 0).image[None].copy()))
+    image = torch.full((1, PATCHES), VOCABULARY["<image>"])
+    with torch.no_grad():
+        mine = Reader(model)(torch.from_numpy(features[one.row][None]).float(), batch)
+        whole = model(input_ids=torch.cat([image, batch.ids], 1), pixel_values=pixels).logits
+    torch.testing.assert_close(whole[:, PATCHES:], mine, rtol=0, atol=5e-3)  # features in fp16
+    out = tmp_path / "assembled"
+    assemble(tmp_path / "encoder.safetensors", tmp_path / "cut" / "reader.safetensors", out)
+    processor = load_processor(str(out), model.config)
+    talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Total?"}]}]
+    prompt = processor.apply_chat_template(talk)
+    inputs = processor(images=[page(0, "train", 0, 0).image], text=[prompt], return_tensors="pt")
+    assert (inputs["input_ids"] == VOCABULARY["<image>"]).sum() == PATCHES
+    torch.testing.assert_close(
+        inputs["pixel_values"],
+        normalised(torch.from_numpy(page(0, "train", 0, 0).image[None].copy())),
+    )
+
+
+def test_the_tokenizer_reads_characters_as_the_batches_do() -> None:
+    made, question = tokenizer(), example(0, TEXT).asked[1]
+    said = made("c?<answer>41</s>", add_special_tokens=False)["input_ids"]
+    assert said == question.ids
+    assert made.decode(said[3:], skip_special_tokens=True) == "41"
+    assert made.decode(made("a B")["input_ids"]) == "a B"
