@@ -10,7 +10,7 @@ from contract import test_stages
 from families import inside
 from families.methods import Inside, Ragged
 from families.tiny import REQUIRED, build
-from tokensieve.hf import cut, stages
+from tokensieve.hf import cut, hooks, stages
 from tokensieve.types import Site
 
 required = pytest.mark.parametrize("name", REQUIRED)
@@ -123,8 +123,11 @@ def test_identity_check_bites(name, monkeypatch):
 
 def test_restored_check_bites(monkeypatch):
     tiny = replace(build("llava"), model=copy.deepcopy(build("llava").model))
-    right = stages.Stages.hook
-    monkeypatch.setattr(stages.Stages, "hook", lambda self: right(self)[:-1])  # one is forgotten
+    left = hooks.When.AFTER  # is forgotten
+    right = hooks._Mount.take
+    monkeypatch.setattr(
+        hooks._Mount, "take", lambda self, point: right(self, point) if point.when != left else None
+    )
     with pytest.raises(AssertionError):
         inside.check_restored(tiny, Inside)
 

@@ -150,7 +150,7 @@ def score(
             short = apply_plan(model, plan, batch.encoded, keys)
         inputs = dict(short.inputs)
         labels_NT = inputs.pop("labels")
-        with nullcontext() if stages is None else stages.hooked():
+        with nullcontext() if stages is None else stages.at_work():
             logits = model(**inputs, use_cache=False).logits
         hits_N = all_right(logits, labels_NT)
     call = short.report.calls[0] if stages is None else stages.call(short.report.calls[0].ms)

@@ -7,15 +7,30 @@ look-up that quietly finds nothing would turn a guard off.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import CodeType, FrameType
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
+from transformers import GenerationMixin
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokensieve.errors import UnsupportedError
 
 CACHE_NAMES = ("cache", "past_key_values")  # since 5.24, before
+# steps of `generate` that a sieve takes part in
+GENERATION = (
+    "generate",
+    "_expand_inputs_for_generation",
+    "_prepare_position_ids_for_generation",
+    "_get_logits_processor",
+    "_get_stopping_criteria",
+)
 
 
 def cache_of(arguments: Mapping[str, Any]) -> Any:
@@ -29,16 +44,17 @@ def cache_at(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
 
     Raises `UnsupportedError` for a module whose forward takes none by a known name.
     """
-    name, place = _cache_place(type(module))
+    kind: Any = type(module)
+    name, place = _cache_place(kind)
     if name in kwargs:
         return kwargs[name]
     return args[place] if place is not None and place < len(args) else None
 
 
 @cache
-def _cache_place(kind: type) -> tuple[str, int | None]:
+def _cache_place(kind: Any) -> tuple[str, int | None]:
     """Under what name, and where in a row, the forward of a class of modules takes the cache."""
-    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
     for place, parameter in enumerate(parameters):
         if parameter.name in CACHE_NAMES:
             positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
@@ -49,3 +65,108 @@ def _cache_place(kind: type) -> tuple[str, int | None]:
         "a method that acts before the LLM, or a release of Transformers that tokensieve is "
         "tested with."
     )
+
+
+def require_generation(model: Any) -> None:
+    """Raise `UnsupportedError` where `generate` of this release lacks a step that a sieve takes
+    part in, for then it would be left out in silence."""
+    missing = [name for name in GENERATION if not callable(getattr(model, name, None))]
+    if missing:
+        raise UnsupportedError(
+            f"Expected {type(model).__name__} to generate by {', '.join(GENERATION)}. Got none of "
+            f"the name {', '.join(missing)} in Transformers {transformers.__version__}. Use a "
+            "release that tokensieve is tested with, or `compress`."
+        )
+
+
+def require_layer(layer: Any) -> None:
+    """Raise `UnsupportedError` for a decoder layer that takes its inputs under names not known."""
+    kind: Any = type(layer)
+    _cache_place(kind)
+    names = inspect.signature(kind.forward).parameters
+    missing = [name for name in ("hidden_states", "attention_mask") if name not in names]
+    if missing:
+        raise UnsupportedError(
+            f"Expected {kind.__name__} to take `hidden_states` and `attention_mask`. Got no "
+            f"{' and no '.join(missing)} in Transformers {transformers.__version__}. Use a method "
+            "that acts before the LLM."
+        )
+
+
+def positions_for(model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Position ids of whole prompts as `generate` makes them, and the rope deltas of M-RoPE.
+
+    Asked of a shadow: a model with M-RoPE notes the deltas on itself, and another thread may be
+    using it.
+    """
+    base, name = model.base_model, model.base_model_prefix
+    shadow = _shadow(model)
+    if base is not model:
+        shadow._modules[name] = _shadow(base)
+    own = shadow.base_model
+    if hasattr(own, "rope_deltas"):
+        own.rope_deltas = None
+    known = {name: value for name, value in inputs.items() if name not in CACHE_NAMES}
+    positions = shadow._prepare_position_ids_for_generation(known["input_ids"], known)
+    return torch.as_tensor(positions), getattr(own, "rope_deltas", None)
+
+
+def _shadow(module: Any) -> Any:
+    """The same module under another identity: attributes set on it stay with it."""
+    shadow = object.__new__(type(module))
+    shadow.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}
+    return shadow
+
+
+def in_plain_generate() -> bool:
+    """Whether this thread is inside a `generate` of Transformers."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code not in _generate_codes():
+        frame = frame.f_back
+    return frame is not None
+
+
+@cache
+def _generate_codes() -> frozenset[CodeType]:
+    return frozenset({inspect.unwrap(GenerationMixin.generate).__code__})
+
+
+def follows_interface(config: Any) -> bool:
+    """Whether attention with this config looks its function up by name."""
+    return getattr(config, "_attn_implementation", None) is not None
+
+
+def set_attention(config: Any, name: str) -> None:
+    """Have attention with this very config look up `name`; sub-configs are not told."""
+    config._attn_implementation_internal = name
+    if config._attn_implementation != name:
+        raise UnsupportedError(
+            "Expected `_attn_implementation_internal` to name a config's attention function. Got "
+            f"no such thing in Transformers {transformers.__version__}. Use a method that reads no "
+            "attention."
+        )
+
+
+def register_attention(name: str, function: Callable[..., Any]) -> None:
+    """Offer an attention function under a name."""
+    ALL_ATTENTION_FUNCTIONS[name] = function
+
+
+def forget_attention(name: str) -> None:
+    """Take it back. Not while there are other threads: one may have read the name a moment ago, and
+    be about to look it up."""
+    if threading.active_count() == 1 and name in ALL_ATTENTION_FUNCTIONS:
+        del ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-untyped-call]
+
+
+def attention_of(module: Any, config: Any) -> Callable[..., Any]:
+    """The attention function a module uses by its `config`."""
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)  # type: ignore[arg-type]
+    if attend is None:
+        raise UnsupportedError(
+            f"Expected `eager_attention_forward` beside {type(module).__name__}. Got none in "
+            f"Transformers {transformers.__version__}. Load the model with "
+            "attn_implementation='sdpa'."
+        )
+    return attend  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.families import Family, crop_features, family_of, projector_of
+from tokensieve.hf.hooks import Point, When, acting
 from tokensieve.hf.layout import Packing, one_to_one
 from tokensieve.hf.signals import EncoderSignals
 from tokensieve.hf.timing import timed
@@ -194,19 +195,13 @@ def _run_tapped(model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[
         if key != "kwargs" and inputs.get(key) is not None
     }
     tapped: list[Tensor] = []
-    handle = None
-    if (module := projector_of(model, family)) is not None:
 
-        def tap(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found = args[0] if args else next(iter(kwargs.values()))
-            tapped.append(found)
+    def tap(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tapped.append(args[0] if args else next(iter(kwargs.values())))
 
-        handle = module.register_forward_pre_hook(tap, with_kwargs=True)
-    try:
+    module = projector_of(model, family)
+    with acting({} if module is None else {Point(module, When.BEFORE): tap}):
         return encoder(**arguments, return_dict=True), tapped
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 def asked_text(text_BS: Bool[Tensor, "B S"], labels: Any) -> Bool[Tensor, "B S"]:

@@ -14,7 +14,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.functional.attention import attention_rows, received_attention
+from tokensieve.hf.hooks import Point, When, acting
 from tokensieve.hf.left import Left, Wanted
 from tokensieve.hf.tap import tapped
 from tokensieve.hf.towers import attention_in, encoder_layers, has_cls, tower_of
@@ -61,7 +62,7 @@ class EncoderSteps:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """While open, one run of the encoder is shortened; hooks and tap go when it closes."""
+        """While open, one run of the encoder in this thread is shortened."""
         if any(layer.training and _recomputed(layer) for layer in self.layers):
             raise UnsupportedError(
                 "Expected no gradient checkpointing, which runs layers twice. Got it switched on "
@@ -69,22 +70,19 @@ class EncoderSteps:
             )
         attention = [attention_in(layer) for layer in self.layers]
         steps = [i for i in range(self.block + 1) if self._steps_at(i)] if self.asked else []
-        with ExitStack() as stack:
-            for i, (layer, module) in enumerate(zip(self.layers, attention, strict=True)):
-                if module is None:
-                    raise UnsupportedError(
-                        f"Expected an encoder layer with attention. Got {type(layer).__name__}."
-                    )
-                if i <= self.block:  # before Transformers' own hook, which records the output
-                    hook = self._hook(i)
-                    stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
-                else:
-                    before: Any = layer.register_forward_pre_hook(self._go_on, with_kwargs=True)
-                    stack.callback(before.remove)
-                before = module.register_forward_pre_hook(self._attend, with_kwargs=True)
-                stack.callback(before.remove)
-            heard = [module for i in steps if (module := attention[i]) is not None]
-            stack.enter_context(tapped(heard, self._seen))
+        actions: dict[Point, Any] = {}
+        for i, (layer, module) in enumerate(zip(self.layers, attention, strict=True)):
+            if module is None:
+                raise UnsupportedError(
+                    f"Expected an encoder layer with attention. Got {type(layer).__name__}."
+                )
+            if i <= self.block:
+                actions[Point(layer, When.AFTER)] = self._hook(i)
+            else:
+                actions[Point(layer, When.BEFORE)] = self._go_on
+            actions[Point(module, When.BEFORE)] = self._attend
+        heard = [module for i in steps if (module := attention[i]) is not None]
+        with acting(actions), tapped(heard, self._seen):
             yield
 
     def _steps_at(self, block: int) -> list[tuple[int, int]]:

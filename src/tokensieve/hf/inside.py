@@ -6,8 +6,8 @@ text tokens of a prompt, K values of a signal per position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows
+from tokensieve.hf.hooks import Action, Point, When, acting
 from tokensieve.hf.tap import tapped
 from tokensieve.hf.towers import attention_in
 from tokensieve.types import Kind, Signal
@@ -70,33 +71,31 @@ class Listening:
     def __init__(self, decoder: Any, wanted: Mapping[int, Mapping[str, Signal]]) -> None:
         self.wanted = {at: signals for at, signals in wanted.items() if signals}
         self.heard: dict[int, _Heard] = {}
-        self.stack = ExitStack()
-        rotated: list[Any] = []
+        self.rotated: list[Any] = []  # attention modules whose queries and keys are read
+        self.actions: dict[Point, Action] = {}  # behind projections, before rotary positions
         self.cut_of: dict[int, int] = {}  # by id of the attention module
-        try:
-            for at, signals in self.wanted.items():
-                attention = attention_in(decoder.layers[at - 1])
-                if attention is None:
-                    raise UnsupportedError(
-                        f"Expected attention in layer {at - 1} of the LLM. Got none. Use a method "
-                        "that reads no attention."
-                    )
-                self.cut_of[id(attention)] = at
-                kinds = {signal.kind for signal in signals.values()}
-                if kinds & set(_ROTATED):
-                    rotated.append(attention)
-                if kinds & set(_UNROTATED):
-                    self._hook(attention, at)
-            if rotated:
-                self.stack.enter_context(tapped(rotated, self._seen))
-        except BaseException:
-            self.stack.close()
-            raise
+        for at, signals in self.wanted.items():
+            attention = attention_in(decoder.layers[at - 1])
+            if attention is None:
+                raise UnsupportedError(
+                    f"Expected attention in layer {at - 1} of the LLM. Got none. Use a method "
+                    "that reads no attention."
+                )
+            self.cut_of[id(attention)] = at
+            kinds = {signal.kind for signal in signals.values()}
+            if kinds & set(_ROTATED):
+                self.rotated.append(attention)
+            if kinds & set(_UNROTATED):
+                self._hear_projections(attention, at)
 
-    def remove(self) -> None:
-        """Stop listening, as a hook's handle does."""
-        self.stack.close()
-        self.heard = {}
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While open, what runs in this thread is heard; afterwards nothing of it is kept."""
+        try:
+            with acting(self.actions), tapped(self.rotated, self._seen):
+                yield
+        finally:
+            self.heard = {}
 
     def _seen(
         self, module: Any, query: Tensor, key: Tensor, scaling: float, _mask: Tensor | None
@@ -104,7 +103,7 @@ class Listening:
         heard = self.heard.setdefault(self.cut_of[id(module)], _Heard())
         heard.query, heard.key, heard.scaling = query.detach(), key.detach(), scaling
 
-    def _hook(self, attention: Any, at: int) -> None:
+    def _hear_projections(self, attention: Any, at: int) -> None:
         for raw, norm, projection in (
             ("raw_query", "q_norm", "q_proj"),
             ("raw_key", "k_norm", "k_proj"),
@@ -123,7 +122,7 @@ class Listening:
                 setattr(heard, raw, heads.transpose(1, 2))
                 heard.scaling = float(attention.scaling)
 
-            self.stack.callback(module.register_forward_hook(after).remove)
+            self.actions[Point(module, When.AFTER)] = after
 
     @torch.no_grad()
     def signals(self, at: int, held: Held, repeats: int) -> dict[str, Float[Tensor, "B N K"]]:

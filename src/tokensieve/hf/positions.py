@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.compat import positions_for
 
 
 def mask_of(model: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -39,18 +40,9 @@ def original_positions(
 ) -> tuple[Tensor, Tensor | None]:
     """Position ids (B, S), or (4, B, S) for M-RoPE, of the whole prompt, and its rope deltas.
 
-    The model's own code computes them and remembers the deltas; what it remembered is put back.
+    The model's own code computes them.
     """
-    base = model.base_model
-    before = getattr(base, "rope_deltas", None)
+    made, deltas = positions_for(model, {**inputs, "attention_mask": mask_BS})
     given = inputs.get("position_ids")
-    try:
-        made = model._prepare_position_ids_for_generation(
-            inputs["input_ids"], {**inputs, "attention_mask": mask_BS}
-        )
-        deltas = getattr(base, "rope_deltas", None)
-    finally:
-        if hasattr(base, "rope_deltas"):
-            base.rope_deltas = before
-    positions = made if given is None else given
-    return torch.as_tensor(positions), deltas if positions.ndim == 3 else None
+    positions = made if given is None else torch.as_tensor(given)
+    return positions, deltas if positions.ndim == 3 else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,6 +17,8 @@ from tokensieve.budget import Pool
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.reduce import ImageReduction
+
+_LOCK = Lock()  # one for all: a report can be copied and pickled
 
 
 @dataclass(frozen=True)
@@ -104,44 +107,82 @@ class Call:
 
 
 @dataclass
+class _Totals:
+    """Sums over calls. layers: where tokens were dropped inside the LLM."""
+
+    calls: int = 0
+    visual_tokens: int = 0
+    kept_tokens: int = 0
+    ms: dict[str, float] = field(default_factory=dict)
+    layers: set[int] = field(default_factory=set)
+
+    def add(self, call: Call) -> None:
+        self.calls += 1
+        self.visual_tokens += call.visual_tokens
+        self.kept_tokens += call.kept_tokens
+        for stage, spent in call.ms.items():
+            self.ms[stage] = self.ms.get(stage, 0.0) + spent
+        self.layers |= {stage.layer for stage in call.stages if stage.layer}
+
+
+@dataclass
 class Report:
-    """Everything a sieve did while it was open; grows with every call of the model.
+    """Everything a sieve did while it was open.
 
     keep: as asked; a whole number is the most tokens of a picture, or with pool "prompt" of all
     pictures of a prompt together.
+    calls: the last `history` calls of the model, in the order they ended; None: all of them.
+    Counts and times are of all calls, those no longer held included.
     """
 
     method: str
     keep: float | int
     calls: list[Call] = field(default_factory=list)
     pool: Pool = Pool.CROP
+    history: int | None = None
+    _past: _Totals = field(default_factory=_Totals)
+
+    def add(self, call: Call) -> None:
+        """Note a call, from any thread; the oldest one goes where there are too many."""
+        with _LOCK:
+            self.calls.append(call)
+            while self.history is not None and len(self.calls) > self.history:
+                self._past.add(self.calls.pop(0))
+
+    @property
+    def totals(self) -> _Totals:
+        """Counts and times over all calls."""
+        with _LOCK:
+            total = replace(self._past, ms=dict(self._past.ms), layers=set(self._past.layers))
+            for call in self.calls:
+                total.add(call)
+        return total
 
     @property
     def visual_tokens(self) -> int:
         """Visual rows before, over all calls."""
-        return sum(call.visual_tokens for call in self.calls)
+        return self.totals.visual_tokens
 
     @property
     def kept_tokens(self) -> int:
         """Visual rows after, over all calls."""
-        return sum(call.kept_tokens for call in self.calls)
+        return self.totals.kept_tokens
 
     @property
     def ms(self) -> dict[str, float]:
         """Milliseconds by stage, summed over all calls."""
-        total: dict[str, float] = {}
-        for call in self.calls:
-            for stage, spent in call.ms.items():
-                total[stage] = total.get(stage, 0.0) + spent
-        return total
+        return self.totals.ms
 
     def __str__(self) -> str:
-        share = f" ({self.kept_tokens / self.visual_tokens:.0%})" if self.visual_tokens else ""
-        times = ", ".join(f"{stage} {spent:.1f} ms" for stage, spent in self.ms.items())
-        calls = f"{len(self.calls)} call" + ("" if len(self.calls) == 1 else "s")
+        all_ = self.totals
+        share = f" ({all_.kept_tokens / all_.visual_tokens:.0%})" if all_.visual_tokens else ""
+        times = ", ".join(f"{stage} {spent:.1f} ms" for stage, spent in all_.ms.items())
+        calls = f"{all_.calls} call" + ("" if all_.calls == 1 else "s")
+        layers = " and ".join(map(str, sorted(all_.layers)))
+        where = f" from layer {layers} of the LLM on" if layers else ""
         text = (
-            f"{self.method} at keep={self._budget()}: {self.kept_tokens} of {self.visual_tokens} "
-            f"visual tokens{share}{self._where()} in {calls}"
+            f"{self.method} at keep={self._budget()}: {all_.kept_tokens} of {all_.visual_tokens} "
+            f"visual tokens{share}{where} in {calls}"
         )
         return f"{text}; {times}" if times else text
 
@@ -149,10 +190,6 @@ class Report:
         return (
             f"{self.keep} a {self.pool.total_of}" if isinstance(self.keep, int) else f"{self.keep}"
         )
-
-    def _where(self) -> str:
-        layers = sorted({s.layer for call in self.calls for s in call.stages if s.layer})
-        return f" from layer {' and '.join(map(str, layers))} of the LLM on" if layers else ""
 
 
 def row_mask(

@@ -1,5 +1,9 @@
 """The mechanics of an open sieve: what is put on the model instance, and taken off again.
 
+Everything a call needs belongs to the call, which lives in the thread that makes it. What lies on
+the model lies there for all threads, does nothing by itself, and stays until the sieve is closed
+and the last call begun under it is over.
+
 B prompts, S prompt length.
 """
 
@@ -7,9 +11,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import replace
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -17,47 +22,88 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.hf.compat import cache_of
+from tokensieve.hf import hooks
+from tokensieve.hf.ahead import installed
+from tokensieve.hf.callbacks import View
+from tokensieve.hf.compat import cache_of, in_plain_generate, require_generation
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
+from tokensieve.hf.hooks import Point, When
 from tokensieve.hf.report import Report
 from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import now_ms
 
-_PATCHED = ("generate", "generate_batch", "_expand_inputs_for_generation")
-_MISSING = object()
+_PATCHED = (
+    "generate",
+    "generate_batch",
+    "_expand_inputs_for_generation",
+    "_get_logits_processor",
+    "_get_stopping_criteria",
+)
+
+
+@dataclass
+class _Call:
+    """A `generate` or a forward at work in this thread.
+
+    done: its prompt; None for a call that passes as it is. cache: what its own forwards are run
+    with, once they have begun. work: what is at work during one forward. given: the caller's own
+    processors and criteria.
+    """
+
+    done: Compressed | None = None
+    stages: Stages | None = None
+    generating: bool = False
+    begun: bool = False
+    cache: Any = None
+    started: float = 0.0
+    forwards: list[float] = field(default_factory=list)
+    work: ExitStack = field(default_factory=ExitStack)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    view: View | None = None
+
+    def owns(self, cache: Any) -> bool:
+        """Whether a forward with this cache is one of the call's own."""
+        return not self.begun or self.cache is None or cache is self.cache
 
 
 class Session:
-    """Patches one model instance while open; restores it on exit, exceptions included."""
+    """Patches one model instance while open; restores it when the last call is over."""
 
     def __init__(self, model: Any, plan: Plan, report: Report) -> None:
         self.model, self.plan, self.report = model, plan, report
-        self.current: Compressed | None = None  # the prompt `generate` is working on
-        self.stages: Stages | None = None  # of the last prompt, for what is decoded after it
-        self.stage_hooks: list[Any] = []
-        self.inside_generate = False
-        self.started = 0.0
-        self.forwards: list[float] = []
+        self.signature = inspect.signature(type(model).forward)
+        self.original: dict[str, Any] = {}
+        self.open, self.users = False, 0
+        self.held = ExitStack()  # what lies on the model
+        self.here = threading.local()
+        self.last: Stages | None = None  # of a prompt read by a plain forward, to go on by hand
 
     def __enter__(self) -> Session:
-        if isinstance(getattr(self.model.__dict__.get("generate"), "__self__", None), Session):
-            raise ConfigError(
-                "Expected one open sieve per model. Got a second one inside it. Close the first, "
-                "or use `compress`."
-            )
-        self.before = {name: self.model.__dict__.get(name, _MISSING) for name in _PATCHED}
-        self.original: dict[str, Any] = {name: getattr(self.model, name) for name in _PATCHED}
-        self.deltas = getattr(self.model.base_model, "rope_deltas", None)
-        self.signature = inspect.signature(type(self.model).forward)
-        self.model.generate = self.generate
-        self.model.generate_batch = self.refuse_batch
-        self.model._expand_inputs_for_generation = self.expand
-        self.hooks = [
-            self.model.register_forward_pre_hook(self.before_forward, with_kwargs=True),
-            self.model.register_forward_hook(self.after_forward, always_call=True),
-        ]
+        require_generation(self.model)
+        with hooks.locked():
+            if hooks.is_mounted(self.model, "generate"):
+                raise ConfigError(
+                    "Expected one open sieve per model. Got a second one, while the first is open "
+                    "or a call begun under it is at work in another thread. Close the first and "
+                    "let its calls end, or use `compress`."
+                )
+            self.held.enter_context(installed(self.model, self.plan))
+            points = (Point(self.model, When.BEFORE), Point(self.model, When.FINALLY))
+            self.held.enter_context(hooks.installed(points))
+            for name, mine in zip(_PATCHED, self._patches(), strict=True):
+                self.original[name] = getattr(self.model, name)
+                hooks.mount(self.model).set(name, mine)
+                self.held.callback(hooks.mount(self.model).unset, name)
+            for point, action in zip(
+                points, (self.before_forward, self.after_forward), strict=True
+            ):
+                hooks.stand(point, action)
+            self.open, self.users = True, 1
         return self
+
+    def _patches(self) -> tuple[Any, ...]:
+        return self.generate, self.refuse_batch, self.expand, self.processors, self.criteria
 
     def __exit__(
         self,
@@ -65,16 +111,56 @@ class Session:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._unhook_stages()
-        for hook in self.hooks:
-            hook.remove()
-        for name, value in self.before.items():
-            if value is _MISSING:
-                del self.model.__dict__[name]
-            else:
-                self.model.__dict__[name] = value
-        if hasattr(self.model.base_model, "rope_deltas"):
-            self.model.base_model.rope_deltas = self.deltas
+        self.open = False
+        self._leave()
+
+    @contextmanager
+    def _using(self) -> Iterator[bool]:
+        """What lies on the model stays while this is open. Gives whether the sieve is."""
+        with hooks.locked():
+            self.users += 1
+        try:
+            yield self.open
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with hooks.locked():
+            self.users -= 1
+            if self.users == 0:
+                self.held.close()
+
+    @property
+    def calls(self) -> list[_Call | None]:
+        """The calls at work in this thread, innermost last; None: something that is no part of
+        them."""
+        if not hasattr(self.here, "calls"):
+            self.here.calls = []
+        return self.here.calls  # type: ignore[no-any-return]
+
+    @property
+    def call(self) -> _Call | None:
+        """The innermost call at work in this thread."""
+        return self.calls[-1] if self.calls else None
+
+    @contextmanager
+    def _calling(self, call: _Call | None) -> Iterator[None]:
+        """Work on a call; None: on something that is not part of the call around it."""
+        calls = self.calls
+        depth = len(calls)
+        calls.append(call)
+        try:
+            with hooks.apart():
+                yield
+        finally:
+            del calls[depth:]
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        with self._calling(None):
+            yield
+
+    # -- generate
 
     def generate(
         self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any
@@ -84,38 +170,46 @@ class Session:
             kwargs["input_ids"] = inputs
         if generation_config is not None:
             kwargs["generation_config"] = generation_config
+        self._sweep()
+        with self._using() as is_open:
+            if not is_open:  # closed since the name was looked up
+                with self._calling(_Call(generating=True)):
+                    return self.original["generate"](**kwargs)
+            return self._generate(kwargs)
+
+    def _generate(self, kwargs: dict[str, Any]) -> Any:
         _refuse(kwargs)
         if self.plan.stages:
             _refuse_inside(self.model, kwargs)
-        with torch.no_grad():  # as in `generate` itself
-            done = self._apply(kwargs)
+        with self._apart(), torch.no_grad():  # as in `generate` itself
+            done, stages = self._apply(kwargs)
         ready = now_ms(self.model.device)
+        call = _Call(done, stages, generating=True, given=kwargs)
         arguments = done.inputs
         if done.shortened:
             arguments |= _lengths(self.model, kwargs, done)
-            self._remember(done)
-        self.current, self.inside_generate, self.forwards = done, True, []
-        try:
-            with nullcontext() if self.stages is None else self.stages.hooked():
+        call.view = View(done.prompt_ids, done.prompt_length, self._apart)
+        for name, seen in (
+            ("prefix_allowed_tokens_fn", call.view.constraint),
+            ("streamer", call.view.streamer),
+        ):
+            if arguments.get(name) is not None:
+                arguments[name] = seen(arguments[name])
+        with self._calling(call):
+            try:
                 out = self.original["generate"](**arguments)
-        finally:
-            self.current, self.inside_generate = None, False
+            finally:
+                call.work.close()
         spent = now_ms(self.model.device) - ready
-        prefill = self.forwards[0] if self.forwards else 0.0
-        self._record(done, prefill=prefill, decode=spent - prefill)
+        prefill = call.forwards[0] if call.forwards else 0.0
+        self._record(call, prefill=prefill, decode=spent - prefill)
         return _with_prompt(out, done)
 
-    def _apply(self, inputs: Mapping[str, Any]) -> Compressed:
+    def _apply(self, inputs: Mapping[str, Any]) -> tuple[Compressed, Stages | None]:
         """Shorten the prompt, or get ready to shorten it inside the LLM."""
         if not self.plan.stages:
-            return apply_plan(self.model, self.plan, inputs)
-        done, self.stages = stage_plan(self.model, self.plan, inputs)
-        return done
-
-    def _unhook_stages(self) -> None:
-        for hook in self.stage_hooks:
-            hook.remove()
-        self.stage_hooks = []
+            return apply_plan(self.model, self.plan, inputs), None
+        return stage_plan(self.model, self.plan, inputs)
 
     def refuse_batch(self, *_args: Any, **_kwargs: Any) -> None:
         """Continuous batching packs prompts in ways a shortened one does not survive."""
@@ -130,7 +224,7 @@ class Session:
     ) -> Any:  # fmt: skip
         """Beams: rows repeated by prompt. And the mask `generate` drops where it is all ones,
         without which position gaps read as packed documents when there is no cache."""
-        done = self.current
+        done = None if self.call is None else self.call.done
         rows = None
         if done is not None and done.shortened:
             rows = done.rows
@@ -148,65 +242,103 @@ class Session:
             kwargs["mm_encoder_outputs"] = {"image": rows.output(expand_size)}
         return ids, kwargs
 
-    def before_forward(
-        self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Shorten a plain forward; leave those inside `generate` alone."""
-        changed = None
-        if not self.inside_generate:
-            bound = self.signature.bind_partial(self.model, *args, **kwargs).arguments
-            bound.pop(next(iter(self.signature.parameters)))
-            bound |= bound.pop("kwargs", {})
-            self.current = self._shorten_forward(bound)
-            if self.current is not None:
-                changed = (), self.current.inputs
-        self.started = now_ms(self.model.device)
-        return changed
+    def processors(self, *args: Any, **kwargs: Any) -> Any:
+        """The logits processors of a call, the caller's own shown the caller's prompt."""
+        made = self.original["_get_logits_processor"](*args, **kwargs)
+        if (call := self.call) is None or call.view is None:
+            return made
+        return call.view.shown(made, call.given.get("logits_processor"))
 
-    def _shorten_forward(self, bound: dict[str, Any]) -> Compressed | None:
+    def criteria(self, *args: Any, **kwargs: Any) -> Any:
+        """The stopping criteria of a call, the caller's own shown the caller's prompt."""
+        made = self.original["_get_stopping_criteria"](*args, **kwargs)
+        if (call := self.call) is None or call.view is None:
+            return made
+        return call.view.criteria(made, call.given.get("stopping_criteria"))
+
+    # -- forwards
+
+    def before_forward(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Shorten a plain forward; put the stages to work in one of `generate`'s own."""
+        bound = self.signature.bind_partial(self.model, *args, **kwargs).arguments
+        bound.pop(next(iter(self.signature.parameters)))
+        bound |= bound.pop("kwargs", {})
+        self._sweep()
+        call, cache = self.call, cache_of(bound)
+        if call is not None and call.generating and call.owns(cache):
+            call.begun, call.cache = True, call.cache if call.cache is not None else cache
+            self._work(call)
+            return None
+        mine, alone = _Call(), not self.calls
+        self.calls.append(mine)
+        if not self.open or (alone and in_plain_generate()):
+            return None  # begun after the sieve was closed, or before it was opened
+        if module is not self.model:
+            raise UnsupportedError(
+                "Expected the model the sieve was opened on. Got a copy of it, as DataParallel "
+                "makes. Run one process per device, each with a sieve of its own."
+            )
+        mine.done, mine.stages = self._shorten_forward(bound)
+        self._work(mine)
+        return None if mine.done is None else ((), mine.done.inputs)
+
+    def _sweep(self) -> None:
+        """Drop forwards of this thread that an interrupt kept from ending: a model does not run
+        itself."""
+        while (call := self.call) is not None and not call.generating:
+            call.work.close()
+            self.calls.pop()
+
+    def _work(self, call: _Call) -> None:
+        """Begin a forward of a call."""
+        if call.stages is not None:
+            call.work.enter_context(call.stages.at_work())
+        call.started = now_ms(self.model.device)
+
+    def _shorten_forward(self, bound: dict[str, Any]) -> tuple[Compressed | None, Stages | None]:
         cache = cache_of(bound)
         pictures = any(bound.get(key) is not None for key in PIXELS)
         if not pictures and not bound.get("mm_encoder_outputs"):
             if cache is not None and cache.get_seq_length() > 0:
                 _refuse_continuation(bound)
-                if self.stages is not None and cache is self.stages.cache:
-                    self.stage_hooks = self.stages.hook()
-                return None
+                ours = self.last is not None and cache is self.last.cache
+                return None, self.last if ours else None
             refuse_unsupported(bound)
             place_BS = bound["input_ids"] == self.model.config.image_token_id
             if bool(place_BS.any()):
                 require_both(place_BS, pictures=False)
-            return None
+            return None, None
         _refuse(bound)
         refuse_unsupported(bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
-        done = self._apply(bound)
-        if self.stages is not None:
-            self.stage_hooks = self.stages.hook()
-        self._remember(done)
-        return done
+        with self._apart():
+            done, stages = self._apply(bound)
+        self.last = stages
+        return done, stages
 
     def after_forward(self, _module: Any, _args: Any, output: Any) -> None:
         """Note the time; a plain forward is recorded here, unless it failed."""
-        self._unhook_stages()
-        self.forwards.append(now_ms(self.model.device) - self.started)
-        if self.inside_generate or self.current is None:
+        call = self.call
+        if call is None:
             return
-        if output is not None:
-            self._record(self.current, prefill=self.forwards[-1])
-        self.current = None
+        call.work.close()
+        if call.generating:
+            call.forwards.append(now_ms(self.model.device) - call.started)
+            return
+        self.calls.pop()
+        if output is not None and call.done is not None:
+            self._record(call, prefill=now_ms(self.model.device) - call.started)
 
-    def _remember(self, done: Compressed) -> None:
-        """M-RoPE models keep the distance between length and position for the next token."""
-        if done.rope_deltas is not None:
-            self.model.base_model.rope_deltas = done.rope_deltas
-
-    def _record(self, done: Compressed, **ms: float) -> None:
-        call = done.report.calls[0]
-        if self.stages is not None:
-            call = self.stages.call(call.ms)
-        self.report.calls.append(replace(call, ms={**call.ms, **ms}))
+    def _record(self, call: _Call, **ms: float) -> None:
+        if call.done is None:
+            return
+        made = call.done.report.calls[0]
+        if call.stages is not None:
+            made = call.stages.call(made.ms)
+        self.report.add(replace(made, ms={**made.ms, **ms}))
 
 
 def _refuse(inputs: Mapping[str, Any]) -> None:

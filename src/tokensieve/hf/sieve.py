@@ -33,6 +33,7 @@ def sieve(
     layer: int | Mapping[int, float | int] | Schedule | None = None,
     recycle: bool = False,
     cover: int = 0,
+    history: int | None = 1000,
     **options: Any,
 ) -> Iterator[Report]:
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
@@ -56,6 +57,8 @@ def sieve(
         mean. Not for methods that make new tokens themselves.
     cover: keep a token or more of every cell of a `cover` x `cover` grid over each crop; 0: no such
         floor. For methods that score tokens. Of a pair of methods both are about the first.
+    history: of how many calls the report holds what was kept; older ones stay in its counts and
+        times. None: of all.
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
     the shortened prompt. Training through it works: labels are shortened along.
@@ -72,6 +75,6 @@ def sieve(
         model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
         layer=layer, recycle=recycle, cover=cover,
     )  # fmt: skip
-    report = Report(plan.name, plan.keep, pool=plan.pool)
+    report = Report(plan.name, plan.keep, pool=plan.pool, history=history)
     with Session(model, plan, report):
         yield report

@@ -10,7 +10,7 @@ B prompts, E rows a prompt has (beams), S prompt length, R visual rows of all pr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,9 +21,10 @@ from transformers import Cache
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
-from tokensieve.hf.compat import cache_at
+from tokensieve.hf.compat import cache_at, require_layer
 from tokensieve.hf.encode import Encoded, asked_text
 from tokensieve.hf.families import decoder_of
+from tokensieve.hf.hooks import Action, Point, When, acting
 from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
 from tokensieve.hf.reduce import ImageReduction, crop_keys, reduce_visions, scatter_rows
 from tokensieve.hf.report import (
@@ -61,13 +62,15 @@ class Stages:
         self.text_BS = asked_text(self.keep_BS & ~self.place_BS, encoded.inputs.get("labels"))
         token_R = torch.cat([packing.origin_N >= 0 for packing in encoded.packings])
         self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
-        self.listening: Listening | None = None
         self.gathers: dict[int, Gather] = {}  # by the first layer each is in force at
         self.filled = False  # the prompt has been read
         self.cache: Cache | None = None
         self.reports = [] if before is None else [StageReport(0, before.prompts)]
         self.ms: dict[str, float] = {}
         self.masks: dict[tuple[int, int], Tensor | None] = {}
+        wanted = {at: s.signals for at, (s, made) in self.stages.items() if made is None}
+        self.listening = Listening(self.decoder, wanted)  # to the layers before cuts
+        self.actions = self._actions()
 
     @property
     def length(self) -> int:
@@ -75,19 +78,17 @@ class Stages:
         return int(self.place_BS.shape[1])
 
     @contextmanager
-    def hooked(self) -> Iterator[None]:
-        """While open, the model's decoder is cut; its hooks go when it closes."""
-        handles = self.hook()
-        try:
+    def at_work(self) -> Iterator[None]:
+        """While open, what this thread runs of the model's decoder is cut."""
+        with ExitStack() as stack:
+            stack.enter_context(acting(self.actions))
+            if not self.filled:  # what is decoded is not listened to
+                stack.enter_context(self.listening.open())
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def hook(self) -> list[Any]:
-        """Put the hooks on; the caller takes them off."""
+    def _actions(self) -> dict[Point, Action]:
         layers = self.decoder.layers
-        handles = [self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)]
+        actions: dict[Point, Action] = {Point(self.decoder, When.BEFORE): self._begin}
         for number in range(min(self.stages), len(layers)):
 
             def before(
@@ -95,22 +96,9 @@ class Stages:
             ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
                 return self._before_layer(number, args, kwargs)
 
-            handles.append(layers[number].register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(layers[-1].register_forward_hook(self._after_last))
-        if not self.filled:
-            try:
-                self.listening = self._listen()
-            except BaseException:
-                for handle in handles:
-                    handle.remove()
-                raise
-            handles.insert(0, self.listening)
-        return handles
-
-    def _listen(self) -> Listening:
-        """Hear the layers before cuts whose methods choose by attention."""
-        wanted = {at: s.signals for at, (s, early) in self.stages.items() if early is None}
-        return Listening(self.decoder, wanted)
+            actions[Point(layers[number], When.BEFORE)] = before
+        actions[Point(layers[-1], When.AFTER)] = self._after_last
+        return actions
 
     def call(self, ms: dict[str, float]) -> Call:
         """What was done, once the prompt has been read."""
@@ -171,8 +159,6 @@ class Stages:
         if self.filled:
             return output
         self.filled, self.masks = True, {}
-        if self.listening is not None:
-            self.listening.remove()  # what is decoded is not listened to
         gather = self._gather(len(self.decoder.layers))
         if gather is None:
             return output
@@ -254,7 +240,7 @@ class Stages:
     ) -> dict[str, list[Float[Tensor, "n L *K"]]]:
         """What the stage's method is told of the layer before, per picture."""
         wanted = self.stages[number][0].signals
-        if not wanted or self.listening is None:
+        if not wanted:
             return {}
         first = None
         if before is not None:
@@ -300,3 +286,13 @@ class Stages:
         of_prompt = torch.split(torch.cat(parts), self.place_BS.sum(-1).tolist())
         repeated = [rows for rows in of_prompt for _ in range(repeats)]
         return whole.masked_scatter(place[..., None], torch.cat(repeated))
+
+
+def stage_points(decoder: Any, stages: Sequence[Stage]) -> list[Point]:
+    """Where the cuts of `stages` hook the decoder."""
+    layers = decoder.layers
+    for layer in layers:
+        require_layer(layer)
+    first = min(stage.layer for stage in stages)
+    cut = [Point(layer, When.BEFORE) for layer in layers[first:]]
+    return [Point(decoder, When.BEFORE), *cut, Point(layers[-1], When.AFTER)]
