@@ -64,7 +64,7 @@ def test_processes_of_a_launcher_share_the_work(run, tmp_path, monkeypatch):
     ("options", "told"),
     [
         (("--site", "llm"), "Expected `--site` features or embeds. Got 'llm'."),
-        (("--dtype", "int8"), "Unknown dtype to store 'int8'"),
+        (("--dtype", "int8"), "Unknown dtype 'int8'"),
         (("--compute", "int8"), "Unknown dtype to compute in 'int8'"),
         (("--device", "tpu:9"), "Expected a device of this machine"),
         (("--frames", "0"), "Expected `frames` of at least 1"),

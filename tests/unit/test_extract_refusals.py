@@ -45,7 +45,7 @@ def test_another_model_is_refused_and_foreign_folders_too(made, nano, tmp_path) 
     with pytest.raises(ConfigError, match="holds other files"):
         made("mine")
     path.write_text("{")
-    with pytest.raises(WeightsError, match=r"Expected a whole .*store\.json"):
+    with pytest.raises(WeightsError, match=r"Expected what the store was made with .*store\.json"):
         made("store")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 
 def extract(
     images: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="[NAME=]SRC",
             help="Pictures: a folder, .tar, .parquet, video, hf:DATASET[:SPLIT] or "
             "synth:mix:COUNT; 'shards-*.tar' is one source. May be given several times.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="STORE", help="The folder to write to.")],
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="The folder to write to.")
+    ] = None,
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[SRC]...", help="More sources.")
     ] = None,
@@ -59,9 +62,19 @@ def extract(
     retry_skipped: Annotated[
         bool, typer.Option("--retry-skipped", help="Read chunks with skipped pictures again.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only read the store at --out, and say what is wrong.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Store what a frozen encoder says of pictures, to train on. Resumes where it stopped."""
+    if out is None:
+        raise ConfigError("Expected --out STORE, the folder of the store. Got none.")
+    if verify:
+        _verify(out, as_json)
+        return
+    if not images:
+        raise ConfigError("Expected --images SRC, pictures to read. Got none.")
     from tokensieve.data.extract import ExtractSettings
     from tokensieve.data.sources import open_source
     from tokensieve.hf.models import hush, load_encoder
@@ -109,6 +122,30 @@ def _run(
         typer.echo(json.dumps(told | {"pictures_per_second": round(rate, 2)}))
     else:
         typer.echo(_told(summary, out, seen[0], rate))
+
+
+def _verify(out: Path, as_json: bool) -> None:
+    """Say what is wrong with a store. Raises `WeightsError` if anything is."""
+    from tokensieve.data.progress import Progress
+    from tokensieve.data.verify import verify_store
+
+    start = perf_counter()
+    with Progress("shards") as bar:
+        found = verify_store(out, bar)
+    seconds = perf_counter() - start
+    if as_json:
+        typer.echo(json.dumps({"store": str(out), **asdict(found), "seconds": round(seconds, 2)}))
+    else:
+        for problem in found.problems:
+            typer.echo(problem)
+        state = "whole" if found.finished else "not finished; the shards there are whole"
+        if found.unhashed:
+            state += f", {found.unhashed:,} of them written without a hash"
+        typer.echo(
+            f"{found.shards:,} shards, {found.crops:,} crops, {found.bytes / 1e6:,.1f} MB read in "
+            f"{seconds:.1f} s: {'damaged' if found.problems else state}"
+        )
+    found.require(out)
 
 
 def _number(name: str, default: int) -> int:

@@ -5,18 +5,38 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.fields import as_fields, option, read_object, shown
 from tokensieve.files import left_behind, make_folder, remove_tree, write_text
 from tokensieve.types import EncoderInfo
 
 STORE = "store.json"
 FORMAT = 1
+DTYPES = ("float16", "bfloat16")
 _ONLY_TOLD = ("model",)  # the same weights under another name are welcome
 _STAGED = re.compile(r"\.[\w-]+\..+\.part(\.\w+)?")
 _CONTENT = "listing.content"  # stores of before it was told do without
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What `store.json` may hold; some of it stores of your own do without."""
+
+    format: int
+    encoder: EncoderInfo
+    dtype: str = option(choices=DTYPES)
+    chunk: int = option(low=1)
+    pixels: bool = False
+    compute: str | None = None
+    model: str | None = None
+    weights: str | None = None
+    processor: Mapping[str, Any] | None = None
+    listing: Mapping[str, Any] | None = None
 
 
 def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) -> dict[str, Any]:
@@ -79,21 +99,23 @@ def read_identity(folder: Path) -> dict[str, Any]:
     """The record of the store in `folder`. Raises `WeightsError` if there is none."""
     path = folder / STORE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        path.stat()
+    except (OSError, ValueError) as error:  # not there, a name too long, or with NUL
         raise WeightsError(
-            f"Expected a feature store, with a {STORE}, at {folder}. Got none. "
+            f"Expected a feature store, with a {STORE}, at {shown(str(folder))}. Got none. "
             "Make one with `tokensieve extract`."
         ) from error
-    except (OSError, ValueError) as error:
+    again = "Delete the store and extract again."
+    record = read_object(path, "what the store was made with", WeightsError, again)
+    if record.get("format") != FORMAT:
         raise WeightsError(
-            f"Expected a whole {path}. Got: {error}. Delete the store and extract again."
-        ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise WeightsError(
-            f"Expected a store of format {FORMAT} at {folder}. Got another. "
+            f"Expected a store of format {FORMAT} at {folder}. Got {shown(record.get('format'))}. "
             "Extract again with this version."
         )
+    try:
+        as_fields(_Identity, record)
+    except ConfigError as error:
+        raise WeightsError(f"Expected a whole {path}. Got: {error} {again}") from error
     return record
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from tokensieve.data.extras import need
 from tokensieve.data.groups import videos
 from tokensieve.data.shards import NONFINITE, SKIPPED, ShardInfo, read_info
 from tokensieve.errors import InputError, WeightsError
+from tokensieve.fields import as_fields, check_fields, option, shown
 from tokensieve.files import written_whole
 
 MANIFEST = "manifest.parquet"
 SHOWN = 10  # skipped pictures told with the summary
+_NAME = re.compile(r"shard-\d{6,12}\.safetensors", re.ASCII)
 _FLUSH = 100_000  # rows in memory at once
 _FIELDS = (
     ("key", "string"), ("source", "string"), ("picture", "int64"), ("crop", "int32"),
@@ -54,14 +56,27 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """One shard by the manifest. content: its hash, "" for none. size: bytes of the file."""
+
+    name: str
+    content: str
+    crops: int = option(low=0)
+    size: int = option(low=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a reader needs: source and picture of each crop; per shard, name, content hash, crops
-    and bytes. sha256, video: of each crop, as dictionary-encoded columns; "" for none."""
+    """What a reader needs: source and picture of each crop, and the shards in order. sha256, video:
+    of each crop, as dictionary-encoded columns; "" for none."""
 
     sources: tuple[str, ...]
     source_N: Int[Tensor, "N"]
     picture_N: Int[Tensor, "N"]
-    shards: tuple[tuple[str, str, int, int], ...]
+    shards: tuple[Listed, ...]
     sha256: Any
     video: Any
 
@@ -76,12 +91,12 @@ def write_manifest(folder: Path, names: Sequence[str]) -> Summary:
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in _FIELDS])
     total = _Total()
     with written_whole(folder / MANIFEST) as part:
-        with parquet.ParquetWriter(part, schema) as writer:
+        with parquet.ParquetWriter(part, schema, write_page_checksum=True) as writer:
             rows: list[dict[str, Any]] = []
             for name in names:
                 info = read_info(folder / name)
                 total.add(info)
-                rows += _rows(info)
+                rows += rows_of(info)
                 if len(rows) >= _FLUSH:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
                     rows = []
@@ -119,7 +134,7 @@ class _Total:
                 if len(self.skipped_first) < SHOWN:
                     self.skipped_first.append((f"{record.source}/{record.key}", record.error))
                 continue
-            short = bytes.fromhex(record.sha256)[:16]
+            short = record.sha256[:32].encode()
             self.duplicates += bool(short) and short in self._seen
             self._seen.add(short)
 
@@ -130,7 +145,7 @@ class _Total:
         )  # fmt: skip
 
 
-def _rows(info: ShardInfo) -> Iterator[dict[str, Any]]:
+def rows_of(info: ShardInfo) -> Iterator[dict[str, Any]]:
     """The manifest's rows of one shard."""
     row, grids = 0, info.grids.tolist()
     for record in info.records:
@@ -156,47 +171,84 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     pa = need("pyarrow", "train", "to read a feature store")
     parquet = need("pyarrow.parquet", "train", "to read a feature store")
+    compute = need("pyarrow.compute", "train", "to read a feature store")
     if not path.is_file():
         raise WeightsError(
             f"Expected a finished feature store at {folder}. Got one without {MANIFEST}. Run the "
             "same `tokensieve extract` again: it goes on where it stopped."
         )
     try:
-        table = parquet.read_table(
-            path,
-            columns=["source", "row", "picture", "sha256", "key"],
-            read_dictionary=["source", "sha256", "key"],
+        table, shards = _read(path, parquet)
+        table = table.filter(compute.greater_equal(table["row"], 0))
+        column, sha256, key = (
+            table[name].unify_dictionaries().combine_chunks()
+            for name in ("source", "sha256", "key")
         )
-        shards = json.loads(parquet.read_metadata(path).metadata[b"shards"])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        codes = torch.from_numpy(column.indices.to_numpy(zero_copy_only=False).copy()).long()
+        pictures = torch.from_numpy(table["picture"].to_numpy().copy()).long()
+        _check_rows(torch.from_numpy(table["row"].to_numpy().copy()), pictures, shards)
+    except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"Expected a whole {path}. Got: {error}. Delete it and run extract again."
+            f"Expected a whole {path}. Got: {said}. Delete it and run extract again."
         ) from error
-    table = table.filter(pa.compute.greater_equal(table["row"], 0)) if len(table) else table
-    column, sha256, key = (
-        table[name].unify_dictionaries().combine_chunks() for name in ("source", "sha256", "key")
-    )
-    codes = torch.from_numpy(column.indices.to_numpy(zero_copy_only=False).copy()).long()
-    pictures = torch.from_numpy(table["picture"].to_numpy().copy()).long()
-    ends = [0]
-    for name, _, crops, size in shards:
-        _check_size(folder / name, size)
-        ends.append(ends[-1] + crops)
-    if ends[-1] != len(codes) or any(b < a for a, b in pairwise(ends)):
-        raise WeightsError(
-            f"Expected {ends[-1]} crops in {path}. Got {len(codes)}. Delete it and extract again."
-        )
+    for shard in shards:
+        _check_file(folder, shard)
     return Manifest(
-        tuple(column.dictionary.to_pylist()), codes, pictures,
-        tuple((n, c, k, s) for n, c, k, s in shards), sha256, videos(key),
-    )  # fmt: skip
+        tuple(column.dictionary.to_pylist()), codes, pictures, tuple(shards), sha256, videos(key)
+    )
 
 
-def _check_size(path: Path, size: int) -> None:
-    """Raise `WeightsError` for a shard that is missing or was cut off."""
-    got = path.stat().st_size if path.exists() else None
-    if got != size:
+def _read(path: Path, parquet: Any) -> tuple[Any, list[Listed]]:
+    """The columns that a reader needs, and the shards. Raises `ValueError` for other columns."""
+    file = parquet.ParquetFile(
+        path, read_dictionary=["source", "sha256", "key"], page_checksum_verification=True
+    )
+    with file:
+        got = {field.name: str(field.type) for field in file.schema_arrow}
+        for name, kind in _FIELDS:
+            if got.get(name, "").removeprefix("dictionary<values=").partition(",")[0] != kind:
+                raise ValueError(f"the column '{name}' as {got.get(name, 'none')}, not {kind}")
+        table = file.read(columns=["source", "row", "picture", "sha256", "key"])
+        listed = json.loads((file.metadata.metadata or {})[b"shards"])
+    for name in table.column_names:
+        if table[name].null_count:
+            raise ValueError(f"no value in some row of '{name}'")
+    names = [field.name for field in fields(Listed)]
+    shards = [Listed(**as_fields(Listed, dict(zip(names, row, strict=True)))) for row in listed]
+    seen: set[str] = set()
+    for shard in shards:
+        if not _NAME.fullmatch(shard.name):
+            raise ValueError(f"a shard called {shown(shard.name)}, which extract calls none")
+        if shard.name in seen:
+            raise ValueError(f"the shard {shard.name} twice")
+        seen.add(shard.name)
+    return table, shards
+
+
+def _check_rows(row_N: Tensor, picture_N: Tensor, shards: Sequence[Listed]) -> None:
+    """Raise `ValueError` unless rows are the shards' crops, in order."""
+    total = sum(shard.crops for shard in shards)
+    if total != len(row_N) or total == 0:
+        raise ValueError(f"{len(row_N)} crops where its shards have {total}")
+    wanted_N = torch.cat([torch.arange(shard.crops) for shard in shards])
+    ordered = bool((picture_N[1:] >= picture_N[:-1]).all()) and int(picture_N[0]) >= 0
+    if not ordered or not torch.equal(row_N.long(), wanted_N):
+        raise ValueError("rows in another order than its shards")
+
+
+def _check_file(folder: Path, shard: Listed) -> None:
+    """Raise `WeightsError` for a shard that is missing, was cut off or lies elsewhere."""
+    path = folder / shard.name
+    if path.resolve().parent != folder.resolve():
         raise WeightsError(
-            f"Expected a shard of {size} bytes at {path}. Got {'none' if got is None else got}. "
-            f"Delete it and {MANIFEST}, and run extract again: only its pictures are read anew."
+            f"Expected the shards of a store inside its folder. Got {path}, a link to "
+            f"{path.resolve().parent}. Put the file itself there."
+        )
+    got = path.stat().st_size if path.is_file() else None
+    if got != shard.size:
+        raise WeightsError(
+            f"Expected a shard of {shard.size} bytes at {path}. Got "
+            f"{'none' if got is None else got}. Delete it and {MANIFEST}, and run extract again: "
+            "only its pictures are read anew."
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError, WeightsError
+from tokensieve.fields import as_fields, option
 from tokensieve.files import staged
 
 SKIPPED = "skipped"
@@ -50,9 +52,9 @@ class Record:
     source: str
     key: str
     sha256: str
-    width: int = 0
-    height: int = 0
-    crops: int = 0
+    width: int = option(0, low=0)
+    height: int = option(0, low=0)
+    crops: int = option(0, low=0, high=2**31)
     error: str = ""
 
 
@@ -66,6 +68,15 @@ class ShardInfo:
     tokens: int
     content: str
     size: int  # bytes of the file
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What every shard of a store holds, by its `store.json`."""
+
+    width: int
+    dtype: str
+    pixels: bool
 
 
 def shard_name(number: int) -> str:
@@ -122,35 +133,41 @@ def _content(told: str, tensors: dict[str, Tensor]) -> str:
 
 def read_info(path: Path) -> ShardInfo:
     """What the shard at `path` says of itself. Raises `WeightsError` if it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {})["shard"])
-            records = tuple(Record(**record) for record in json.loads(told["records"]))
-            tokens = file.get_slice("tokens").get_shape()[0]
-            grids = file.get_tensor("grids").clone()
-            return ShardInfo(
-                path.name, records, grids, tokens, told["content"], path.stat().st_size
-            )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise damaged(path, error) from error
+    with _opened(path) as file:
+        content, told = _metadata(file)
+        grids = file.get_tensor("grids").clone()
+        tokens = file.get_slice("tokens").get_shape()[0]
+        return ShardInfo(path.name, _records(told), grids, tokens, content, path.stat().st_size)
 
 
 class Shard:
     """A shard's tensors, backed by the file: pages are read when they are looked at.
 
-    Raises `WeightsError` if it is damaged.
+    Held against the store's `layout`, its own counts and, once, its bytes against `content`, the
+    hash that was taken when it was written ("" for none). Raises `WeightsError` if it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    def __init__(self, path: Path, layout: Layout, content: str) -> None:
+        with _opened(path) as file:
+            stored, told = _metadata(file)
+            self.records = _records(told)
+            found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            _check_tensors(found, layout, len(self.records))
             self._tokens: Float[Tensor, "T C"] = found["tokens"]
             self._offsets: list[int] = found["offsets"].tolist()
             self._grids: list[list[int]] = found["grids"].tolist()
-        except (OSError, SafetensorError, KeyError) as error:
-            raise damaged(path, error) from error
-        self._valid, self._pixels = found.get("valid"), found.get("pixels")
+            _check_counts(self._offsets, self._grids, len(self._tokens), self.records)
+            self._valid, self._pixels = found.get("valid"), found.get("pixels")
+            if content and (stored != content or _content(told, found) != content):
+                raise ValueError("other bytes than were written")
+
+    def __len__(self) -> int:
+        return len(self._grids)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all tokens are; looks at each."""
+        return all(bool(torch.isfinite(part).all()) for part in torch.split(self._tokens, 1 << 16))
 
     def crop(self, row: int) -> Crop:
         """Crop number `row`, not copied."""
@@ -162,6 +179,70 @@ class Shard:
             None if self._valid is None else self._valid[first:last],
             None if self._pixels is None else self._pixels[row],
         )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The shard's file; whatever is wrong with it inside the block becomes `WeightsError`."""
+    try:
+        if not path.is_file():
+            raise OSError("no such file")
+        with safe_open(path, framework="pt") as file:
+            yield file
+    # what safetensors, JSON and tensors of a wrong shape or type raise
+    except (
+        OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError,
+        OverflowError,
+    ) as error:  # fmt: skip
+        raise damaged(path, error) from error
+
+
+def _metadata(file: Any) -> tuple[str, str]:
+    """(content hash, records as JSON)."""
+    told = json.loads((file.metadata() or {})["shard"])
+    content, records = told["content"], told["records"]
+    if not isinstance(content, str) or not isinstance(records, str):
+        raise TypeError("no hash and records")
+    return content, records
+
+
+def _records(told: str) -> tuple[Record, ...]:
+    return tuple(Record(**as_fields(Record, record)) for record in json.loads(told))
+
+
+def _check_tensors(found: dict[str, Tensor], layout: Layout, pictures: int) -> None:
+    """Raise `ValueError` for tensors of other names, shapes or types than the store's."""
+    n = len(found["grids"])
+    tokens = len(found["tokens"])
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+        "tokens": (layout.dtype, (tokens, layout.width)),
+        "offsets": ("int64", (n + 1,)),
+        "grids": ("int32", (n, 2)),
+    }
+    if "valid" in found:
+        wanted["valid"] = ("bool", (tokens,))
+    if layout.pixels and n:
+        wanted["pixels"] = ("uint8", (n, 3, *found["pixels"].shape[2:]))
+    if names := found.keys() ^ wanted.keys():
+        raise ValueError(f"unlike its store, '{min(names)}' in one of both alone")
+    for name, (dtype, shape) in wanted.items():
+        got = (str(found[name].dtype).removeprefix("torch."), tuple(found[name].shape))
+        if got != (dtype, shape):
+            raise ValueError(f"'{name}' as {got[0]} {got[1]} instead of {dtype} {shape}")
+
+
+def _check_counts(
+    offsets: list[int], grids: list[list[int]], tokens: int, records: Sequence[Record]
+) -> None:
+    """Raise `ValueError` where numbers of crops and tokens contradict each other."""
+    crops = sum(record.crops for record in records)
+    if crops != len(grids):
+        raise ValueError(f"records of {crops} crops and {len(grids)} grids")
+    if offsets[0] != 0 or offsets[-1] != tokens or any(b < a for a, b in pairwise(offsets)):
+        raise ValueError(f"crops that do not cover its {tokens} tokens in order")
+    for (first, last), (rows, columns) in zip(pairwise(offsets), grids, strict=True):
+        if min(rows, columns) < 0 or rows * columns not in (0, last - first):
+            raise ValueError(f"a grid of {rows} x {columns} over {last - first} tokens")
 
 
 def damaged(path: Path, error: object) -> WeightsError:
