@@ -2,13 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INPUTS ?= 10000
+VERSIONS ?= floor newest
+WHOLE := .venvs/whole.xml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Training spends its time in the kernel without these: glibc hands large buffers back at each step.
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test fuzz check lint types layers nano control selector presets conditional \
-	fusion results results-inside results-ablations results-adaptive results-fusion results-worlds \
+.PHONY: help setup demo test test-versions fuzz check lint types layers nano control selector presets \
+	conditional fusion results results-inside results-ablations results-adaptive results-fusion results-worlds \
 	receipts rates store clean
 
 help:  ## Show this list
@@ -41,8 +43,12 @@ setup: .venv/.setup  ## Create .venv with the tokensieve command
 demo: .venv/.setup  ## Ask the embedded model about shipped pictures, with fewer and fewer tokens
 	@$(BIN)/tokensieve demo
 
-test: .venv/.test  ## Run the tests
-	$(BIN)/python -m pytest
+test: .venv/.test  ## Run the tests, on up to four cores
+	@mkdir -p .venvs
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --junitxml=$(WHOLE)
+
+test-versions: .venv/.test  ## The contracts on other versions (VERSIONS="floor 5.20.0 newest")
+	$(BIN)/python .ci/versions.py $(VERSIONS) --whole $(WHOLE) $(if $(PAGE),--out $(PAGE))
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz
@@ -130,4 +136,4 @@ receipts: .venv/.test  ## Text kept on real receipts: make receipts DATA=folder 
 	$(BIN)/python -m tokensieve.eval.receipts --data $(DATA)
 
 clean:  ## Remove the environment and everything built
-	rm -rf .venv runs out .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venvs runs out .mypy_cache .ruff_cache .import_linter_cache
