@@ -16,6 +16,7 @@ from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, s
 from lab.nano2.assemble import assemble, model_of, tokenizer
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
 from lab.nano2.features import cache, load
+from lab.nano2.judge import Cell, judge, stays
 from lab.nano2.pages import page
 from lab.nano2.ship import ship
 from lab.nano2.train_encoder import rate_at, train
@@ -106,6 +107,18 @@ def test_a_run_cut_in_two_is_the_same_run(tmp_path: Path) -> None:
 
 
 @with_fonts
+def test_a_moved_page_is_asked_what_no_shift_loses() -> None:
+    drawn = page(0, "val", 3, 0, kind="lines")
+    still, far = stays(drawn, 0), stays(drawn, 13)
+    assert still is not None
+    assert far is not None
+    assert still.asked == far.asked
+    assert 0 < len(far.asked) <= len(drawn.asked)
+    np.testing.assert_array_equal(far.image[13:, 13:], drawn.image[:-13, :-13])
+    np.testing.assert_array_equal(far.places, drawn.places + 13)
+
+
+@with_fonts
 def test_shipped_weights_are_gone_on_from_at_their_step(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "one", 2)
     shipped = tmp_path / "weights" / "encoder.safetensors"
@@ -151,6 +164,9 @@ def says_the_same_assembled(tmp_path: Path) -> None:
     torch.testing.assert_close(whole[:, PATCHES:], mine, rtol=0, atol=5e-3)  # features in fp16
     out = tmp_path / "assembled"
     assemble(tmp_path / "encoder.safetensors", tmp_path / "cut" / "reader.safetensors", out)
+    found = judge(model, "test", 2, 0, [Cell("scene", True), Cell("lines", False, False, 3)])
+    assert [cell["right"] for cell in found.values()] == [0, 0]
+    assert list(found) == ["scene, known fonts", "lines, unknown fonts, light, moved 3 px"]
     processor = load_processor(str(out), model.config)
     talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Total?"}]}]
     prompt = processor.apply_chat_template(talk)
