@@ -329,7 +329,9 @@ def test_missing_files_and_full_folders(tmp_path: Path) -> None:
     checkpoint(folder, shards=3)
     with pytest.raises(ConfigError, match=r"either in the checkpoint or by --llm. Got both. Leave"):
         convert.convert(folder, tmp_path / "out", llm="somewhere")
-    with pytest.raises(ConfigError, match="Expected a new or empty folder to write to"):
+    with pytest.raises(
+        ConfigError, match=r"a new or empty folder for a converted checkpoint\. Got"
+    ):
         convert.convert(folder, folder)
     with pytest.raises(WeightsError, match="no such thing"):
         convert.convert(tmp_path / "nothing", tmp_path / "out")

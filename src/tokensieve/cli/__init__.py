@@ -40,8 +40,8 @@ def main() -> None:
 
 
 def _note(other: Callable[..., None], message: Any, category: type[Warning], *where: Any) -> None:
-    """Say a note about a picture in one line; leave any other warning to `other`."""
-    if category.__name__ == "PictureNote":
+    """Say a note about a picture or a folder in one line; leave any other warning to `other`."""
+    if category.__name__ in ("PictureNote", "FolderNote"):
         _say(f"note: {message}")
     else:
         other(message, category, *where)

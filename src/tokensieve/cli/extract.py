@@ -76,6 +76,7 @@ def extract(
     if not images:
         raise ConfigError("Expected --images SRC, pictures to read. Got none.")
     from tokensieve.data.extract import ExtractSettings
+    from tokensieve.data.progress import resumable
     from tokensieve.data.sources import open_source
     from tokensieve.hf.models import hush, load_encoder
     from tokensieve.types import Site
@@ -85,8 +86,9 @@ def extract(
     settings = ExtractSettings(Site(site), dtype, pixels, chunk, batch, workers)
     sources = [open_source(spec, frames=frames, column=column) for spec in [*images, *(more or ())]]
     hush()
-    loaded = load_encoder(model, compute, device or _own_gpu())
-    _run(loaded, sources, out, settings, retry_skipped, as_json)
+    with resumable("shard"):
+        loaded = load_encoder(model, compute, device or _own_gpu())
+        _run(loaded, sources, out, settings, retry_skipped, as_json)
 
 
 def _run(

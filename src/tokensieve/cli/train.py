@@ -79,6 +79,7 @@ def selector(
     import torch
 
     from tokensieve.data.features import FeatureStore
+    from tokensieve.data.progress import resumable
     from tokensieve.train.console import log_to_terminal
     from tokensieve.train.recipe import make_recipe, read_settings
     from tokensieve.train.selector import train_selector
@@ -91,11 +92,12 @@ def selector(
     named = {"steps": steps, "precision": precision, "accumulate": accumulate}
     chosen += [f"train.{name}={value}" for name, value in named.items() if value is not None]
     recipe = make_recipe(store.encoder, preset, chosen, parse_mix(mix or []), store.sources)
-    train_selector(
-        store, recipe, out, seed,
-        validation=FeatureStore(validation) if validation else None,
-        holdout=holdout, trackers=tracker or [],
-    )  # fmt: skip
+    judged = FeatureStore(validation) if validation else None
+    with resumable("checkpoint"):
+        train_selector(
+            store, recipe, out, seed,
+            validation=judged, holdout=holdout, trackers=tracker or [],
+        )  # fmt: skip
     typer.echo(json.dumps({"selector": str(out / "selector"), "log": str(out / "log.jsonl")}))
 
 

@@ -69,6 +69,7 @@ def fusion(
     """Train a projector that fuses tokens, and the LLM; goes on where a run was cut off."""
     import torch
 
+    from tokensieve.data.progress import resumable
     from tokensieve.hf.models import hush
     from tokensieve.train.console import log_to_terminal
     from tokensieve.train.fusion.base import load_base
@@ -87,9 +88,10 @@ def fusion(
     shared = read_parallel(parallel)
     shape = {"blocks": blocks, "kernel": kernel, "fused": fused, "kind": kind, "form": form}
     given = {name: value for name, value in shape.items() if value is not None}
-    loaded = load_base(model, given, projector, seed)
-    made = train_fusion(
-        loaded, data, images, recipe, out, seed, skip_bad_rows=skip_bad_rows, parallel=shared
-    )
+    with resumable("checkpoint"):
+        loaded = load_base(model, given, projector, seed)
+        made = train_fusion(
+            loaded, data, images, recipe, out, seed, skip_bad_rows=skip_bad_rows, parallel=shared
+        )
     if os.environ.get("RANK", "0") == "0":
         typer.echo(json.dumps({"model": str(made), "log": str(out / "log.jsonl")}))

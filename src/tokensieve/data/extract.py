@@ -18,13 +18,14 @@ import torch
 
 from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extras import need
-from tokensieve.data.identity import STORE, begin, make_identity, remove_leftovers
+from tokensieve.data.identity import FEATURES, STORE, begin, make_identity, remove_leftovers
 from tokensieve.data.manifest import MANIFEST, Summary, write_manifest
 from tokensieve.data.retry import check_same_pictures, skipped_chunks
 from tokensieve.data.shards import NONFINITE, Crop, Record, shard_name, write_shard
 from tokensieve.data.sources import Listing, Source
 from tokensieve.errors import ConfigError, NonFiniteError
 from tokensieve.fields import check_fields, option
+from tokensieve.folders import check_ours, claimed
 from tokensieve.hf.models import Loaded
 from tokensieve.types import Site
 
@@ -79,36 +80,40 @@ def extract(
     Returns the finished store's summary, or None while shards of other processes are missing:
     whichever process ends last writes the manifest.
 
-    Raises `ConfigError` for a store begun with something else, `InputError` if no picture could be
-    read, `NonFiniteError` if the dtype can hold the features of no picture of the first chunk,
-    `UnsupportedError` for the site, and `MissingPackageError` without pyarrow.
+    Raises `ConfigError` for a store begun with something else and a folder that holds anything else
+    or that another run is at, `InputError` if no picture could be read, `NonFiniteError` if the
+    dtype can hold the features of no picture of the first chunk, `UnsupportedError` for the site,
+    and `MissingPackageError` without pyarrow.
     """
     settings, out = settings or ExtractSettings(), Path(out)
     if not 0 <= rank < world:
         raise ConfigError(f"Expected a rank from 0 to {world - 1}. Got {rank}.")
     need("pyarrow", "train", "to write the manifest")
+    check_ours(out, FEATURES)
     listing = Listing(sources)
     encoder = CropEncoder(loaded, settings.site, DTYPES[settings.dtype], pixels=settings.pixels)
     names = [shard_name(i) for i in range(-(-len(listing) // settings.chunk))]
     mine = names[rank::world]
     if retry_skipped:
         check_same_pictures(out, names, listing)
-    begin(out, _identity(loaded, encoder, listing, settings), repaired=retry_skipped)
-    remove_leftovers(out, set(mine))
-    again = set(skipped_chunks(out, mine)) if retry_skipped else set()
-    if again:
-        (out / MANIFEST).unlink(missing_ok=True)
-    missing = [
-        i
-        for i in range(rank, len(names), world)
-        if names[i] in again or not (out / names[i]).exists()
-    ]
-    _run(encoder, listing, out, missing, settings, progress or (lambda done, total: None))
-    there = {path.name for path in out.glob("shard-*.safetensors")}
-    if not there.issuperset(names):
-        return None
-    remove_leftovers(out, {*names, STORE, MANIFEST})
-    return write_manifest(out, names)
+    identity = _identity(loaded, encoder, listing, settings)
+    with claimed(out, FEATURES, share=f"{rank}-of-{world}" if world > 1 else None):
+        begin(out, identity, repaired=retry_skipped)
+        remove_leftovers(out, set(mine))
+        again = set(skipped_chunks(out, mine)) if retry_skipped else set()
+        if again:
+            (out / MANIFEST).unlink(missing_ok=True)
+        missing = [
+            i
+            for i in range(rank, len(names), world)
+            if names[i] in again or not (out / names[i]).exists()
+        ]
+        _run(encoder, listing, out, missing, settings, progress or (lambda done, total: None))
+        there = {path.name for path in out.glob("shard-*.safetensors")}
+        if not there.issuperset(names):
+            return None
+        remove_leftovers(out, {*names, STORE, MANIFEST})
+        return write_manifest(out, names)
 
 
 def _identity(

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.data.groups import codes, grouped
-from tokensieve.data.identity import begin, make_identity, read_identity
+from tokensieve.data.identity import FEATURES, begin, make_identity, read_identity
 from tokensieve.data.manifest import Listed, Manifest, read_manifest, write_manifest
 from tokensieve.data.shards import (
     Crop,
@@ -33,6 +33,7 @@ from tokensieve.data.shards import (
     write_shard,
 )
 from tokensieve.errors import EncoderMismatchError, InputError, NonFiniteError
+from tokensieve.folders import claimed
 from tokensieve.nn.config import encoder_from_dict
 from tokensieve.types import EncoderInfo, Grid, Grids
 
@@ -269,20 +270,19 @@ def write_store(
     listing = {"pictures": N, "hash": content[:16], "sources": {source: N}}
     has_pixels = pixels_N3HV is not None
     name = str(dtype).removeprefix("torch.")
-    begin(
-        folder,
-        make_identity(encoder, dtype=name, chunk=CHUNK, pixels=has_pixels, listing=listing),
-    )
-    names = []
-    for number, start in enumerate(range(0, N, CHUNK)):
-        records, crops = [], []
-        for i in range(start, min(N, start + CHUNK)):
-            image = None
-            if pixels_N3HV is not None:
-                image = (pixels_N3HV[i].clamp(0, 1) * 255).round().to(torch.uint8)
-            records.append(Record(i, source, f"{i:08d}", "", crops=1))
-            crops.append(Crop(tokens[i], grid, None, image))
-        names.append(shard_name(number))
-        write_shard(folder / names[-1], records, crops, C, dtype)
-    write_manifest(folder, names)
+    identity = make_identity(encoder, dtype=name, chunk=CHUNK, pixels=has_pixels, listing=listing)
+    with claimed(folder, FEATURES):
+        begin(folder, identity)
+        names = []
+        for number, start in enumerate(range(0, N, CHUNK)):
+            records, crops = [], []
+            for i in range(start, min(N, start + CHUNK)):
+                image = None
+                if pixels_N3HV is not None:
+                    image = (pixels_N3HV[i].clamp(0, 1) * 255).round().to(torch.uint8)
+                records.append(Record(i, source, f"{i:08d}", "", crops=1))
+                crops.append(Crop(tokens[i], grid, None, image))
+            names.append(shard_name(number))
+            write_shard(folder / names[-1], records, crops, C, dtype)
+        write_manifest(folder, names)
     return folder

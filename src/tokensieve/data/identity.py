@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any
 
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.fields import as_fields, option, read_object, shown
-from tokensieve.files import left_behind, make_folder, remove_tree, write_text
+from tokensieve.files import left_behind, remove_tree, write_text
+from tokensieve.folders import Kind, check_ours
 from tokensieve.types import EncoderInfo
 
 STORE = "store.json"
 FORMAT = 1
 DTYPES = ("float16", "bfloat16")
 _ONLY_TOLD = ("model",)  # the same weights under another name are welcome
-_STAGED = re.compile(r"\.[\w-]+\..+\.part(\.\w+)?")
+FEATURES = Kind("a feature store", lambda folder: STORE in os.listdir(folder), own=True)
 _CONTENT = "listing.content"  # stores of before it was told do without
 
 
@@ -59,13 +60,8 @@ def begin(folder: Path, identity: dict[str, Any], *, repaired: bool = False) -> 
     Raises `ConfigError` if it was begun with anything else, or holds other files.
     """
     path = folder / STORE
+    check_ours(folder, FEATURES)
     if not path.exists():
-        if folder.is_file() or (folder.is_dir() and _foreign(folder)):
-            raise ConfigError(
-                f"Expected a new or empty folder for the store. Got {folder}, which holds other "
-                "files. Choose another --out."
-            )
-        make_folder(folder)
         _write(path, identity)
     before, now = _flat(read_identity(folder)), _flat(identity)
     known = before.setdefault(_CONTENT, now.get(_CONTENT))
@@ -127,13 +123,6 @@ def remove_leftovers(folder: Path, mine: set[str]) -> None:
             remove_tree(path)
         elif f"{stem}{suffix}" in mine:
             path.unlink(missing_ok=True)
-
-
-def _foreign(folder: Path) -> bool:
-    """Whether a folder holds anything but a store, begun by another process just now maybe, or
-    what a killed run leaves."""
-    names = {path.name for path in folder.iterdir()}
-    return STORE not in names and any(not _STAGED.fullmatch(name) for name in names)
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

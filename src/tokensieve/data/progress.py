@@ -1,11 +1,18 @@
-"""Progress of a long command: a bar on a terminal, a line now and then elsewhere."""
+"""A long command: a bar on a terminal, a line now and then elsewhere, and how it is stopped."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 from typing import Any
+
+from tokensieve.errors import TokensieveError
 
 EVERY = 10.0  # seconds between two lines where there is no terminal
 
@@ -64,3 +71,80 @@ def clock(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. at: how far the work is, if that is known."""
+
+    def __init__(self, at: str = "") -> None:
+        super().__init__(at)
+        self.at = at
+
+
+class _Signals:
+    """What was asked for, and whether it waits for the end of a step."""
+
+    number, waits, process = 0, False, 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        first, self.number = not self.number, number
+        if os.getpid() != self.process:  # a worker that was forked off ends quietly
+            os._exit(128 + number)
+        if not (first and self.waits):
+            raise Stopped
+
+
+_signals = _Signals()
+
+
+@contextmanager
+def resumable(unit: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block in one line, with exit code 130 or 143.
+
+    unit: what work is saved by, such as "shard": what is half done of it is dropped. Raises
+    `SystemExit`.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if ours else {}
+    _signals.number, _signals.waits, _signals.process = 0, False, os.getpid()
+    try:
+        for number, known in before.items():
+            if known not in (signal.SIG_IGN, None):  # as under nohup; not Python's
+                signal.signal(number, _signals)
+        yield
+    except KeyboardInterrupt as error:
+        at = getattr(error, "at", "") or f"the last whole {unit}"
+        asked = _signals.number or signal.SIGINT
+        name = "Ctrl-C" if asked == signal.SIGINT else "SIGTERM"
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"tokensieve: stopped by {name}; the same command goes on from {at}\n")
+        raise SystemExit(128 + asked) from None
+    finally:
+        _signals.number = 0
+        for number, known in before.items():
+            if known is not None:
+                signal.signal(number, known)
+
+
+@contextmanager
+def whole_steps(possible: bool = True) -> Iterator[Callable[[], bool]]:
+    """Inside, the first signal waits; the function says whether one did, at the end of a step.
+
+    possible: False where it may not wait, as where other processes would go on.
+    """
+    _signals.waits, before = possible, _signals.waits
+    try:
+        yield lambda: _signals.waits and bool(_signals.number)
+    finally:
+        _signals.waits = before
+
+
+def run_to_the_end(work: Callable[[], object], unit: str) -> int:
+    """A command's exit code: of an error its line is said, of a signal that it can go on."""
+    try:
+        with resumable(unit):
+            work()
+    except TokensieveError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0

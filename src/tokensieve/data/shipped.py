@@ -17,6 +17,7 @@ from tokensieve.assets import asset_path
 from tokensieve.data.pictures import open_picture
 from tokensieve.data.synth import Question, generate
 from tokensieve.files import make_folder, write_text, written_whole
+from tokensieve.folders import Kind, check_ours, lies_in
 
 # name of the file -> (kind, seed): the first seed of a range no evaluation reads
 PICTURES = {
@@ -52,6 +53,7 @@ def shipped_pictures() -> list[Shipped]:
 
 def make(folder: Path) -> None:
     """Write every picture and its questions into `folder`."""
+    check_ours(folder, Kind("the shipped pictures", lies_in(*(f"{n}.png" for n in PICTURES)), True))
     make_folder(folder)
     for name, (kind, seed) in PICTURES.items():
         picture = generate(kind, seed, "test")

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.data.synth import generate
 from tokensieve.data.synth.picture import Picture, Question
 from tokensieve.eval import records
@@ -255,4 +256,4 @@ def unpack_counts(packed: str) -> Counts:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

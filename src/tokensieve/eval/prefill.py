@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import BudgetError
 from tokensieve.eval import records
 from tokensieve.eval.subject import Subject, load_subject
@@ -109,4 +110,4 @@ def _medians(
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

@@ -19,6 +19,7 @@ import torch
 
 from tokensieve.cost.encoders import SHAPES, EncoderShape, encode_flops, encoder_shape
 from tokensieve.cost.recipes import recipe_of, training_shape
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import ConfigError
 from tokensieve.eval import records
 from tokensieve.eval.towers import build_tower, tower_inputs
@@ -193,4 +194,4 @@ def _peak(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

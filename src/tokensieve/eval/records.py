@@ -13,8 +13,12 @@ from typing import Any
 from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import InputError
 from tokensieve.files import write_text
+from tokensieve.folders import Kind, check_ours, told_in
 
 Record = dict[str, Any]
+RECORDS = Kind(
+    "records", lambda folder: any(map(told_in("", "config"), folder.glob("*.json"))), own=True
+)
 _PACKAGES = ("tokensieve", "torch", "transformers", "numpy", "pillow", "safetensors")
 
 
@@ -51,7 +55,11 @@ def provenance() -> Record:
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all."""
+    """Write a record whole or not at all.
+
+    Raises `ConfigError` where the disk refuses, or where the folder holds anything but records.
+    """
+    check_ours(path.parent, RECORDS)
     write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 

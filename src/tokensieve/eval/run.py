@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import BudgetError, ConfigError, UnknownNameError
 from tokensieve.eval import records
 from tokensieve.eval.config import Job, Suite, load_suite
@@ -286,4 +287,4 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.data.synth.picture import GRID, PATCH, SIZE
 from tokensieve.errors import UnknownNameError
 from tokensieve.eval import records
@@ -273,4 +274,4 @@ def unpack_kept(packed: str, n: int) -> list[Kept]:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

@@ -17,6 +17,7 @@ import torch
 
 from tokensieve.cost.flops import prefill_flops
 from tokensieve.cost.shapes import TransformerShape
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.data.synth import generate
 from tokensieve.eval import records
 from tokensieve.eval.score import prompt
@@ -117,4 +118,4 @@ def _one_picture(
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

@@ -32,11 +32,13 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from tokensieve.errors import UnknownNameError
 from tokensieve.files import written_folder
+from tokensieve.folders import Kind, check_ours, told_in
 from tokensieve.hf.processors import pictures_only
 from tokensieve.nn.pretrained import write_json
 
 SIDE, TOKEN = 192, 12  # pixels of a picture's side and of a token's
 WIDTH, LAYERS, HEADS = 96, 4, 4
+KIND = Kind("a random model", told_in("processor_config.json", "processor_class"), own=True)
 _WORDS = {
     "image_token": "<image>", "start_image_token": "<img>", "end_image_token": "</img>",
     "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>", "pad": "<pad>",
@@ -46,7 +48,9 @@ _WORDS = {
 
 
 def save_random_model(name: str, folder: str | Path, seed: int = 0) -> Path:
-    """A VLM of the kind `name`, one of `RANDOM_MODELS`, in `folder`. Raises `UnknownNameError`.
+    """A VLM of the kind `name`, one of `RANDOM_MODELS`, in `folder`.
+
+    Raises `UnknownNameError`, and `ConfigError` for a folder that holds anything else.
 
     "siglip": LLaVA around a SigLIP tower; "internvit": InternVL, tiles and pixel-shuffle;
     "qwen": Qwen2.5-VL, window attention, 2 x 2 merger, pictures of any size.
@@ -57,6 +61,7 @@ def save_random_model(name: str, folder: str | Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         model, processor = RANDOM_MODELS[name]()
     folder = Path(folder)
+    check_ours(folder, KIND)
     kept = {"patch_size", "vision_feature_select_strategy", "num_additional_image_tokens",
             "image_seq_length"} & vars(processor).keys()  # fmt: skip
     settings = {name: getattr(processor, name) for name in sorted(kept)}

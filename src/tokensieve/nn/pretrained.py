@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.errors import ConfigError, TokensieveError, WeightsError
 from tokensieve.files import staged, write_text, written_folder
+from tokensieve.folders import Kind, check_ours
 from tokensieve.nn.config import StackConfig
 
 CONFIG = "config.json"
@@ -65,9 +66,12 @@ class Pretrained(
     ) -> str | None:
         """Write config.json, the weights and, where there is none, a README; whole or not at all.
 
-        Options as of Hugging Face's mixin. Raises `ConfigError` where the disk refuses.
+        Options as of Hugging Face's mixin. Raises `ConfigError` where the disk refuses, or where
+        the folder holds the weights of anything else.
         """
         folder = Path(save_directory)
+        if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
+            check_ours(folder, weights_of(type(self)))
         with written_folder(folder) as part:
             super().save_pretrained(part, **options)
             if (folder / README).exists():
@@ -119,6 +123,19 @@ class Pretrained(
             model = cls(cls.config_class.from_dict({**config.to_dict(), **options}))
         load_weights(model, weights_path)
         return model.eval()
+
+
+def weights_of(module: type[Pretrained[Any]]) -> Kind:
+    """A folder that `module.save_pretrained` wrote."""
+
+    def seen(folder: Path) -> bool:
+        try:
+            module.config_class.from_dict(read_json(folder / CONFIG))
+        except (TokensieveError, TypeError, ValueError):
+            return False
+        return True
+
+    return Kind(f"the weights of a {module.__name__}", seen, own=True)
 
 
 def _locate(source: str, name: str, hub: dict[str, Any]) -> Path:

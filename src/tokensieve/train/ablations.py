@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import torch
 
 from tokensieve.data.ablations import trainings
 from tokensieve.data.features import FeatureStore
-from tokensieve.errors import ConfigError, TokensieveError
+from tokensieve.data.progress import run_to_the_end
+from tokensieve.errors import ConfigError
 from tokensieve.nn.pretrained import read_json
 from tokensieve.train.console import log_to_terminal
 from tokensieve.train.recipe import make_recipe
@@ -35,12 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # two shards on two cores beat one shard on both
     log_to_terminal(logging.WARNING)
-    try:
-        train_all(options.spec, FeatureStore(options.features), options.out, options.shard)
-    except TokensieveError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return run_to_the_end(
+        lambda: train_all(options.spec, FeatureStore(options.features), options.out, options.shard),
+        "checkpoint",
+    )
 
 
 def train_all(spec: Path, store: FeatureStore, out: Path, shard: str) -> None:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from tokensieve.data.features import FeatureStore
 from tokensieve.errors import TokensieveError, UnsupportedError
+from tokensieve.folders import check_ours
 from tokensieve.functional.counts import SHARES
 from tokensieve.nn.config import CHOICES
+from tokensieve.nn.pretrained import weights_of
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector
 from tokensieve.train.batches import Rows, some_of
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
+        out = Path(options.out or options.selector)
+        check_ours(out, weights_of(Selector))
         changed = {"rule": options.rule} if options.rule else {}
         selector = Selector.from_pretrained(options.selector, **changed)
         features = FeatureStore(options.features)
@@ -77,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         generator = torch.Generator().manual_seed(0)
         rows = calibration_rows(features, Rows.of(features), options.crops, generator)
         found = calibrate(selector, whole_crops(features, rows))
-        selector.save_pretrained(Path(options.out or options.selector))
+        selector.save_pretrained(out)
     except TokensieveError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

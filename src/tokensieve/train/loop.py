@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.data.features import FeatureStore
+from tokensieve.data.progress import Stopped, whole_steps
 from tokensieve.files import make_folder
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.pretrained import write_json
@@ -54,8 +55,8 @@ class Run:
         self.collapse, self.divergence = CollapseWatch(patience), DivergenceWatch(patience)
 
     def train(self, batches: Batches, first: int) -> None:
-        """Steps `first` to the last."""
-        steps, run, main = self.config.steps or 0, self.recipe.run, self.accelerator.is_main_process
+        """Steps `first` to the last. Raises `Stopped` behind a checkpoint if that is asked for."""
+        steps, main = self.config.steps or 0, self.accelerator.is_main_process
         if main:
             write_json(self.out / "train.json", self.record)
             self.log = Journal(self.out / "log.jsonl", first)
@@ -65,6 +66,14 @@ class Run:
             first + 1, steps, self.config.batch, self.accelerator.num_processes,
             self.accelerator.device, sum(p.numel() for p in self.bare.parameters()) / 1e6,
         )  # fmt: skip
+        with whole_steps(self.accelerator.num_processes == 1) as stop:
+            self._steps(batches, first, stop)
+        if main:
+            self.log.close()
+            self.validations.close()
+
+    def _steps(self, batches: Batches, first: int, stop: Callable[[], bool]) -> None:
+        steps, run, main = self.config.steps or 0, self.recipe.run, self.accelerator.is_main_process
         self.started, self.first, self.read = perf_counter(), first, 0.0
         asked = self.started
         for step, parts in enumerate(batches.steps(first, steps), first):
@@ -78,14 +87,13 @@ class Run:
                 self.tell(step, losses)
             if (step + 1) % run.validate_every == 0 or last:
                 self.validate(step)
-            if (step + 1) % run.save_every == 0 or last:
+            if (step + 1) % run.save_every == 0 or last or stop():
                 if main:
                     save_checkpoint(self.out, step + 1, self.bare, self.optimiser, self.record)
                 self.accelerator.wait_for_everyone()
+            if stop() and not last:
+                raise Stopped(f"step {step + 1} of {steps}")
             asked = perf_counter()
-        if main:
-            self.log.close()
-            self.validations.close()
 
     def tell(self, step: int, losses: dict[str, float]) -> None:
         """Log one step: to log.jsonl, the trackers and the terminal."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ from tokensieve.data.extras import need
 from tokensieve.data.features import FeatureStore
 from tokensieve.errors import ConfigError, EncoderMismatchError
 from tokensieve.fields import check_number
-from tokensieve.files import make_folder
+from tokensieve.folders import Kind, check_ours, claimed, told_in
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ReconstructorConfig
 from tokensieve.nn.ranking import calibrate
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 
 NORMALISER_BYTES = 2_000_000_000  # of float32 tokens in memory at once
+RUN = Kind("the training of a selector", told_in("train.json", "recipe", "selector"))
 CALIBRATION = 512  # crops from which thresholds of adaptive counts are measured
 
 
@@ -60,13 +62,12 @@ def train_selector(
     trained on; 0: no validation.
 
     Raises `TrainingError` if the mask collapses or the loss diverges, `ConfigError` for a
-    checkpoint of another training, a batch that processes do not divide or what this machine
-    cannot hold,
+    checkpoint of another training, a folder that holds anything else or that another run is at, a
+    batch that processes do not divide or what this machine cannot hold,
     `EncoderMismatchError` for a validation store of another encoder.
     """
     out, seed = Path(out), check_number("seed", seed, low=0)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"Expected a folder to write to. Got the file {out}. Name another --out.")
+    check_ours(out, RUN)
     config = recipe.train.resolved(len(store), store.encoder)
     recipe = replace(recipe, train=config, reconstructor=_with_patch(recipe, store))
     _check_room(store, recipe)
@@ -88,23 +89,23 @@ def train_selector(
         torch.manual_seed(seed)
         model = SelectorAutoencoder(recipe.selector, recipe.reconstructor, recipe.objective)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr or 0.0)
-    first = load_checkpoint(out, model, optimiser, record)
-    if first == 0:
-        _fit_normaliser(model, store, rows, config, seed)
-    make_folder(out)
-    accelerator.init_trackers("tokensieve", config=flat(record["recipe"]))
-    run = Run(
-        accelerator, model, optimiser, recipe, out, record, judged,
-        some_of(judge_N.nonzero()[:, 0], recipe.run.validation_crops),
-    )  # fmt: skip
-    for name, share in rows.shares(store).items():
-        logger.info("source %s: %.1f %% of the crops drawn", name, 100 * share)
-    run.train(batches, first)
-    model.eval().to("cpu")
-    if accelerator.is_main_process:
-        _calibrate(model, store, rows, seed)
-        _save(model, out)
-    accelerator.end_training()
+    with claimed(out, RUN) if accelerator.is_main_process else nullcontext():
+        first = load_checkpoint(out, model, optimiser, record)
+        if first == 0:
+            _fit_normaliser(model, store, rows, config, seed)
+        accelerator.init_trackers("tokensieve", config=flat(record["recipe"]))
+        run = Run(
+            accelerator, model, optimiser, recipe, out, record, judged,
+            some_of(judge_N.nonzero()[:, 0], recipe.run.validation_crops),
+        )  # fmt: skip
+        for name, share in rows.shares(store).items():
+            logger.info("source %s: %.1f %% of the crops drawn", name, 100 * share)
+        run.train(batches, first)
+        model.eval().to("cpu")
+        if accelerator.is_main_process:
+            _calibrate(model, store, rows, seed)
+            _save(model, out)
+        accelerator.end_training()
     return model
 
 

@@ -11,8 +11,10 @@ from tokensieve.data.llava.rows import PLACEHOLDER
 from tokensieve.data.synth import ROTATION, SPLITS, Picture, generate
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.files import make_folder, write_text, written_whole
+from tokensieve.folders import Kind, claimed, lies_in
 
 CAPTIONS, INSTRUCT, IMAGES = "captions.json", "instruct.json", "images"
+ROWS = Kind("rows in LLaVA's layout", lies_in(CAPTIONS, INSTRUCT))
 _ASK = "Describe the picture.\n"
 _TEXT_ONLY = 8  # of so many rows of the second stage one comes without a picture
 
@@ -24,13 +26,18 @@ def write_llava(out: str | Path, pictures: int, split: str = "train") -> tuple[P
     has that of LLaVA-Instruct: several turns, the placeholder before the first question or behind
     it, and a few rows without a picture. Same arguments, same bytes.
 
-    Raises `ConfigError` for no pictures, `UnknownNameError` for a split.
+    Raises `ConfigError` for no pictures and a folder that holds anything else, `UnknownNameError`
+    for a split.
     """
     if pictures < 1:
         raise ConfigError(f"Expected at least one picture to write. Got {pictures}.")
     if split not in SPLITS:
         raise UnknownNameError.of("split", split, SPLITS)
-    out = Path(out)
+    with claimed(out, ROWS) as folder:
+        return _write(folder, pictures, split)
+
+
+def _write(out: Path, pictures: int, split: str) -> tuple[Path, Path]:
     make_folder(out / IMAGES)
     captions, instruct = [], []
     for number, (kind, picture) in enumerate(_pictures(pictures, split)):

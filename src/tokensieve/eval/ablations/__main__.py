@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tokensieve.data.ablations import trainings
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.eval import records
 from tokensieve.eval.ablations.measure import config_of, encode_pictures, measure
 from tokensieve.eval.ablations.report import write_report
@@ -60,4 +61,4 @@ def run(spec: dict[str, object], runs: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

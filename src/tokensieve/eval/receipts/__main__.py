@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from tokensieve.budget import count
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.eval import records
 from tokensieve.eval.config import Variant
@@ -215,4 +216,4 @@ def note(suite: ReceiptSuite, half: str, receipts: int, touched: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "record"))

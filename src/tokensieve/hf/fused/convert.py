@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from tokensieve.errors import ConfigError, TokensieveError, WeightsError
 from tokensieve.files import written_folder
+from tokensieve.folders import Kind, check_ours
 from tokensieve.hf.fused.carried import image_processor, tokenizer_with_image
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, encoder_grid, pair
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
@@ -47,8 +48,7 @@ def convert(
     `ConfigError` for an `out` that is not empty and for parts that are missing or given twice.
     """
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"Expected a new or empty folder to write to. Got {out}. Choose another.")
+    check_ours(out, Kind("a converted checkpoint", own=True))
     released = read_released(checkpoint)
     _check_use(released.values)
     folder = Path(checkpoint).expanduser()

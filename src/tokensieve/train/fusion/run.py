@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
@@ -20,10 +21,11 @@ import torch
 
 from tokensieve.data.extras import need
 from tokensieve.data.llava import Found, read_rows, reasons, refuse, told
+from tokensieve.data.progress import Stopped, whole_steps
 from tokensieve.data.provenance import git, version_of
-from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.errors import WeightsError
 from tokensieve.fields import check_number
-from tokensieve.files import make_folder
+from tokensieve.folders import Kind, check_ours, claimed, told_in
 from tokensieve.hf.fingerprint import state_hash
 from tokensieve.hf.models import Loaded
 from tokensieve.nn.pretrained import read_json, write_json
@@ -37,6 +39,7 @@ from tokensieve.train.journal import Journal
 from tokensieve.train.room import check_room
 
 logger = logging.getLogger("tokensieve.train")
+RUN = Kind("the training of a fusion projector", told_in("train.json", "weights", "projector"))
 _PACKAGES = ("tokensieve", "torch", "transformers", "accelerate", "peft", "deepspeed")
 
 
@@ -59,13 +62,13 @@ def train_fusion(
     parallel: what `read_parallel` gives; None: every process holds the model.
 
     Raises `InputError` for rows that cannot be learned from, unless they are skipped;
-    `ConfigError` for the checkpoint of another training, too few rows or a batch that processes do
+    `ConfigError` for the checkpoint of another training, a folder that holds anything else or that
+    another run is at, too few rows or a batch that processes do
     not divide; `TrainingError` where the loss is no number; `MissingPackageError`.
     """
     need("accelerate", "fusion", "to train")
     out, seed = Path(out), check_number("seed", seed, low=0, high=2**32 - 1)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"Expected a folder to write to. Got the file {out}. Name another --out.")
+    check_ours(out, RUN)
     recipe.train.shares(processes())
     rows, found = _rows(loaded, data, images, recipe, skip_bad_rows)
     steps = recipe.steps(len(rows))
@@ -81,9 +84,9 @@ def train_fusion(
     if whole is not None and whole[1] == steps and _finished(out):
         logger.info("step %d of %d: nothing is left to do in %s", steps, steps, out)
         return out / "model"
-    make_folder(out)
-    run = _Run(loaded, recipe, out, seed, record, found, steps, first)
-    run.train(rows, places, skip_bad_rows, shared)
+    with claimed(out, RUN) if first else nullcontext():
+        run = _Run(loaded, recipe, out, seed, record, found, steps, first)
+        run.train(rows, places, skip_bad_rows, shared)
     return out / "model"
 
 
@@ -104,6 +107,7 @@ class _Run:
         """Every step that is left, then what is left to write."""
         from tokensieve.train.fusion.export import export
         from tokensieve.train.fusion.trainer import (
+            Ends,
             FusionTrainer,
             Marks,
             Watch,
@@ -127,7 +131,11 @@ class _Run:
             self._begin(model, done)
         self.trainer.accelerator.wait_for_everyone()
         try:
-            self.trainer.train(resume_from_checkpoint=None if whole is None else str(whole[0]))
+            with whole_steps(processes() == 1) as stop:
+                self.trainer.add_callback(Ends(stop))
+                self.trainer.train(resume_from_checkpoint=None if whole is None else str(whole[0]))
+                if stop() and (done := self.trainer.state.global_step) < self.steps:
+                    raise Stopped(f"step {done} of {self.steps}")
         except UnpicklingError as error:
             raise WeightsError(
                 f"Expected numbers alone in the checkpoint in {self.out}. Got a file that would "

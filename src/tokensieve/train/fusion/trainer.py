@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from tokensieve.errors import PictureError, TrainingError, WeightsError
-from tokensieve.files import make_folder
+from tokensieve.errors import ConfigError, PictureError, TrainingError, WeightsError
+from tokensieve.files import make_folder, refused_in_words, remove_tree
 from tokensieve.nn.pretrained import read_weights, write_weights
+from tokensieve.train.checkpoint import PREFIX
 from tokensieve.train.fusion.batches import PROBLEMS, Conversations, Given
 from tokensieve.train.fusion.model import base_of, is_of_projector
 from tokensieve.train.fusion.recipe import Recipe, uses_bf16
@@ -90,6 +91,19 @@ class FusionTrainer(Trainer):
             named["num_items_in_batch"] = torch.as_tensor(count).clamp(min=1)
         return super().compute_loss(model, {**inputs, "use_cache": False}, *rest, **named)
 
+    def _save_checkpoint(self, *given: Any, **named: Any) -> None:
+        """Transformers' own; where the disk refuses, nothing of it stays.
+
+        Raises `ConfigError` there.
+        """
+        folder = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
+        try:
+            with refused_in_words(folder):
+                super()._save_checkpoint(*given, **named)
+        except ConfigError:
+            remove_tree(folder)
+            raise
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights that learn; sharded ones lie in files of FSDP or DeepSpeed."""
         if self.sharded or not self.args.should_save:
@@ -143,6 +157,18 @@ class Marks(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.mark(state.global_step)
+
+
+class Ends(TrainerCallback):
+    """Ends the training behind a checkpoint once `stop()` says so, at the end of a step."""
+
+    def __init__(self, stop: Any) -> None:
+        self.stop = stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Asks the Trainer for both."""
+        if self.stop():
+            control.should_save = control.should_training_stop = True
 
 
 def arguments_of(

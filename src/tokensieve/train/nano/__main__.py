@@ -11,15 +11,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import TrainingError
-from tokensieve.files import make_folder, written_folder
+from tokensieve.files import written_folder
+from tokensieve.folders import check_ours, claimed
 from tokensieve.hf.nano import NANO, load_nano
 from tokensieve.train.nano.encoder import train_encoder
-from tokensieve.train.nano.export import export_control, export_nano
+from tokensieve.train.nano.export import MODEL, export_control, export_nano
 from tokensieve.train.nano.features import cache_features
 from tokensieve.train.nano.lm import train_reader
 from tokensieve.train.nano.parallel import run
-from tokensieve.train.nano.pool import make_pool
+from tokensieve.train.nano.pool import RUN, make_pool
 from tokensieve.train.nano.recipe import Recipe
 from tokensieve.train.nano.state import Log
 
@@ -91,11 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps-scale", type=float, default=1.0, help="shrink every stage")
     given = parser.parse_args(arguments)
     recipe = shrink(Recipe.load(given.config), given.steps_scale)
-    make_folder(given.out)
-    several = {"all": STAGES, "only-control": CONTROL}
-    for stage in several.get(given.stage, (given.stage,)):
-        run_stage(stage, recipe, given.out, given.target)
+    stages = {"all": STAGES, "only-control": CONTROL}.get(given.stage, (given.stage,))
+    if "export" in stages:
+        check_ours(given.target, MODEL)
+    with claimed(given.out, RUN):
+        for stage in stages:
+            run_stage(stage, recipe, given.out, given.target)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "checkpoint"))

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokensieve.data.progress import run_to_the_end
+from tokensieve.folders import Kind, claimed, lies_in
 from tokensieve.hf.nano import load_nano
 from tokensieve.nn.pretrained import write_weights
 from tokensieve.train.nano.features import load_examples
@@ -31,6 +33,8 @@ from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.packing import Example, Packed, pack
 from tokensieve.train.nano.state import Log, learning_rate, load_state, save_state
 from tokensieve.train.nano.vocabulary import ANSWER, PAD, vocabulary
+
+RUN = Kind("the training of a reader of questions", lies_in("state/step.json"))
 
 
 @dataclass(frozen=True)
@@ -164,10 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, default=24, help="shards of the pool to use")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    reader = train(AskFirst(), options.data, options.out, options.shards)
-    tensors = {name: value.half().contiguous() for name, value in reader.state_dict().items()}
-    write_weights(options.out / "reader.safetensors", tensors)
+    with claimed(options.out, RUN):
+        reader = train(AskFirst(), options.data, options.out, options.shards)
+        tensors = {name: value.half().contiguous() for name, value in reader.state_dict().items()}
+        write_weights(options.out / "reader.safetensors", tensors)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "checkpoint"))

@@ -14,12 +14,15 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from tokensieve.data.synth import PATCH, SIZE, generate
 from tokensieve.errors import TrainingError
 from tokensieve.files import make_folder, write_text, written_folder
+from tokensieve.folders import Kind, check_ours, lies_in
 from tokensieve.nn.pretrained import write_weights
 from tokensieve.train.nano.encoder import normalise
 from tokensieve.train.nano.lm import Reader, build_llava
 from tokensieve.train.nano.recipe import Recipe
 from tokensieve.train.nano.vocabulary import build_tokenizer
 
+MODEL = Kind("nano's model", lies_in("newline.safetensors"), own=True)
+CONTROL = Kind("nano's control", lies_in("reader.safetensors"), own=True)
 HALF = [0.5, 0.5, 0.5]
 
 
@@ -74,6 +77,7 @@ def export_control(recipe: Recipe, out: Path, target: Path) -> None:
     """
     require_trained(recipe, out, "control")
     other = target.with_name(target.name + "-control")
+    check_ours(other, CONTROL)
     make_folder(other)
     control = Reader(assemble(recipe, out, "control")).state_dict()
     write_weights(other / "reader.safetensors", {k: v.half() for k, v in control.items()})
@@ -86,6 +90,7 @@ def export_nano(recipe: Recipe, out: Path, target: Path) -> None:
     """
     require_trained(recipe, out, "lm")
     model = assemble(recipe, out)
+    check_ours(target, MODEL)
     row_end = newline(model).half()
     torch.nn.Module.to(model, torch.float16)
     layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}

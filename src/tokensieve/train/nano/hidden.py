@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from tokensieve.data.features import write_store
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.files import make_folder
 from tokensieve.hf.fingerprint import encoder_info, llm_info
 from tokensieve.hf.nano import load_nano, load_reader
@@ -96,4 +97,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "store"))

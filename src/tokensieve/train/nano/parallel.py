@@ -52,4 +52,11 @@ def run(workers: int, work: Callable[..., None], *args: Any) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        spawn(_entry, (workers, store, work, args), nprocs=workers)  # type: ignore[no-untyped-call]
+        group: Any = spawn(_entry, (workers, store, work, args), nprocs=workers, join=False)  # type: ignore[no-untyped-call]
+        try:
+            while not group.join():
+                pass
+        except BaseException:  # such as Ctrl-C: none of them is left behind
+            for process in group.processes:
+                process.terminate()
+            raise

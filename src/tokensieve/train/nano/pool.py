@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from tokensieve.data.synth import ROTATION, generate
 from tokensieve.data.synth.picture import Picture
 from tokensieve.files import write_text, written_folder
+from tokensieve.folders import Kind, lies_in
 from tokensieve.train.nano.parallel import rank_and_world
+
+RUN = Kind("the making of nano", lies_in("pool", "encoder-state", "lm-state", "control-state"))
 
 
 @dataclass(frozen=True)

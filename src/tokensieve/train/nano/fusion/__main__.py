@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import ConfigError
+from tokensieve.folders import claimed
 from tokensieve.train.nano.fusion.blocks import cache_blocks
 from tokensieve.train.nano.fusion.study import Study
-from tokensieve.train.nano.fusion.train import export, train
+from tokensieve.train.nano.fusion.train import RUN, export, place, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache_blocks(options.data, [*shards, ("val", 0)])
     runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
     for arm, seed in runs[int(part) :: int(parts)]:
-        train(study, arm, seed, options.data, options.out)
-        export(study, arm, seed, options.out)
+        with claimed(place(options.out, arm, seed), RUN):
+            train(study, arm, seed, options.data, options.out)
+            export(study, arm, seed, options.out)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_to_the_end(main, "checkpoint"))

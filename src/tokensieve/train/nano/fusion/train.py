@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tokensieve.errors import TrainingError
 from tokensieve.files import written_folder
+from tokensieve.folders import Kind, lies_in
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.models import Loaded
@@ -28,6 +29,7 @@ from tokensieve.train.nano.muon import Muon
 from tokensieve.train.nano.state import Log, learning_rate, load_state, save_state
 
 SAVE_EVERY = 200
+RUN = Kind("the training of an arm", lies_in("state/step.json"))
 
 
 def build(study: Study, arm: Arm, seed: int) -> Loaded:
