@@ -225,10 +225,11 @@ def _finite_rows(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TextContext:
-    """The prompt's text, for methods conditioned on it.
+    """What a prompt asks, for methods conditioned on it: the text behind its last picture.
 
-    embeds: (T, D) embeddings of the text tokens of one prompt, pictures left out; at the site "llm"
-        their hidden states.
+    embeds: (T, D) embeddings of one prompt's question, without special tokens, padding and answers
+        (`tokensieve.hf.text.Asked` says what they are and what stands in for a question in front of
+        the picture); at the site "llm" their hidden states.
     """
 
     embeds: Float[Tensor, "T D"]

@@ -1,6 +1,6 @@
 """What a cut inside the LLM is told of the layer before it: the same as eager attention says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from families import inside
 from families.inside import blocked, cut, kept_positions
 from families.methods import ByNorm
-from families.tiny import REQUIRED, build
+from families.tiny import REQUIRED, build, question_of
 from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.hf import inside as heard
 from tokensieve.hf.sieve import encode, sieve
@@ -111,18 +111,13 @@ def eager(tiny, at, inputs, call):
         return model(**inputs, output_attentions=True).attentions[at - 1]
 
 
-def text_of(tiny, inputs):
-    place = inputs["input_ids"] == tiny.model.config.image_token_id
-    return inputs["attention_mask"].bool() & ~place
-
-
 def last_attention(tiny, at, inputs, call, alive):
     return eager(tiny, at, inputs, call).mean(1)[:, -1]  # padded on the left
 
 
 def text_attention(tiny, at, inputs, call, alive):
     rows = eager(tiny, at, inputs, call).mean(1)
-    text = text_of(tiny, inputs)
+    text = question_of(tiny.name, inputs)
     longest = int(text.sum(-1).max())
     out = torch.zeros(*text.shape, longest)
     for b in range(len(out)):
@@ -221,7 +216,7 @@ def counts_padding(patch):
 
     def wrong(self, at, held, repeats):
         everything = torch.ones_like(held.real_BN)
-        return right(self, at, heard.Held(everything, held.text_BN, held.visual_BN), repeats)
+        return right(self, at, replace(held, real_BN=everything), repeats)
 
     patch.setattr(heard.Listening, "signals", wrong)
 

@@ -18,7 +18,7 @@ from families.methods import (
     InsideRagged,
     Smaller,
 )
-from families.tiny import NAMES, REQUIRED, build
+from families.tiny import NAMES, REQUIRED, build, question_of
 from tokensieve.errors import BudgetError, ConfigError, PromptError, UnsupportedError
 from tokensieve.hf.compaction import Gather
 from tokensieve.hf.cut import prefill_mask
@@ -136,7 +136,7 @@ def test_a_method_is_shown_what_enters_the_layer(name):
         states = model(**inputs, output_hidden_states=True).hidden_states[2]
     cut(model, inputs, method, 2, lambda m, i: m(**i))
     place = inputs["input_ids"] == model.config.image_token_id
-    text_BS = inputs["attention_mask"].bool() & ~place
+    text_BS = question_of(name, inputs)
     shown = {len(text.embeds): (vision, text) for vision, text in method.seen}
     for b, packing in enumerate(encode(model, inputs).packings):
         vision, text = shown[int(text_BS[b].sum())]

@@ -19,6 +19,7 @@ from packaging.version import Version
 from tokensieve.hf.fused import FusedLlavaConfig, FusedLlavaForConditionalGeneration
 
 VOCAB, IMAGE, VIDEO, PAD, BEGIN, END = 200, 150, 151, 0, 152, 153
+SYSTEM = (31, 41, 59)  # words in front of the first picture, as a chat template's system prompt
 PINPOINTS = [[24, 48], [48, 24], [48, 48]]
 SIZES = [[40, 24], [24, 60], [24, 24], [30, 48]]
 GRIDS = [[1, 8, 4], [1, 4, 12], [1, 4, 4], [1, 12, 8]]
@@ -323,12 +324,14 @@ class Tiny:
             return [count // n for count, n in zip(counts, pictures, strict=True) for _ in range(n)]
         return counts
 
-    def inputs(self, pictures: list[int], text: tuple[int, ...] = (5, 9)) -> dict[str, Any]:
-        """Prompts of so many pictures and text tokens each, padded on the left."""
+    def inputs(
+        self, pictures: list[int], text: tuple[int, ...] = (5, 9), system: tuple[int, ...] = SYSTEM
+    ) -> dict[str, Any]:
+        """Prompts of so many pictures and text tokens behind them each, padded on the left."""
         rows, generator = iter(self.rows(pictures)), torch.Generator().manual_seed(3)
         prompts = []
         for b, n in enumerate(pictures):
-            ids = [1, 2]
+            ids = [1, 2, *system]
             for _ in range(n):
                 words = torch.randint(3, 140, (2,), generator=generator).tolist()
                 ids += [BEGIN, *[IMAGE] * next(rows), END, *words]
@@ -345,6 +348,18 @@ class Tiny:
         if self.name == "paligemma":
             out["token_type_ids"] = torch.zeros_like(ids_BS)
         return out
+
+
+def question_of(name: str, inputs: dict[str, Any]) -> torch.Tensor:
+    """(B, S) what is asked in prompts of `Tiny.inputs`: behind the last picture, no padding, and of
+    Qwen, whose config names it, not the token that ends a picture."""
+    asked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for b, row in enumerate(inputs["input_ids"].tolist()):
+        last = max((i for i, token in enumerate(row) if token == IMAGE), default=-1)
+        for i in range(last + 1, len(row)):
+            real = bool(inputs["attention_mask"][b, i])
+            asked[b, i] = real and row[i] > 2 and not ("qwen" in name and row[i] == END)
+    return asked
 
 
 @cache

@@ -288,7 +288,7 @@ def test_placeholder_without_picture():
 
 
 def test_placeholders_cut_off():
-    ids = build("llava").inputs([1])["input_ids"][:, 6:]
+    ids = build("llava").inputs([1])["input_ids"][:, 9:]
     refuses(PromptError, "as many image placeholders", input_ids=ids, attention_mask=None)
 
 

@@ -13,8 +13,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tokensieve.hf.text import TEXT_MASK
+
 # along the sequence, beside ids, mask and positions; value: what a padded place holds
-SEQUENCE = {"token_type_ids": 0, "mm_token_type_ids": 0, "moe_mm_token_type_ids": 0, "labels": -100}
+SEQUENCE = {
+    "token_type_ids": 0, "mm_token_type_ids": 0, "moe_mm_token_type_ids": 0, "labels": -100,
+    TEXT_MASK: 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from tokensieve.hf.report import Call, PromptReport, Report, prompt_reports, row
 from tokensieve.hf.resize import blank_rows
 from tokensieve.hf.stage import Before
 from tokensieve.hf.stages import Stages
+from tokensieve.hf.text import without_text_mask
 from tokensieve.hf.timing import timed
 from tokensieve.methods.base import Method
 from tokensieve.types import Site
@@ -50,9 +51,10 @@ class Compressed:
     @property
     def inputs(self) -> dict[str, Any]:
         """Arguments for `generate` or a forward; fresh, since `generate` changes them."""
+        base = without_text_mask(self.base)
         if self.rows is None:
-            return dict(self.base)
-        return {**self.base, "mm_encoder_outputs": {"image": self.rows.output()}}
+            return base
+        return {**base, "mm_encoder_outputs": {"image": self.rows.output()}}
 
     @property
     def prompt_length(self) -> int:

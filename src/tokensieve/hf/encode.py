@@ -24,7 +24,6 @@ from tokensieve.hf.timing import timed
 from tokensieve.types import Signal
 
 PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
-_NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -202,12 +201,3 @@ def _run_tapped(model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[
     module = projector_of(model, family)
     with acting({} if module is None else {Point(module, When.BEFORE): tap}):
         return encoder(**arguments, return_dict=True), tapped
-
-
-def asked_text(text_BS: Bool[Tensor, "B S"], labels: Any) -> Bool[Tensor, "B S"]:
-    """The prompts' text without the answers they are trained or scored on, which `labels` mark; all
-    of it where every text token is labelled."""
-    if not isinstance(labels, Tensor) or labels.shape != text_BS.shape:
-        return text_BS
-    asked_BS = text_BS & (labels == _NO_LABEL)
-    return asked_BS.where(asked_BS.any(-1, keepdim=True), text_BS)

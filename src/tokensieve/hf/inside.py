@@ -29,14 +29,16 @@ _UNROTATED = (Kind.LAST_UNROTATED, Kind.MEAN_UNROTATED, Kind.KEYS_UNROTATED)
 
 @dataclass(frozen=True)
 class Held:
-    """What a layer holds, by its own positions: text and visual tokens among the real ones.
+    """What a layer holds, by its own positions.
 
-    Left out of `text`: padding and labels. Left out of `visual`: newline rows.
+    real: all but padding. text: the words methods choose by, as `Asked.seeing` says. visual: rows
+    of pictures but newline rows. read: the prompt, without answers that `labels` mark.
     """
 
     real_BN: Bool[Tensor, "B N"]
     text_BN: Bool[Tensor, "B N"]
     visual_BN: Bool[Tensor, "B N"]
+    read_BN: Bool[Tensor, "B N"]
 
 
 @dataclass
@@ -160,9 +162,8 @@ def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
         return attention_rows(mean, key, heard.scaling, seen_BN[:, None, None]).mT
     if kind is Kind.TEXT_ATTENTION:
         return _rows(query, key, heard.scaling, held, *text_places(held.text_BN))
-    asked_BN = held.text_BN.where(held.text_BN.any(-1, keepdim=True), held.real_BN)
-    places = torch.arange(asked_BN.shape[1], device=asked_BN.device)
-    last_B1 = torch.where(asked_BN, places, -1).amax(-1, keepdim=True).clamp_min(0)
+    places = torch.arange(held.read_BN.shape[1], device=held.read_BN.device)
+    last_B1 = torch.where(held.read_BN, places, -1).amax(-1, keepdim=True).clamp_min(0)
     return _rows(query, key, heard.scaling, held, last_B1, torch.ones_like(last_B1).bool())
 
 

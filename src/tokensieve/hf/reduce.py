@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from torch import Tensor
 
 from tokensieve.budget import Pool, count, split_by_weight, split_evenly
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.hf.encode import Encoded, asked_text
+from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import project
 from tokensieve.hf.fingerprint import encoder_info
 from tokensieve.hf.pixels import patches_of
 from tokensieve.hf.resize import resize_images
+from tokensieve.hf.text import Asked
 from tokensieve.methods.base import Method
 from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 
@@ -58,9 +58,12 @@ def reduce_images(
     if method.site is Site.ENCODER:  # what is dropped inside the encoder is gone by now
         return [ImageReduction(packing.valid_nL) for packing in encoded.packings]
     visions = _visions(model, method, encoded, keys)
-    reductions = reduce_visions(
-        method, visions, encoded.prompt_of, keep, pool, partial(_text, model, encoded)
-    )
+
+    def text(prompt: int) -> TextContext:
+        return asked.context(model.get_input_embeddings(), prompt)
+
+    asked = Asked.of(model, encoded.inputs)
+    reductions = reduce_visions(method, visions, encoded.prompt_of, keep, pool, text)
     done = []
     for vision, reduction in zip(visions, reductions, strict=True):
         rows = reduction.tokens
@@ -193,15 +196,6 @@ def crop_counts(keep: float | int, valid_nL: Tensor, share_n: Tensor | None = No
         even = split_by_weight(sum(even), weights, real)
     shares = iter(even)
     return [next(shares) if size else 0 for size in sizes]
-
-
-def _text(model: Any, encoded: Encoded, prompt: int) -> TextContext:
-    ids_BS = encoded.inputs["input_ids"]
-    real_BS = ids_BS != encoded.placeholder
-    if (mask := encoded.inputs.get("attention_mask")) is not None:
-        real_BS = real_BS & mask.bool()
-    real_S = asked_text(real_BS, encoded.inputs.get("labels"))[prompt]
-    return TextContext(model.get_input_embeddings()(ids_BS[prompt][real_S]))
 
 
 def _per_crop(

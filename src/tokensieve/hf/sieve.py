@@ -60,6 +60,11 @@ def sieve(
     history: of how many calls the report holds what was kept; older ones stay in its counts and
         times. None: of all.
 
+    Methods that choose by text are told the question: what stands behind the last picture, less
+    special tokens, padding and answers that `labels` mark. An entry `text_mask` of the inputs, 1 at
+    the question's tokens, says so where template words ("ASSISTANT:") or a question in front of the
+    picture matter; the model never gets it. See `tokensieve.hf.text`.
+
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
     the shortened prompt. Training through it works: labels are shortened along.
 

@@ -22,7 +22,7 @@ from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
 from tokensieve.hf.compat import cache_at, require_layer
-from tokensieve.hf.encode import Encoded, asked_text
+from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.hooks import Action, Point, When, acting
 from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
@@ -35,6 +35,7 @@ from tokensieve.hf.report import (
     since,
 )
 from tokensieve.hf.stage import Before, Policy, Stage, overlay, require_growing
+from tokensieve.hf.text import Asked
 from tokensieve.hf.timing import timed
 from tokensieve.types import TextContext, VisionTokens
 
@@ -59,7 +60,7 @@ class Stages:
         self.stages = {s.layer: (s, made) for s, made in zip(stages, early, strict=True)}
         self.place_BS = encoded.inputs["input_ids"] == encoded.placeholder
         self.keep_BS, self.left = mask_BS.bool(), pads_left(mask_BS)
-        self.text_BS = asked_text(self.keep_BS & ~self.place_BS, encoded.inputs.get("labels"))
+        self.asked = Asked.of(model, encoded.inputs, mask_BS)
         token_R = torch.cat([packing.origin_N >= 0 for packing in encoded.packings])
         self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
         self.gathers: dict[int, Gather] = {}  # by the first layer each is in force at
@@ -224,7 +225,7 @@ class Stages:
             return [ImageReduction(vision.valid_BL) for vision in visions]  # all gone before
 
         def text(prompt: int) -> TextContext:
-            return TextContext(whole_BSD[prompt][self.text_BS[prompt]])
+            return TextContext(whole_BSD[prompt][self.asked.seeing(self.keep_BS)[prompt]])
 
         found = reduce_visions(
             stage.method, visions, encoded.prompt_of, stage.keep, self.policy.pool, text,
@@ -245,10 +246,11 @@ class Stages:
         first = None
         if before is not None:
             first = Gather(before.index_BT[::repeats], before.real_BT[::repeats])
-        masks = (self.keep_BS, self.text_BS, self.token_BS & self.keep_BS)
+        words_BS, read_BS = self.asked.seeing(self.keep_BS), self.asked.read_BS & self.keep_BS
+        masks = (self.keep_BS, words_BS, self.token_BS & self.keep_BS, read_BS)
         held = Held(*(mask if first is None else first.take(mask, False) for mask in masks))
         heard = self.listening.signals(number, held, repeats)
-        texts = self.text_BS.sum(-1).tolist()
+        texts = words_BS.sum(-1).tolist()
         lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
         found = {}
         for name, values_BNK in heard.items():

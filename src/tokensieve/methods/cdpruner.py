@@ -24,8 +24,8 @@ from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 class CDPruner(Method):
     """Tokens both diverse and relevant to the text: greedy MAP of a conditional DPP [1].
 
-    A token's relevance is its mean cosine with the text tokens, scaled to [0, 1] over the crop;
-    the kernel is relevance_i * cosine(i, j) * relevance_j.
+    A token's relevance is its mean cosine with the question's tokens, scaled to [0, 1] over the
+    crop; the kernel is relevance_i * cosine(i, j) * relevance_j.
 
     Differs from the paper: relevance there comes from CLIP's text tower where the VLM has a CLIP
     encoder; here, for every model, from the LLM's own embeddings of the text.

@@ -33,10 +33,11 @@ _PART = 1024  # tokens read at a time
 class SparseVLM(Method):
     """Keep the tokens that rating words attend to most, and recycle some of the others [1].
 
-    Raters are the text tokens of at least mean relevance: softmax over the text of the products
-    of hidden states, mean over visual tokens. A token's significance is its mean attention from
-    them. Of the dropped, the most significant share `candidates` is clustered by density peaks into
-    a share `recycled` as many tokens, each the mean of its cluster.
+    Raters are the words behind the picture, which have seen it, of at least mean relevance: softmax
+    over these words of the products of hidden states, mean over visual tokens. A token's
+    significance is its mean attention from them. Of the dropped, the most significant share
+    `candidates` is clustered by density peaks into a share `recycled` as many tokens, each the mean
+    of its cluster.
 
     How a budget meets the paper's rank: it would drop at most as many tokens as exceed the rank of
     the attention matrix of raters by tokens, a number that differs by layer. Here what remains of a
