@@ -169,6 +169,32 @@ def _config(**values: object):
     return change
 
 
+def _dtype(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["head.bias"] = tensors["head.bias"].long()
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _more(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "zzz": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def _header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes((1 << 60).to_bytes(8, "little") + data[8:])
+
+
+def _folder(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+
+
+def _pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
 def _garble(folder: Path) -> None:
     (folder / "config.json").write_text('{"depth": 2')
 
@@ -184,8 +210,19 @@ def _garble(folder: Path) -> None:
         (_config(ffn=48), "Expected stack.layers.0.down.weight of shape (16, 48)"),
         (_config(colour="red"), "Unknown SelectorConfig field 'colour'"),
         (_config(encoder={"width": 16}), "Expected `model_type` among the fields of EncoderInfo"),
+        (_dtype, "Expected head.bias as float32 in"),
+        (_more, "Unexpected: zzz (1 differ)"),
+        (_header, "Expected a complete safetensors file"),
+        (_folder, "Got a folder of that name"),
+        (_pickle, "Got pytorch_model.bin, a pickle, which may run code"),
+        (_config(depth=256, width=2**16, ffn=2**18), "Expected the tensors of its config"),
+        (_config(depth=10**30), "Expected `depth` of at most 256"),
+        (_config(depth=True), "Expected `depth` as a whole number"),
+        (_config(depth="3"), "Expected `depth` as a whole number"),
+        (_config(trust=float("nan")), "Expected `trust` of 0 or more"),
+        (_config(thresholds="many"), "Expected `thresholds` as a tuple"),
         (_config(depth=0), "to describe a Selector. Expected `depth` of at least 1"),
-        (_garble, "Expected JSON in"),
+        (_garble, "Expected an object as JSON in"),
     ],
 )
 def test_damaged_weights_are_named_in_one_line(tmp_path: Path, damage, message: str) -> None:

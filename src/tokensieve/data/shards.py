@@ -182,7 +182,7 @@ class Shard:
 
 
 def _finite(values: Tensor) -> bool:
-    """NaN and Inf survive a sum; where one is not finite, an overflow perhaps, all are looked at."""
+    """NaN and Inf survive a sum; where it is not finite, an overflow perhaps, all are looked at."""
     whole = bool(torch.isfinite(values.sum(dtype=torch.float32)))
     return whole or bool(torch.isfinite(values).all())
 

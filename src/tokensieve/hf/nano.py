@@ -27,6 +27,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.processing_utils import ProcessorMixin
 
 from tokensieve.errors import UnknownNameError, WeightsError
+from tokensieve.nn.pretrained import read_weights
 
 NANO = Path(__file__).resolve().parent.parent / "assets" / "nano"
 VARIANTS = ("llava", "llava-next", "control")
@@ -72,13 +73,17 @@ def load_nano(
 
 
 def load_reader(model: LlavaForConditionalGeneration, weights: Path) -> None:
-    """Replace projector, language model and output layer by those of a safetensors file."""
+    """Replace projector, language model and output layer by those of a safetensors file.
+
+    Raises `WeightsError` where it is broken or holds others.
+    """
     parts = {
         "projector": model.model.multi_modal_projector,
         "language_model": model.model.language_model,
         "lm_head": model.lm_head,
     }
-    for name, tensors in split_by_head(load_file(weights)).items():
+    own = {f"{part}.{n}": v for part, m in parts.items() for n, v in m.state_dict().items()}
+    for name, tensors in split_by_head(read_weights(weights, own)).items():
         parts[name].load_state_dict(tensors)
 
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError, TokensieveError, WeightsError
+from tokensieve.fields import read_object
 from tokensieve.files import staged, write_text, written_folder
 from tokensieve.folders import Kind, check_ours
 from tokensieve.nn.config import StackConfig
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_FLOATS = ("F16", "BF16", "F32", "F64")
+_WHOLE = ("BOOL", "U8", "I8", "I16", "I32", "I64")
+# what safetensors and PyTorch raise for files of a stranger's
+_BROKEN = (OSError, SafetensorError, ValueError, RuntimeError, TypeError, LookupError,
+           AttributeError, MemoryError)  # fmt: skip
 README = "README.md"
 CARD = """---
 {{ card_data }}
@@ -114,13 +122,16 @@ class Pretrained(
         config_path, weights_path = (_locate(source, name, hub) for name in (CONFIG, WEIGHTS))
         try:
             config = cls.config_class.from_dict(read_json(config_path))
-            model = cls(config)
-        except (ConfigError, TypeError) as error:
+            with torch.device("meta"):  # nothing is allocated before the file has what is promised
+                promised = cls(config).state_dict()
+        except ConfigError as error:
             raise WeightsError(
                 f"Expected {config_path} to describe a {cls.__name__}. {error}"
             ) from error
+        check_weights(weights_path, promised)
         if options:
-            model = cls(cls.config_class.from_dict({**config.to_dict(), **options}))
+            config = cls.config_class.from_dict({**config.to_dict(), **options})
+        model = cls(config)
         load_weights(model, weights_path)
         return model.eval()
 
@@ -142,11 +153,17 @@ def _locate(source: str, name: str, hub: dict[str, Any]) -> Path:
     """The file `name` of a local folder or a hub repository."""
     folder = Path(source)
     if folder.is_dir():
-        if not (folder / name).is_file():
+        if (folder / name).is_file():
+            return folder / name
+        if (folder / name).is_dir():
+            raise WeightsError(f"Expected a file {name} in {folder}. Got a folder of that name.")
+        pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
+        if name == WEIGHTS and pickles:
             raise WeightsError(
-                f"Expected {name} in {folder}. It is not there: copy the whole folder."
+                f"Expected {name} in {folder}. Got {pickles[0]}, a pickle, which may run code when "
+                "it is read and never is. Save the weights as safetensors."
             )
-        return folder / name
+        raise WeightsError(f"Expected {name} in {folder}. It is not there: copy the whole folder.")
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise WeightsError(
             f"Expected a folder with {CONFIG} and {WEIGHTS}, or a hub name 'owner/name'. "
@@ -164,13 +181,7 @@ def _locate(source: str, name: str, hub: dict[str, Any]) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises `WeightsError` if it holds none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"Expected JSON in {path}. Got: {error}. Download it again.") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"Expected a JSON object in {path}. Got {type(values).__name__}.")
-    return values
+    return read_object(path, "an object", WeightsError, "Download it again.")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -185,14 +196,49 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file(whole, part)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file. Raises `WeightsError` if it is missing or broken."""
+def read_weights(path: Path, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises `WeightsError` if it is missing or broken.
+
+    wanted: tensors, on any device, of whose names, shapes and kinds its own must be, and finite;
+    nothing is read where they are not.
+    """
+    if wanted is not None:
+        check_weights(path, wanted)
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        got = load_file(path)
+    except _BROKEN as error:
+        raise _broken(path, error) from error
+    for name, tensor in got.items():
+        if wanted is not None and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"Expected finite numbers in {name} of {path}. Got NaN or Inf.")
+    return got
+
+
+def check_weights(path: Path, wanted: Mapping[str, Tensor]) -> None:
+    """Raise `WeightsError` unless a safetensors file holds tensors of these names, shapes and
+    kinds of numbers. Reads the file's header alone."""
+    try:
+        if not path.is_file():
+            raise OSError("a folder" if path.is_dir() else "no such file")
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            got = {name: (tuple(p.get_shape()), str(p.get_dtype())) for name, p in parts.items()}
+    except _BROKEN as error:
+        raise _broken(path, error) from error
+    if names := sorted(got.keys() ^ wanted.keys()):
         raise WeightsError(
-            f"Expected a complete safetensors file at {path}. Got: {error}. Download it again."
-        ) from error
+            f"Expected the tensors of its config in {path}. "
+            f"{'Unexpected' if names[0] in got else 'Missing'}: {names[0]} ({len(names)} differ)."
+        )
+    for name, (shape, kind) in got.items():
+        if shape != tuple(wanted[name].shape):
+            raise WeightsError(
+                f"Expected {name} of shape {tuple(wanted[name].shape)} in {path}, from its config. "
+                f"Got {shape}."
+            )
+        if kind not in (_FLOATS if wanted[name].is_floating_point() else _WHOLE):
+            want = str(wanted[name].dtype).removeprefix("torch.")
+            raise WeightsError(f"Expected {name} as {want} in {path}. Got {kind}.")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -200,20 +246,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises `WeightsError` unless names, shapes and finiteness are right.
     """
-    got = read_weights(path)
-    want = model.state_dict()
-    names = sorted(got.keys() ^ want.keys())
-    if names:
-        raise WeightsError(
-            f"Expected the tensors of its config in {path}. "
-            f"{'Unexpected' if names[0] in got else 'Missing'}: {names[0]} ({len(names)} differ)."
-        )
-    for name, tensor in got.items():
-        if tensor.shape != want[name].shape:
-            raise WeightsError(
-                f"Expected {name} of shape {tuple(want[name].shape)} in {path}, from its config. "
-                f"Got {tuple(tensor.shape)}."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise WeightsError(f"Expected finite numbers in {name} of {path}. Got NaN or Inf.")
-    model.load_state_dict(got)
+    model.load_state_dict(read_weights(path, model.state_dict()))
+
+
+def _broken(path: Path, error: Exception) -> WeightsError:
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    return WeightsError(
+        f"Expected a complete safetensors file at {path}. Got: {said}. Download it again."
+    )

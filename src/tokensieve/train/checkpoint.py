@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensieve.errors import ConfigError
+from tokensieve.errors import ConfigError, WeightsError
+from tokensieve.fields import check_number
 from tokensieve.files import written_folder
 from tokensieve.nn.pretrained import (
     load_weights,
@@ -55,14 +56,15 @@ def load_checkpoint(
 ) -> int:
     """Steps already done: 0 without a checkpoint, else `model` and `optimiser` are restored.
 
-    Raises `ConfigError` if the checkpoint belongs to another recipe, seed or data.
+    Raises `ConfigError` if the checkpoint belongs to another recipe, seed or data, `WeightsError`
+    if it is damaged.
     """
     found = _found(out)
     if not found:
         return 0
     folder = found[-1]
     stored = read_json(folder / "state.json")
-    step = int(stored.pop("step"))
+    step = check_number("step", stored.pop("step", None), low=0)
     if (different := difference(stored, plain(record))) is not None:
         raise ConfigError(
             f"Expected the checkpoint in {folder} to be of this recipe, seed and data. It differs "
@@ -70,8 +72,16 @@ def load_checkpoint(
         )
     load_weights(model, folder / "model.safetensors")
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in read_weights(folder / "optimiser.safetensors").items():
+    shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
+    file = folder / "optimiser.safetensors"
+    for name, value in read_weights(file).items():
         index, _, field = name.partition(".")
+        own = int(index) < len(shapes) if index.isdecimal() else False
+        if not own or value.shape not in (shapes[int(index)], torch.Size()):
+            raise WeightsError(
+                f"Expected moments of the {len(shapes)} tensors that learn in {file}. Got {name} "
+                f"of shape {tuple(value.shape)}. Delete {folder}: training starts anew."
+            )
         state.setdefault(int(index), {})[field] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     return step

@@ -18,10 +18,9 @@ from torch import Tensor
 from tokensieve.errors import WeightsError
 from tokensieve.hf.fused.weights import PROJECTOR
 from tokensieve.nn.fusion import FusionConfig, FusionProjector, spaced_blocks
-from tokensieve.nn.pretrained import read_json, read_weights
+from tokensieve.nn.pretrained import PICKLED, read_json, read_weights
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_PICKLED = (".bin", ".pt", ".pth")
 _TOWER = "model.vision_tower.vision_tower."
 _CROSS, _MLP = "model.mm_projector_crosslayer.", "model.mm_projector."
 _LLM = {"model.embed_tokens.", "model.layers.", "model.norm.", "lm_head."}
@@ -146,7 +145,7 @@ def _released_name(name: str) -> str:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, or of the files of a folder."""
     if path.is_file():
-        if path.suffix in _PICKLED:
+        if path.suffix in PICKLED:
             raise _pickled(path)
         return read_weights(path)
     if not path.is_dir():
@@ -157,7 +156,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     else:
         files = sorted(path.glob("*.safetensors"))
     if not files:
-        pickled = sorted(f for f in path.iterdir() if f.suffix in _PICKLED)
+        pickled = sorted(f for f in path.iterdir() if f.suffix in PICKLED)
         if pickled:
             raise _pickled(pickled[0])
     if not files or (len(files) > 1 and not (path / INDEX).is_file()):

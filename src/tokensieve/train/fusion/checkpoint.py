@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import ConfigError
+from tokensieve.fields import check_number
 from tokensieve.nn.pretrained import read_json, write_json
 from tokensieve.train.checkpoint import PREFIX, difference, plain
 
@@ -40,7 +41,7 @@ def find_checkpoint(out: Path, record: dict[str, Any], *, clean: bool) -> tuple[
         return None
     newest = max(whole, key=lambda folder: int(folder.name.removeprefix(PREFIX)))
     stored = read_json(newest / MARK)
-    step = int(stored.pop("step"))
+    step = check_number("step", stored.pop("step", None), low=0)
     if (different := difference(stored, plain(record))) is not None:
         raise ConfigError(
             f"Expected the checkpoint in {newest} to be of this recipe, seed, model and data. It "

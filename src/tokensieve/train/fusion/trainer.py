@@ -123,6 +123,11 @@ class FusionTrainer(Trainer):
                 "--out."
             )
         for name, value in learned.items():
+            if value.shape != stored[name].shape:
+                raise WeightsError(
+                    f"Expected {name} of shape {tuple(value.shape)} in {resume_from_checkpoint}. "
+                    f"Got {tuple(stored[name].shape)}. Delete the folder."
+                )
             value.copy_(stored[name])
 
     def learned(self) -> dict[str, Tensor]:
