@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
+from tokensieve.data.pictures import LIMITS, Limits
 from tokensieve.data.sources.base import Listing, Read, Source, content_hash
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.data.sources.files import PICTURES, FolderSource, TarSource, read_bytes
@@ -43,9 +44,9 @@ class FileSource:
         """Short hash of the file's size and edges."""
         return spans_hash(whole_files([self._path]))
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int, limits: Limits = LIMITS) -> bytes:
         """The file's bytes. Raises `PictureError`."""
-        return read_bytes(self._path)
+        return read_bytes(self._path, limits)
 
 
 def open_source(spec: str, *, frames: int = 8, column: str | None = None) -> Source:

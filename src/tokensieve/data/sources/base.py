@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from tokensieve.data.pictures import decode_picture
+from tokensieve.data.pictures import LIMITS, Limits, decode_picture, named
 from tokensieve.data.sources.content import plain
 from tokensieve.errors import ConfigError, PictureError
 
@@ -24,7 +24,7 @@ class Source(Protocol):
     pictures these are, such as a table's column. `content` is a short hash that other pictures
     under the same keys change, cheap even for a million of them. `read` gives the bytes of a
     picture file or, where there is no such file, the picture itself; it may be called from several
-    threads, and raises `PictureError` for a picture that cannot be read.
+    threads, and raises `PictureError` for a picture that cannot be read or is beyond the limits.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Source(Protocol):
         """Short hash of what lies under the keys, the same on every machine."""
         ...
 
-    def read(self, index: int) -> bytes | Image.Image:
+    def read(self, index: int, limits: Limits = LIMITS) -> bytes | Image.Image:
         """The picture of key number `index`."""
         ...
 
@@ -94,20 +94,29 @@ class Listing:
         told = repr([source.content() for source in self.sources])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def read(self, index: int) -> Read:
-        """Picture `index`, decoded; one that cannot be read is no exception here."""
+    def read(
+        self,
+        index: int,
+        limits: Limits = LIMITS,
+        before: Callable[[int], None] | None = None,
+    ) -> Read:
+        """Picture `index`, decoded; one that cannot be read is no exception here.
+
+        before: called with its number of pixels before these fill the memory. Raises
+        `MissingPackageError` for a video without PyAV.
+        """
         source, number = self.where(index)
-        sha = ""
+        name, sha = f"{source.name}/{source.keys[number]}", ""
         try:
-            data = source.read(number)
+            with named(name):
+                data = source.read(number, limits)
             sha = content_hash(data)
             if isinstance(data, bytes):
-                data = decode_picture(data, f"{source.name}/{source.keys[number]}")
+                return Read(decode_picture(data, name, limits, before), sha)
         except PictureError as error:
             return Read(None, sha, plain(str(error)))
-        except OSError as error:
-            said = f"Expected a readable source {source.name}. Got: {error}."
-            return Read(None, sha, plain(said))
+        if before is not None:
+            before(data.width * data.height)
         return Read(data, sha)
 
 

@@ -4,6 +4,7 @@ names as text that can be stored."""
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,17 @@ PARTS = 16  # of a large file
 
 def plain(name: str) -> str:
     r"""A file's name as text: bytes that are no UTF-8, which Python hides in it, as '\xe9'."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def inside(folder: Path, relative: str) -> Path | None:
+    """The path below `folder` that a stranger's file names; None where it leads elsewhere."""
+    start = os.path.abspath(folder).rstrip(os.sep)
+    path = os.path.normpath(os.path.join(start, relative))
+    return folder / path[len(start) + 1 :] if path.startswith(f"{start}{os.sep}") else None
 
 
 def spread(total: int) -> list[int]:

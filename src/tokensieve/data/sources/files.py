@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from tokensieve.data.pictures import LIMITS, Limits, check_bytes, check_file, named
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys, need_av
 from tokensieve.errors import InputError, PictureError
@@ -59,12 +60,12 @@ class FolderSource:
         """Short hash of the files' sizes, and of the edges of some."""
         return spans_hash(whole_files(self._folder / path for path in self._paths))
 
-    def read(self, index: int) -> bytes | Image.Image:
+    def read(self, index: int, limits: Limits = LIMITS) -> bytes | Image.Image:
         """The picture file's bytes, or the frame. Raises `PictureError`."""
         path, frame = self._places[index]
         if frame is not None:
-            return self._reader.read(self._folder / path, frame)
-        return read_bytes(self._folder / path)
+            return self._reader.read(self._folder / path, frame, limits)
+        return read_bytes(self._folder / path, limits)
 
 
 def _below(folder: Path) -> list[str]:
@@ -99,14 +100,11 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises `PictureError` where it cannot be read."""
-    try:
+def read_bytes(path: Path, limits: Limits = LIMITS) -> bytes:
+    """The file's bytes. Raises `PictureError` where it cannot be read, or is too large."""
+    with named(str(path)):
+        check_file(path, limits)
         return path.read_bytes()
-    except OSError as error:
-        raise PictureError(
-            f"Expected a readable file at {path}. Got: {error.strerror}. Check the path and rights."
-        ) from error
 
 
 class TarSource:
@@ -140,9 +138,10 @@ class TarSource:
         """Short hash of the pictures' sizes, and of the edges of some."""
         return spans_hash([(self._paths[n], start, size) for n, start, size in self._places])
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int, limits: Limits = LIMITS) -> bytes:
         """The picture file's bytes. Raises `PictureError` where the tar ends before them."""
         number, start, size = self._places[index]
+        check_bytes(size, f"{self.keys[index]} of {self._paths[number]}", limits)
         with self._paths[number].open("rb") as file:
             file.seek(start)
             data = file.read(size)
@@ -156,14 +155,17 @@ class TarSource:
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
     """(path inside, first byte, bytes) of each picture."""
+    found, last = list[tuple[str, int, int]](), -1
     try:
         with tarfile.open(path, "r:") as tar:
-            return [
-                (member.name, member.offset_data, member.size)
-                for member in tar
-                if member.isreg() and Path(member.name).suffix.lower() in PICTURES
-            ]
-    except (tarfile.TarError, OSError, EOFError) as error:
+            for member in tar:
+                if member.size < 0 or member.offset <= last:
+                    raise tarfile.ReadError(f"{member.name} ends before it begins")
+                last = member.offset
+                if member.isreg() and Path(member.name).suffix.lower() in PICTURES:
+                    found.append((member.name, member.offset_data, member.size))
+    except Exception as error:  # OSError, TarError, RecursionError, whatever numbers in it do
         raise InputError(
             f"Expected an uncompressed tar file at {path}. Got: {error}. Unpack it first."
         ) from error
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from tokensieve.data.pictures import LIMITS, Limits
 from tokensieve.data.synth import KINDS, ROTATION, SPLITS, generate
 from tokensieve.errors import ConfigError, UnknownNameError
 
@@ -35,6 +36,6 @@ class GeneratedSource:
         """Nothing: the keys hold kinds and split, and those decide."""
         return ""
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, limits: Limits = LIMITS) -> Image.Image:
         """The picture, generated."""
         return generate(self._kinds[index], index, self._split).image

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokensieve.data.extras import need
-from tokensieve.data.sources.content import in_parts, plain, spans_hash, spread
+from tokensieve.data.pictures import LIMITS, Limits, named
+from tokensieve.data.sources.content import in_parts, inside, plain, spans_hash, spread
 from tokensieve.data.sources.files import read_bytes
 from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
 
-GROUPS = 4  # row groups that stay in memory, so that neighbours are read once
+HELD = 1 << 29  # bytes of the row groups that stay open, so that neighbours are read once
+PASSED = 256  # rows of each that stay in memory when a later one is asked for first
 GUESSES = ("image", "images", "picture", "img", "jpg", "png", "bytes")
 
 
@@ -28,26 +31,19 @@ class ParquetSource:
     def __init__(self, name: str, paths: Sequence[Path], column: str | None) -> None:
         parquet = need("pyarrow.parquet", "train", "to read parquet files")
         arrow = need("pyarrow", "train", "to read parquet files")
-        self.name, self._paths, self._arrow = name, tuple(paths), arrow
+        self.name, self._paths = name, tuple(paths)
         self._lock = threading.Lock()
-        self._groups: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
         self._files, self._rows, keys = [], [], []
         for number, path in enumerate(self._paths):
-            try:
-                file = parquet.ParquetFile(path)
-            except (OSError, arrow.ArrowException) as error:
-                raise InputError(
-                    f"Expected a parquet file at {path}. Got: {error}. Fetch it again."
-                ) from error
+            file, counts = _opened(parquet, path)
             schema = file.schema_arrow
             fitting = [field.name for field in schema if _holds_pictures(arrow, field.type)]
             column = choose_column(str(path), column, schema.names, fitting)
             self._files.append(file)
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                self._rows += [(number, group, row) for row in range(count)]
+            self._rows += [(number, g, row) for g, rows in enumerate(counts) for row in range(rows)]
             prefix = f"{plain(path.name)}#" if len(self._paths) > 1 else ""
-            keys += [f"{prefix}{row:08d}" for row in range(file.metadata.num_rows)]
+            keys += [f"{prefix}{row:08d}" for row in range(sum(counts))]
         self.detail = self._column = column or ""
         self.keys: Sequence[str] = keys
         if not keys:
@@ -57,26 +53,83 @@ class ParquetSource:
         """Short hash of the files' sizes, and of places in them, footers among these."""
         return spans_hash(in_parts(self._paths))
 
-    def read(self, index: int) -> bytes:
-        """The picture file's bytes. Raises `PictureError` for an empty cell."""
+    def read(self, index: int, limits: Limits = LIMITS) -> bytes:
+        """The picture file's bytes. Raises `PictureError` for an empty cell, or a row group that
+        would grow beyond the limits when it is unpacked."""
         number, group, row = self._rows[index]
-        with self._lock:
-            if (number, group) not in self._groups:
-                self._groups[number, group] = self._group(number, group)
-                while len(self._groups) > GROUPS:
-                    self._groups.popitem(last=False)
-            cell = self._groups[number, group][row]
-        return cell_bytes(cell, f"{self.name}/{self.keys[index]}", self._paths[number].parent)
+        name = f"{self.name}/{self.keys[index]}"
+        with self._lock, named(name):
+            cell = self._group(number, group, name, limits).row(row)
+        return cell_bytes(cell, name, self._paths[number].parent, limits)
 
-    def _group(self, number: int, group: int) -> list[Any]:
-        try:
-            table = self._files[number].read_row_group(group, columns=[self._column])
-            return list(table.column(0).to_pylist())
-        except (OSError, self._arrow.ArrowException) as error:
+    def _group(self, number: int, group: int, name: str, limits: Limits) -> _Group:
+        """The row group, opened or still open."""
+        place = (number, group)
+        if place not in self._groups:
+            self._groups[place] = _Group(self._files[number], group, self._column, name, limits)
+        self._groups.move_to_end(place)
+        while len(self._groups) > 2 and sum(held.size for held in self._groups.values()) > HELD:
+            self._groups.popitem(last=False)
+        return self._groups[place]
+
+
+class _Group:
+    """The rows of one row group, read one by one so that they are never all in memory.
+
+    size: of its pictures, in bytes. Raises `PictureError` for one that unpacks to too many.
+    """
+
+    def __init__(self, file: Any, group: int, column: str, name: str, limits: Limits) -> None:
+        told = file.metadata.row_group(group)
+        chunks = [told.column(i) for i in range(told.num_columns)]
+        own = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
+        self.size = sum(max(0, chunk.total_uncompressed_size) for chunk in own)
+        packed = sum(max(0, chunk.total_compressed_size) for chunk in own)
+        if self.size > max(limits.pixels, limits.ratio * packed):
             raise PictureError(
-                f"Expected a whole row group {group} in {self._paths[number]}. Got: {error}. "
-                "Fetch the file again."
-            ) from error
+                f"Expected {packed:,} bytes of pictures to unpack to at most {limits.ratio} times "
+                f"as many. Got {self.size:,} in the row group of {name}. Write it with smaller row "
+                "groups (--max-pixels of `extract` raises the limit)."
+            )
+        self._open: Callable[[], Iterator[Any]] = partial(
+            file.iter_batches,
+            batch_size=1, row_groups=[group], columns=[column], use_threads=False,
+        )  # fmt: skip
+        self._rows, self._next = self._open(), 0
+        self._passed: OrderedDict[int, Any] = OrderedDict()  # rows for threads that are behind
+
+    def row(self, number: int) -> Any:
+        """The cell of that row; cheap where rows are asked for about in order, each once."""
+        if number in self._passed:
+            return self._passed.pop(number).as_py()
+        if number < self._next:
+            self._rows, self._next = self._open(), 0
+        while True:
+            cell = next(self._rows).column(0)
+            self._next += 1
+            if self._next > number:
+                return cell[0].as_py()
+            self._passed[self._next - 1] = cell[0]
+            if len(self._passed) > PASSED:
+                self._passed.popitem(last=False)
+
+
+def _opened(parquet: Any, path: Path) -> tuple[Any, list[int]]:
+    """A parquet file, and how many rows each of its row groups has."""
+    try:
+        file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        told, size = file.metadata, path.stat().st_size
+        counts = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
+    except Exception as error:  # OSError, ArrowException, and what a garbled footer leads to
+        raise InputError(
+            f"Expected a parquet file at {path}. Got: {error}. Fetch it again."
+        ) from error
+    if sum(counts) > max(size, 1_000_000) or min(counts, default=0) < 0:
+        raise InputError(
+            f"Expected a parquet file of pictures at {path}. Got {sum(counts):,} rows in {size:,} "
+            "bytes. Fetch it again."
+        )
+    return file, counts
 
 
 class DatasetSource:
@@ -109,15 +162,16 @@ class DatasetSource:
         for index in spread(len(self.keys)):
             try:
                 digest.update(hashlib.sha256(self.read(index)).digest())
-            except (PictureError, OSError):
+            except PictureError:
                 digest.update(b"?")
         return digest.hexdigest()[:16]
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int, limits: Limits = LIMITS) -> bytes:
         """The picture file's bytes. Raises `PictureError` for an empty cell."""
-        with self._lock:
+        name = f"{self.name}/{self.keys[index]}"
+        with self._lock, named(name):
             cell = self._table[index][self._column]
-        return cell_bytes(cell, f"{self.name}/{self.keys[index]}", Path())
+        return cell_bytes(cell, name, None, limits)
 
 
 def _load(datasets: Any, dataset: str, split: str | None) -> Any:
@@ -133,7 +187,7 @@ def _load(datasets: Any, dataset: str, split: str | None) -> Any:
             found = datasets.load_from_disk(str(folder))
         else:
             found = datasets.load_dataset(dataset)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except Exception as error:  # of a stranger's folder the package raises anything
         first = str(error).strip().partition("\n")[0]
         raise InputError(
             f"Expected a data set that `datasets` can load: '{dataset}'. Got: {first}. "
@@ -181,12 +235,22 @@ def _holds_pictures(arrow: Any, kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def cell_bytes(cell: Any, name: str, folder: Path) -> bytes:
-    """The bytes a cell holds or names. Raises `PictureError` if it does neither."""
+def cell_bytes(cell: Any, name: str, folder: Path | None, limits: Limits = LIMITS) -> bytes:
+    """The bytes a cell holds or names. Raises `PictureError` if it does neither.
+
+    folder: where the table lies, and beyond which no cell may point; None: anywhere, as the paths
+    that `datasets` itself writes into a table do.
+    """
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if isinstance(data, bytes) and data:
         return data
-    if isinstance(cell, dict) and isinstance(cell.get("path"), str):
-        return read_bytes(folder / cell["path"])
+    if isinstance(cell, dict) and isinstance(cell.get("path"), str) and cell["path"]:
+        path = Path(cell["path"]) if folder is None else inside(folder, cell["path"])
+        if path is None:
+            raise PictureError(
+                f"Expected {name} to name a picture below {folder}. Got {cell['path'][:200]!r}. "
+                "Move it there, or store its bytes."
+            )
+        return read_bytes(path, limits)
     got = "an empty cell" if not cell else f"a {type(cell).__name__} without bytes"
     raise PictureError(f"Expected the bytes of a picture in {name}. Got {got}. Check the table.")

@@ -14,12 +14,19 @@ from typing import Any
 from PIL import Image
 
 from tokensieve.data.extras import need
-from tokensieve.data.pictures import to_rgb
+from tokensieve.data.pictures import LIMITS, Limits, animated, check_file, check_size, named
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
-from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
+from tokensieve.errors import ConfigError, InputError, PictureError
 
 VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
-KEPT = 2  # videos whose frames stay in memory: neighbours in the listing are asked for together
+KEPT = 2  # stretches of frames that stay in memory: neighbours in the listing are read together
+STRETCH = 32_000_000  # pixels of each: a stretch has all frames asked for, or as many as fit
+
+# What FFmpeg may take a stranger's file for, and open for it: no playlists, no other files.
+_SAFE = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
+    "protocol_whitelist": "file",
+}
 
 
 class VideoSource:
@@ -40,9 +47,9 @@ class VideoSource:
         """Short hash of the video's size and edges."""
         return spans_hash(whole_files([self._path]))
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, limits: Limits = LIMITS) -> Image.Image:
         """The frame. Raises `PictureError`."""
-        return self._reader.read(self._path, index)
+        return self._reader.read(self._path, index, limits)
 
 
 def frame_keys(path: str, frames: int) -> list[str]:
@@ -53,37 +60,42 @@ def frame_keys(path: str, frames: int) -> list[str]:
 
 
 class FrameReader:
-    """F frames of any video; the last few videos are remembered."""
+    """F frames of any video; the last few that were decoded are remembered."""
 
     def __init__(self, frames: int) -> None:
         self._frames = frames
         self._lock = threading.Lock()
-        self._seen: OrderedDict[Path, list[Image.Image]] = OrderedDict()
+        self._seen: OrderedDict[tuple[Path, int], list[Image.Image]] = OrderedDict()
 
-    def read(self, path: Path, frame: int) -> Image.Image:
+    def read(self, path: Path, frame: int, limits: Limits = LIMITS) -> Image.Image:
         """Frame number `frame` of F. Raises `PictureError` for a broken video."""
         with self._lock:
-            if path not in self._seen:
-                self._seen[path] = sampled_frames(path, self._frames)
-                while len(self._seen) > KEPT:
-                    self._seen.popitem(last=False)
-            return self._seen[path][frame].copy()
+            for (seen, first), found in self._seen.items():
+                if seen == path and first <= frame < first + len(found):
+                    return found[frame - first].copy()
+            found = sampled_frames(path, self._frames, frame, limits)
+            self._seen[path, frame] = found
+            while len(self._seen) > KEPT:
+                self._seen.popitem(last=False)
+            return found[0].copy()
 
 
-def sampled_frames(path: Path, count: int) -> list[Image.Image]:
-    """`count` frames at the middles of as many equal stretches; a short video repeats some.
+def sampled_frames(
+    path: Path, count: int, first: int = 0, limits: Limits = LIMITS
+) -> list[Image.Image]:
+    """`count` frames at the middles of as many equal stretches of time, from number `first` on: the
+    rest of them, or as many as have `STRETCH` pixels. A short video repeats some.
 
-    Raises `PictureError` for a broken video, `MissingPackageError` without PyAV.
+    Raises `PictureError` for a broken video or one beyond the limits, `MissingPackageError` without
+    PyAV.
     """
-    try:
-        frames = _gif(path, count) if path.suffix.lower() == ".gif" else _decoded(path, count)
-    except (PictureError, MissingPackageError):
-        raise
-    except (OSError, ValueError, EOFError, SyntaxError, IndexError) as error:
-        raise PictureError(
-            f"Expected a whole video at {path}. Got: {' '.join(str(error).split())}. "
-            "Fetch it again."
-        ) from error
+    with named(str(path), what="video"):
+        if path.suffix.lower() == ".gif":
+            frames = _gif(path, count, first, limits)
+        else:
+            av = need_av()
+            check_file(path, None)
+            frames = _with_av(av, path, count, first, limits)
     if not frames:
         raise PictureError(f"Expected a video with pictures at {path}. Got none. Fetch it again.")
     return frames
@@ -93,23 +105,14 @@ def _middles(total: int, count: int) -> list[int]:
     return [min(total - 1, int((i + 0.5) * total / count)) for i in range(count)]
 
 
-def _gif(path: Path, count: int) -> list[Image.Image]:
-    with Image.open(path) as picture:
-        frames = []
-        for index in _middles(getattr(picture, "n_frames", 1), count):
-            picture.seek(index)
-            frames.append(to_rgb(picture))
-    return frames
+def _some(width: int, height: int) -> int:
+    """How many frames of that size have `STRETCH` pixels."""
+    return max(1, STRETCH // max(1, width * height))
 
 
-def _decoded(path: Path, count: int) -> list[Image.Image]:
-    av = need_av()
-    try:
-        return _with_av(av, path, count)
-    except av.error.FFmpegError as error:
-        raise PictureError(
-            f"Expected a whole video at {path}. Got: {error}. Fetch it again."
-        ) from error
+def _gif(path: Path, count: int, first: int, limits: Limits) -> list[Image.Image]:
+    with animated(path, limits) as (total, size, frame):
+        return [frame(i) for i in _middles(total, count)[first : first + _some(*size)]]
 
 
 def need_av() -> Any:
@@ -117,19 +120,22 @@ def need_av() -> Any:
     return need("av", "video", "to read videos")
 
 
-def _with_av(av: Any, path: Path, count: int) -> list[Image.Image]:
-    with av.open(str(path)) as container:
+def _with_av(av: Any, path: Path, count: int, first: int, limits: Limits) -> list[Image.Image]:
+    with av.open(str(path), options=_SAFE) as container:
         if not container.streams.video:
             raise PictureError(f"Expected a video at {path}. Got a file without pictures.")
         stream = container.streams.video[0]
+        size = (stream.codec_context.width, stream.codec_context.height)
+        check_size(size, str(path), limits)
+        chosen = range(first, min(count, first + _some(*size)))
         if stream.duration and stream.time_base:
-            found = _sought(container, stream, count)
+            found = _sought(container, stream, count, chosen)
             if found is not None:
                 return found
-    with av.open(str(path)) as container:  # no usable times: count first, then pick
+    with av.open(str(path), options=_SAFE) as container:  # no usable times: count, then pick
         total = sum(1 for _ in container.decode(video=0))
-    wanted = _middles(total, count) if total else []
-    with av.open(str(path)) as container:
+    wanted = [_middles(total, count)[i] for i in chosen] if total else []
+    with av.open(str(path), options=_SAFE) as container:
         kept = {
             number: frame.to_image()
             for number, frame in enumerate(container.decode(video=0))
@@ -138,10 +144,10 @@ def _with_av(av: Any, path: Path, count: int) -> list[Image.Image]:
     return [kept[number] for number in wanted]
 
 
-def _sought(container: Any, stream: Any, count: int) -> list[Image.Image] | None:
+def _sought(container: Any, stream: Any, count: int, chosen: range) -> list[Image.Image] | None:
     """Frames found by their time, without decoding what lies between; None if times are missing."""
     start, frames = stream.start_time or 0, []
-    for i in range(count):
+    for i in chosen:
         wanted = start + int((i + 0.5) * stream.duration / count)
         container.seek(wanted, stream=stream)
         last = None

@@ -12,6 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from tokensieve.data.pictures import decode_picture
 from tokensieve.data.synth.canvas import Rgb
 from tokensieve.data.synth.picture import SIZE
 
@@ -105,4 +106,4 @@ def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
     """`image` after one JPEG round trip at `quality`."""
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return decode_picture(buffer.getvalue(), "a generated page")
