@@ -103,7 +103,7 @@ def test_a_file_larger_than_any_picture_within_the_limit_is_not_read(tmp_path):
     padded = write(tmp_path / "b.png", whole + bytes(most - len(whole)))
     assert open_picture(padded, Limits(200)).size == (20, 10)
     write(padded, whole + bytes(most - len(whole) + 1))
-    with pytest.raises(PictureError, match=r"at most 1 MB in a picture's file. Got 1 MB in .*b\.png"):
+    with pytest.raises(PictureError, match=r"at most 1 MB in a .* Got 1 MB in .*b\.png"):
         open_picture(padded, Limits(200))
     with pytest.raises(PictureError, match="at most 1 MB"):
         decode_picture(padded.read_bytes(), "b", Limits(200))

@@ -45,10 +45,11 @@ def ask(
     pool: Annotated[
         str, typer.Option(help="Spend the budget over each 'crop', the 'image' or the 'prompt'.")
     ] = "crop",
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of the picture.")] = 89_478_485,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Ask a model about a picture, with fewer visual tokens."""
-    from tokensieve.data.pictures import open_picture
+    from tokensieve.data.pictures import Limits, open_picture, raise_pillow_limit
     from tokensieve.eval.ask import Settings, run, write_overlay
     from tokensieve.eval.console import answers_table, show
     from tokensieve.files import check_picture_path
@@ -65,7 +66,8 @@ def ask(
         max_new_tokens=max_new_tokens,
         options={"seed": seed} | ({} if weights is None else {"weights": weights}),
     )
-    picture = open_picture(image)
+    raise_pillow_limit(max_pixels)
+    picture = open_picture(image, Limits(max_pixels))
     if overlay is not None:
         check_picture_path(overlay, source=image)
     hush()

@@ -59,6 +59,9 @@ def extract(
     chunk: Annotated[int, typer.Option(help="Pictures of a shard, the unit of resuming.")] = 256,
     batch: Annotated[int, typer.Option(help="Pictures the encoder reads at once.")] = 16,
     workers: Annotated[int, typer.Option(help="Threads that decode ahead.")] = 4,
+    max_pixels: Annotated[
+        int, typer.Option(help="Pixels of a picture; a larger one is skipped.")
+    ] = 89_478_485,
     retry_skipped: Annotated[
         bool, typer.Option("--retry-skipped", help="Read chunks with skipped pictures again.")
     ] = False,
@@ -76,6 +79,7 @@ def extract(
     if not images:
         raise ConfigError("Expected --images SRC, pictures to read. Got none.")
     from tokensieve.data.extract import ExtractSettings
+    from tokensieve.data.pictures import raise_pillow_limit
     from tokensieve.data.progress import resumable
     from tokensieve.data.sources import open_source
     from tokensieve.hf.models import hush, load_encoder
@@ -83,7 +87,8 @@ def extract(
 
     if site not in (Site.FEATURES, Site.EMBEDS):
         raise ConfigError(f"Expected `--site` features or embeds. Got '{site}'.")
-    settings = ExtractSettings(Site(site), dtype, pixels, chunk, batch, workers)
+    settings = ExtractSettings(Site(site), dtype, pixels, chunk, batch, workers, max_pixels)
+    raise_pillow_limit(max_pixels)
     sources = [open_source(spec, frames=frames, column=column) for spec in [*images, *(more or ())]]
     hush()
     with resumable("shard"):

@@ -20,7 +20,10 @@ from tokensieve.data.crops import CropEncoder
 from tokensieve.data.extras import need
 from tokensieve.data.identity import FEATURES, STORE, begin, make_identity, remove_leftovers
 from tokensieve.data.manifest import MANIFEST, Summary, write_manifest
+from tokensieve.data.pictures import LIMITS, Limits, quiet
+from tokensieve.data.read import Batch, Share, read_batch
 from tokensieve.data.retry import check_same_pictures, skipped_chunks
+from tokensieve.data.room import Room
 from tokensieve.data.shards import NONFINITE, Crop, Record, shard_name, write_shard
 from tokensieve.data.sources import Listing, Source
 from tokensieve.errors import ConfigError, NonFiniteError
@@ -30,6 +33,7 @@ from tokensieve.hf.models import Loaded
 from tokensieve.types import Site
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+ROOM = 1 << 30  # bytes of pictures and inputs that reading ahead may fill, besides the next batch
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class ExtractSettings:
 
     site: "features" or "embeds". dtype: what is stored, a key of `DTYPES`. pixels: store each
     crop's, too. chunk: pictures of a shard. batch: pictures the encoder reads at once. workers:
-    threads that decode ahead.
+    threads that decode ahead. max_pixels: of a picture; a larger one is skipped.
 
     Raises `ConfigError` for a number below 1, `UnknownNameError` for the dtype.
     """
@@ -49,17 +53,10 @@ class ExtractSettings:
     chunk: int = option(256, low=1, high=2**16)
     batch: int = option(16, low=1, high=2**12)
     workers: int = option(4, low=1, high=2**10)
+    max_pixels: int = option(LIMITS.pixels, low=1, high=2**32)
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures of one chunk, decoded and processed."""
-
-    records: list[Record]  # one per picture
-    calls: list[tuple[list[int], dict[str, Any]]]  # rows of `records`, and the model's inputs
 
 
 def extract(
@@ -97,7 +94,8 @@ def extract(
     if retry_skipped:
         check_same_pictures(out, names, listing)
     identity = _identity(loaded, encoder, listing, settings)
-    with claimed(out, FEATURES, share=f"{rank}-of-{world}" if world > 1 else None):
+    share = f"{rank}-of-{world}" if world > 1 else None
+    with claimed(out, FEATURES, share=share), quiet():
         begin(out, identity, repaired=retry_skipped)
         remove_leftovers(out, set(mine))
         again = set(skipped_chunks(out, mine)) if retry_skipped else set()
@@ -149,11 +147,10 @@ def _run(
     spans = [_span(chunk, settings.chunk, len(listing)) for chunk in chunks]
     total, done = sum(map(len, spans)), 0
     fresh = next(out.glob("shard-*.safetensors"), None) is None
-    readers = ThreadPoolExecutor(settings.workers)
-    writer = ThreadPoolExecutor(1)
+    room, readers, writer = Room(ROOM), ThreadPoolExecutor(settings.workers), ThreadPoolExecutor(1)
     written: Future[None] | None = None
     try:
-        batches = _read_ahead(readers, encoder, listing, spans, settings)
+        batches = _read_ahead(readers, room, encoder, listing, spans, settings)
         for chunk, span in zip(chunks, spans, strict=True):
             records: list[Record] = []
             crops: list[Crop] = []
@@ -173,6 +170,7 @@ def _run(
         if written is not None:
             written.result()
     finally:
+        room.close()
         readers.shutdown(cancel_futures=True)
         writer.shutdown()
 
@@ -189,37 +187,34 @@ def _span(chunk: int, size: int, total: int) -> range:
 
 def _read_ahead(
     pool: ThreadPoolExecutor,
+    room: Room,
     encoder: CropEncoder,
     listing: Listing,
     spans: Sequence[range],
     settings: ExtractSettings,
 ) -> Iterator[Batch]:
-    """Batches in order, none of more than one chunk; a few more than there are threads wait."""
+    """Batches in order, none of more than one chunk; a few more than there are threads wait.
+
+    What a batch takes of the room is given back when the next one is asked for.
+    """
     waiting: deque[Future[Batch]] = deque()
-    for span in spans:
-        for start in range(span.start, span.stop, settings.batch):
-            part = range(start, min(span.stop, start + settings.batch))
-            waiting.append(pool.submit(read_batch, encoder, listing, part))
-            if len(waiting) > settings.workers + 1:
-                yield waiting.popleft().result()
+    limits, done = Limits(settings.max_pixels), 0
+    parts = (
+        range(start, min(span.stop, start + settings.batch))
+        for span in spans
+        for start in range(span.start, span.stop, settings.batch)
+    )
+    for number, part in enumerate(parts):
+        share = Share(room, number)
+        waiting.append(pool.submit(read_batch, encoder, listing, part, limits, share))
+        if len(waiting) > settings.workers + 1:
+            yield waiting.popleft().result()
+            room.done(done)
+            done += 1
     while waiting:
         yield waiting.popleft().result()
-
-
-def read_batch(encoder: CropEncoder, listing: Listing, part: range) -> Batch:
-    """The pictures numbered `part`, decoded and put through the processor."""
-    records, pictures, rows = [], [], []
-    for row, index in enumerate(part):
-        read, (source, key) = listing.read(index), listing.label(index)
-        size = (0, 0) if read.picture is None else read.picture.size
-        records.append(Record(index, source, key, read.sha256, *size, error=read.error))
-        if read.picture is not None:
-            pictures.append(read.picture)
-            rows.append(row)
-    calls, refused = encoder.prepare_each(pictures)
-    for i, error in refused.items():
-        records[rows[i]] = replace(records[rows[i]], error=error)
-    return Batch(records, [([rows[i] for i in indices], inputs) for indices, inputs in calls])
+        room.done(done)
+        done += 1
 
 
 def _encode(encoder: CropEncoder, batch: Batch) -> list[tuple[Record, list[Crop]]]:

@@ -45,7 +45,7 @@ class Limits:
     """What one picture may take.
 
     pixels: of a decoded picture; Pillow's own line between a picture and a decompression bomb. More
-    than twice as many also need a larger `PIL.Image.MAX_IMAGE_PIXELS`.
+    than twice as many also need `raise_pillow_limit`.
     aspect: of the longer side to the shorter one; processors scale the short side up, so beyond
     this a thin strip fills the memory. ratio: of a table's unpacked bytes to packed ones, where
     the unpacked ones are more than `pixels`; pictures are packed already.
@@ -62,6 +62,12 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+def raise_pillow_limit(pixels: int) -> None:
+    """Let Pillow open pictures of so many pixels in this whole process, which should be yours."""
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, pixels)
 
 
 def open_picture(path: str | Path, limits: Limits = LIMITS) -> Image.Image:
@@ -159,7 +165,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     if turn is None:
         return picture
     turned = picture.transpose(turn)
-    turned.format = picture.format  # type: ignore[misc]
+    turned.format = picture.format
     return turned
 
 
@@ -193,7 +199,9 @@ def named(
             "or fetch it again if it is one of these."
         ) from error
     except Image.DecompressionBombError as error:
-        raise PictureError(_too_large(name, "more than Pillow opens")) from error
+        raise PictureError(
+            _too_large(name, "more than PIL.Image.MAX_IMAGE_PIXELS lets pass")
+        ) from error
     except PermissionError as error:
         raise PictureError(
             f"Expected a readable file. Got no permission to read {name}. Change its rights."

@@ -17,6 +17,7 @@ from tokensieve.data.sources.files import read_bytes
 from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
 
 HELD = 1 << 29  # bytes of the row groups that stay open, so that neighbours are read once
+ROWS = 1_000_000  # of a file that has fewer bytes
 PASSED = 256  # rows of each that stay in memory when a later one is asked for first
 GUESSES = ("image", "images", "picture", "img", "jpg", "png", "bytes")
 
@@ -124,7 +125,7 @@ def _opened(parquet: Any, path: Path) -> tuple[Any, list[int]]:
         raise InputError(
             f"Expected a parquet file at {path}. Got: {error}. Fetch it again."
         ) from error
-    if sum(counts) > max(size, 1_000_000) or min(counts, default=0) < 0:
+    if sum(counts) > max(size, ROWS) or min(counts, default=0) < 0:
         raise InputError(
             f"Expected a parquet file of pictures at {path}. Got {sum(counts):,} rows in {size:,} "
             "bytes. Fetch it again."
