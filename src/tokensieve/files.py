@@ -1,11 +1,11 @@
 """The one room where files are written: whole or not there, and on the disk before they are named.
 
-Everything of the package writes through it, so that a kill, a power cut or a full disk leaves what
-was there before, and a disk that refuses is one line.
+A kill, a power cut or a full disk leaves what was there; a disk that refuses is one line.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -18,10 +18,11 @@ from pathlib import Path
 
 from tokensieve.errors import ConfigError
 
-_LIBRARIES = ("safetensors", "safetensors_rust", "pyarrow")  # their errors are no OSError
+_LIBRARIES = ("safetensors", "pyarrow")  # their errors are no OSError
 _TORCH = ("inline_container", "PytorchStreamWriter", "Parent directory")  # nor are torch.save's
 _PART = r"\.([^/]+)\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.part(\.\w+)?"  # what `part_name` makes
-_STEM = 80  # characters of a name in the name of its part: names end at 255
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # file systems that sync no folders
+_STEM = 80  # characters of a name in its part's: names end at 255
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def _as_named(text: str | Path) -> str:
 
 
 def _of_the_disk(error: Exception) -> bool:
-    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in _LIBRARIES:
+    if isinstance(error, OSError) or type(error).__module__.startswith(_LIBRARIES):
         return True
     return isinstance(error, RuntimeError) and any(name in str(error) for name in _TORCH)
 
@@ -53,9 +54,9 @@ def _of_the_disk(error: Exception) -> bool:
 def make_folder(path: str | Path) -> Path:
     """`path`, a folder now, with those above it. Raises `ConfigError` if it cannot be one."""
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"Expected a folder at {path}. Got a file. Name another folder.")
     try:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"Expected a folder at {path}. Got a file. Name another folder.")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
@@ -77,7 +78,9 @@ def write_text(path: str | Path, text: str) -> None:
 def check_writable(path: str | Path) -> Path:
     """`path`, if a file may be written there. Raises `ConfigError` if not; creates nothing."""
     path = Path(path)
-    if path.is_dir():
+    with refused_in_words(path):  # such as a name that is too long
+        folder = path.is_dir()
+    if folder:
         raise ConfigError(
             f"Expected the name of a file to write. Got the directory {path}. Name a file in it."
         )
@@ -171,8 +174,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def staged(path: str | Path) -> Iterator[Path]:
     """The same, written inside a folder of a `part_name` beside `path`.
 
-    For writers that make temporary files of their own, as safetensors does: what a killed process
-    leaves lies in that folder, and whose it was can be told.
+    For writers that make temporary files of their own, as safetensors does.
     """
     path = check_writable(path)
     folder = path.with_name(part_name(path.stem))
@@ -189,17 +191,17 @@ def staged(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def written_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
-    """A new folder beside `path` to write into; renamed to `path` when the block ends well.
+    """A temporary folder to write into, which becomes `path` when the block ends well.
 
-    Where `path` is there already its files are taken over one by one, config.json last, and others
-    in it stay; with `replace`, for folders that are ours alone, the old folder goes as a whole.
+    In a folder that is there, files take the place of those of their names, config.json last, and
+    others stay; with `replace`, for folders that are ours alone, the old one goes as a whole.
     Raises `ConfigError` where the disk refuses, and for a file of that name.
     """
     path = Path(path)
-    make_folder(path.parent)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"Expected a folder at {path}. Got a file. Name another folder.")
-    part = path.with_name(part_name(path.name))
+    there = path.exists()
+    make_folder(path if there else path.parent)
+    # Beside what is there already may be another disk, as beside a mounted folder.
+    part = (path if there and not replace else path.parent) / part_name(path.name or "folder")
     try:
         with refused_in_words(path):
             part.mkdir()
@@ -236,7 +238,6 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder of ours and what is in it, if it is there; what stays is no error."""
     with suppress(OSError):
         folder.rmdir()  # empty, as after all went well
-        return
     if folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -292,5 +293,8 @@ def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(handle)

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from tokensieve.errors import ConfigError
-from tokensieve.files import left_behind, make_folder, remove_tree, write_text
+from tokensieve.files import left_behind, make_folder, refused_in_words, remove_tree, write_text
 
 if sys.platform != "win32":
     import fcntl
@@ -66,11 +66,12 @@ def told_in(name: str, *keys: str) -> Callable[[Path], bool]:
 def check_ours(folder: str | Path, kind: Kind) -> None:
     """Raise `ConfigError` unless `folder` is new, empty or of this kind. Changes nothing."""
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(
-            f"Expected a folder to write to. Got the file {folder}. Name another --out."
-        )
-    names = _names(folder)
+    with refused_in_words(folder):  # such as a folder that may not be looked into
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(
+                f"Expected a folder to write to. Got the file {folder}. Name another --out."
+            )
+        names = _names(folder)
     if not names:
         return
     found = _marked(folder)
@@ -101,7 +102,7 @@ def claimed(folder: str | Path, kind: Kind, share: str | None = None) -> Iterato
         with _locked(folder, share):
             check_ours(folder, kind)  # another may have begun it in between
             if not kind.own:
-                _mark(folder, kind)
+                mark(folder, kind)
             if share is None:
                 _sweep(folder)
             yield folder
@@ -127,7 +128,9 @@ def _marked(folder: Path) -> str | None:
         return f"a {MARK} that cannot be read"
 
 
-def _mark(folder: Path, kind: Kind) -> None:
+def mark(folder: Path, kind: Kind) -> None:
+    """Mark `folder`, made where it is missing, unless it is marked. Raises `ConfigError`."""
+    check_ours(folder, kind)
     if _marked(folder) is not None:
         return
     if _names(folder):

@@ -287,7 +287,33 @@ def test_files_of_others_in_a_model_folder_stay(tmp_path):
     assert "new" in (tmp_path / "config.json").read_text()
 
 
+def test_the_folder_one_stands_in_and_what_is_mounted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with written_folder(".") as part:
+        assert part.resolve().parent == tmp_path  # beside it may be another disk
+        write_json(part / "config.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def only_files(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_text(tmp_path / "a", "x")
+    monkeypatch.setattr(os, "fsync", lambda _: only_files(os.open(tmp_path, os.O_RDONLY)))
+    with pytest.raises(ConfigError, match="Invalid argument"):  # a file that is not synced is none
+        write_text(tmp_path / "b", "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
 def test_long_names_and_names_with_dots(tmp_path):
     path = tmp_path / ("a.b" * 80 + ".json")
     write_text(path, "x")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(ConfigError, match="File name too long"):
+        write_text(tmp_path / ("a" * 300), "x")

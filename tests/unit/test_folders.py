@@ -173,6 +173,20 @@ def test_a_damaged_mark_is_no_mark(tmp_path):
             pass
 
 
+def test_a_folder_that_cannot_be_looked_at_or_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / ("a" * 300), tmp_path / "file" / "sub", tmp_path / "file"):
+        with pytest.raises(ConfigError, match=r"^Expected .* Got.*$"), claimed(place, KIND):
+            pass
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may look everywhere
+    with pytest.raises(ConfigError, match="Permission denied"), claimed(tmp_path, KIND):
+        pass
+
+
 def test_a_refusal_later_leaves_no_new_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), claimed(tmp_path / "new", KIND):
         1 / 0  # noqa: B018

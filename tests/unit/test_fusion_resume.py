@@ -59,6 +59,30 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(preset, points, data, tm
         assert lines == [0, 1, 2, 3, 4], point
 
 
+def test_a_disk_that_fills_up_at_a_checkpoint(data, tmp_path, monkeypatch):
+    """The one before stays and the run goes on from it; what torch raises is no OSError."""
+    out, whole = tmp_path / "o", tmp_path / "whole"
+    train_fusion(toy(), *data, toy_recipe("stage2-lora"), whole)
+    known, count = torch.save, [0]
+
+    def full(*given, **named):
+        count[0] += 1
+        if count[0] > 3:  # in the second checkpoint
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+        return known(*given, **named)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        ConfigError, match=r"^Expected room and rights to write .*checkpoint-4\. Got"
+    ):
+        train_fusion(toy(), *data, toy_recipe("stage2-lora"), out)
+    assert [p.name for p in out.glob("checkpoint-*")] == ["checkpoint-2"]
+    monkeypatch.undo()
+    train_fusion(toy(), *data, toy_recipe("stage2-lora"), out)
+    name = "model/model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_run_killed_twice(data, tmp_path):
     out, whole = tmp_path / "o", tmp_path / "whole"
     train_fusion(toy(), *data, toy_recipe("stage2-lora"), whole)

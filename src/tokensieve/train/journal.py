@@ -19,7 +19,7 @@ class Journal:
 
     def __init__(self, path: Path, first: int) -> None:
         kept = []
-        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
             try:
                 step = json.loads(line)["step"]
             except (ValueError, KeyError):  # half written

@@ -28,7 +28,9 @@ from tokensieve.eval.receipts.tiles import Receipt, Tiling, load_receipt, receip
 from tokensieve.eval.receipts.tokens import Encoder, ReceiptTokens, encode_receipt
 from tokensieve.eval.stats import bootstrap_mean
 from tokensieve.eval.subject import Subject, load_subject
+from tokensieve.folders import Kind, check_ours, mark
 
+OVERLAYS = Kind("overlays of receipts")
 CEILING = "oracle-text"
 
 
@@ -59,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     suite = load(options.suite, text_height=options.text_height, model=options.model)
     only = set(options.only.split(",")) if options.only else None
+    if options.overlays is not None:
+        check_ours(options.overlays, OVERLAYS)
     record = measure(suite, options.data, options.half, options.limit, only, options.overlays)
     name = "report" if options.half == "test" else "choices"
     records.write(options.out / suite.suite / f"{name}.json", record)
@@ -118,6 +122,7 @@ def measure(
                 if seed == 0:
                     shown[f"{variant.name} {keep:g}"] = kept
         if overlays is not None and column < 8:
+            mark(overlays, OVERLAYS)
             save_overlay(overlays / f"{name}.png", receipt, tiling, shown)
     rows = [
         row_of(variant, seed, options, loaded.fingerprints(options), suite.keeps, shares[i])
