@@ -15,6 +15,8 @@ TokensieveError
 ├── TrainingError (RuntimeError)     a training went wrong and would give a useless result
 └── UnsupportedError (RuntimeError) the model, site or mode is not one this method can act on
 
+EncoderMismatchWarning (UserWarning) a selector meets an encoder of the right shape, other weights
+
 Every message says what was expected, what was got and what to do. The CLI prints it as one line
 and exits with 2.
 """
@@ -81,6 +83,14 @@ class WeightsError(TokensieveError, ValueError):
 
 class EncoderMismatchError(WeightsError):
     """The weights were trained for another encoder."""
+
+
+class EncoderMismatchWarning(UserWarning):
+    """A selector meets an encoder of the shape it was trained for, with other weights.
+
+    A fine-tuned copy may well do. To be told nothing: `warnings.simplefilter("ignore",
+    EncoderMismatchWarning)`.
+    """
 
 
 class MissingPackageError(TokensieveError, ImportError):

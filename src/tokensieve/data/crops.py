@@ -20,7 +20,7 @@ from torch import Tensor
 from tokensieve.data.shards import NONFINITE, Crop
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.hf.encode import Encoded, encode
-from tokensieve.hf.fingerprint import encoder_hash, encoder_info
+from tokensieve.hf.fingerprint import encoder_hash, encoder_info, tower_hashes
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.pixels import crop_pixels
@@ -75,6 +75,10 @@ class CropEncoder:
     def weights(self) -> str:
         """Short hash of the weights that make the tokens."""
         return encoder_hash(self._model)
+
+    def tower(self) -> dict[str, str]:
+        """Hashes, by dtype, of the parameters that make the tokens of this site."""
+        return dict(tower_hashes(self._model, self._site))
 
     def processing(self) -> dict[str, Any]:
         """The image processor's settings."""

@@ -125,6 +125,7 @@ def _identity(
         compute=str(loaded.model.dtype).removeprefix("torch."),
         model=loaded.name,
         weights=encoder.weights(),
+        tower=encoder.tower(),
         processor=encoder.processing(),
         listing={
             "pictures": len(listing),

@@ -80,7 +80,8 @@ class FeatureBatch:
 class FeatureStore:
     """The crops of one or more stores of one encoder as one list, in the order of extraction.
 
-    encoder: what made the features. fingerprint: changes with any stored feature, row or picture.
+    encoder: what made the features. encoder_weights: (dtype, hash) of its parameters, where they
+    are known. fingerprint: changes with any stored feature, row or picture.
     sources: names; those of the same name in two stores are one. source_N: which of them each crop
     is from. picture_N: which picture, counted over all stores, those that were skipped too.
     group_N: the first picture of each crop's group. Crops of one picture, of pictures of equal
@@ -101,6 +102,7 @@ class FeatureStore:
         places = [Path(folder) for folder in folders]
         records = [read_identity(folder) for folder in places]
         self.encoder: EncoderInfo = encoder_from_dict(records[0]["encoder"])
+        self.encoder_weights = tuple(sorted((records[0].get("tower") or {}).items()))
         self.has_pixels = bool(records[0].get("pixels"))
         digest = hashlib.sha256()
         sources: dict[str, int] = {}

@@ -19,7 +19,7 @@ from tokensieve.types import EncoderInfo
 STORE = "store.json"
 FORMAT = 1
 DTYPES = ("float16", "bfloat16")
-_ONLY_TOLD = ("model",)  # the same weights under another name are welcome
+_ONLY_TOLD = ("model", "tower")  # other names of the same weights; hashes that others repeat
 FEATURES = Kind("a feature store", lambda folder: STORE in os.listdir(folder), own=True)
 _CONTENT = "listing.content"  # stores of before it was told do without
 
@@ -36,6 +36,7 @@ class _Identity:
     compute: str | None = None
     model: str | None = None
     weights: str | None = None
+    tower: Mapping[str, str] | None = None
     processor: Mapping[str, Any] | None = None
     listing: Mapping[str, Any] | None = None
 
@@ -70,7 +71,7 @@ def begin(folder: Path, identity: dict[str, Any], *, repaired: bool = False) -> 
     different = [
         f"{name}={_short(now.get(name))} (there: {_short(before.get(name))})"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name not in _ONLY_TOLD
+        if before.get(name) != now.get(name) and name.partition(".")[0] not in _ONLY_TOLD
     ]
     if different and all(name.startswith(_CONTENT) for name in different):
         raise ConfigError(

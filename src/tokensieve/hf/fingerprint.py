@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
+from tokensieve.errors import EncoderMismatchWarning
 from tokensieve.hf.families import decoder_of, family_of
+from tokensieve.methods.base import Method
 from tokensieve.nn.fusion import FusionConfig, topmost
 from tokensieve.types import EncoderInfo, Site
 
@@ -131,3 +135,72 @@ def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
         raw: Any = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
         digest.update(raw)
     return digest.hexdigest()[:16]
+
+
+def tower_hashes(model: Any, site: Site) -> tuple[tuple[str, str], ...]:
+    """(dtype, short hash) of the parameters that make a site's tokens: the encoder's, and the
+    projector's for "embeds". Names do not count, which releases of Transformers change.
+
+    In float32 the hashes of their roundings to 16 bits are there too, as which the same checkpoint
+    may be loaded. Reads every parameter: about a second for each GB of them.
+    """
+    own = str(model.dtype).removeprefix("torch.")
+    kinds = ("float32", "bfloat16", "float16") if own == "float32" else (own,)
+    found = ((kind, _tower_hash(model, site, kind)) for kind in kinds)
+    return tuple((kind, text) for kind, text in found if text is not None)
+
+
+_HASHES: WeakKeyDictionary[Any, dict[tuple[Site, str], str | None]] = WeakKeyDictionary()
+_TOLD: WeakKeyDictionary[Any, set[tuple[str, str]]] = WeakKeyDictionary()
+
+
+def warn_of_other_weights(model: Any, method: Method) -> None:
+    """Warn, once for each pair, where a trained `method` meets an encoder of the right shape and
+    other weights. Silent where either hash is not known: weights of before hashes were kept, other
+    dtypes than were hashed, quantised and offloaded encoders.
+
+    The model is hashed once, at the first method that knows its own; weights that change after
+    that are not noticed.
+    """
+    trained = method.trained_for()
+    if trained is None or not trained.hashes or not isinstance(model, torch.nn.Module):
+        return
+    own, known = str(model.dtype).removeprefix("torch."), dict(trained.hashes)
+    if own not in known:
+        return
+    hashes = _HASHES.setdefault(model, {})
+    if (trained.site, own) not in hashes:
+        hashes[trained.site, own] = _tower_hash(model, trained.site, own)
+    got, pair = hashes[trained.site, own], (trained.name, known[own])
+    told = _TOLD.setdefault(model, set())
+    if got in (None, known[own]) or pair in told:
+        return
+    told.add(pair)
+    warnings.warn(
+        f"Expected the encoder that {trained.name} was trained for, of hash {known[own]}. Got one "
+        f"of the same shape with other weights, {got}, in {type(model).__name__} "
+        f"'{getattr(model.config, 'name_or_path', '')}'. A fine-tuned copy may do; train a "
+        "selector for another, or silence tokensieve.errors.EncoderMismatchWarning.",
+        EncoderMismatchWarning,
+        stacklevel=2,
+    )
+
+
+def _tower_hash(model: Any, site: Site, kind: str) -> str | None:
+    """None where a parameter is not there, or of a kind that cannot be rounded to `kind`."""
+    base, words, dtype = model.base_model, model.get_input_embeddings(), getattr(torch, kind)
+    skipped = family_of(model).projector + "." if site is Site.FEATURES else None
+    digests = []
+    for top, child in base.named_children():
+        if any(module is words for module in child.modules()):
+            continue
+        for name, value in child.named_parameters(prefix=top):
+            if skipped is not None and name.startswith(skipped):
+                continue
+            if value.is_meta or value.dtype not in (dtype, torch.float32):
+                return None
+            raw: Any = value.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8)
+            digests.append(hashlib.sha256(str(tuple(value.shape)).encode() + b" "))
+            digests[-1].update(raw.numpy())
+    whole = hashlib.sha256(b"".join(sorted(digest.digest() for digest in digests)))
+    return whole.hexdigest()[:16]

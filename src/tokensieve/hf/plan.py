@@ -10,7 +10,7 @@ from tokensieve.budget import Pool, check_keep
 from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.hf.encode_inside import require_inside
 from tokensieve.hf.families import decoder_of
-from tokensieve.hf.fingerprint import encoder_info, llm_info
+from tokensieve.hf.fingerprint import encoder_info, llm_info, warn_of_other_weights
 from tokensieve.hf.inside import check_signals
 from tokensieve.hf.stage import Policy, Stage
 from tokensieve.methods.base import Method
@@ -108,6 +108,7 @@ class Plan:
                 "counted them by then. Got 'renumber'."
             )
         bound = stages[-1].method if stages else chosen.bind(encoder_info(model))
+        warn_of_other_weights(model, bound)
         if stages and (isinstance(layer, Mapping) or _fixed(layer)):
             budget = stages[-1].keep
         return cls(

@@ -21,6 +21,17 @@ from tokensieve.functional.blocks import even_blocks
 from tokensieve.functional.topk import topk_mask
 from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, VisionTokens
 
+
+@dataclass(frozen=True)
+class TrainedFor:
+    """The encoder a method's weights were trained for. name: what the weights are called. hashes:
+    (dtype, hash) of that encoder's parameters; none where they are not known."""
+
+    name: str
+    site: Site
+    hashes: tuple[tuple[str, str], ...]
+
+
 JsonValue = str | int | float | bool | None
 
 
@@ -80,6 +91,10 @@ class Method(ABC):
     def bind(self, encoder: EncoderInfo) -> Method:
         """This method made ready for `encoder` (load or check weights); itself by default."""
         return self
+
+    def trained_for(self) -> TrainedFor | None:
+        """Of a bound method with weights of its own, the encoder that they belong to."""
+        return None
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         """What it must be told of attention layers, by names of its own: `vision.signal(name)`.

@@ -19,7 +19,7 @@ from tokensieve.functional.grid import coarse_cells
 from tokensieve.functional.matching import nearest_target
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import JsonValue, Method, ScoringMethod, split_groups
+from tokensieve.methods.base import JsonValue, Method, ScoringMethod, TrainedFor, split_groups
 from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, VisionTokens
 
 _Wrapped = TypeVar("_Wrapped", bound="_Around")
@@ -52,6 +52,9 @@ class _Around(Method):
 
     def bind(self: _Wrapped, encoder: EncoderInfo) -> _Wrapped:
         return replace(self, method=self.method.bind(encoder))
+
+    def trained_for(self) -> TrainedFor | None:
+        return self.method.trained_for()
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return self.method.signals(encoder)

@@ -25,7 +25,7 @@ from tokensieve.functional.counts import (
     threshold_at,
 )
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import ScoringMethod, as_one, keep_all, split_groups
+from tokensieve.methods.base import ScoringMethod, TrainedFor, as_one, keep_all, split_groups
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import choose, ranked
 from tokensieve.nn.selector import Selector
@@ -116,6 +116,13 @@ class LearnedSelection(ScoringMethod):
                 f"were measured. Got '{self.chosen_rule}'. Calibrate for it: python -m "
                 "tokensieve.train.calibrate --help."
             )
+
+    def trained_for(self) -> TrainedFor | None:
+        if not isinstance(self.weights, Selector):
+            return None
+        config = self.weights.config
+        name = self.weights.source or "this selector"
+        return TrainedFor(name, config.encoder.site, config.encoder_weights)
 
     @property
     def selector(self) -> Selector:

@@ -121,6 +121,9 @@ class SelectorConfig(StackConfig):
     thresholds: tuple[float, ...] = option(
         (), "What a token must be worth, by share kept on average; measured by `calibrate`."
     )
+    encoder_weights: tuple[tuple[str, str], ...] = option(
+        (), "Hashes of the weights of the encoder trained for, by dtype; told by the features."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -56,6 +56,7 @@ class Pretrained(
 
     config_class: ClassVar[type[StackConfig]]
     config: ConfigT
+    source: str | None = None  # what `from_pretrained` was given
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README beside the weights: what they are and which encoder they are for."""
@@ -133,6 +134,7 @@ class Pretrained(
             config = cls.config_class.from_dict({**config.to_dict(), **options})
         model = cls(config)
         load_weights(model, weights_path)
+        model.source = source
         return model.eval()
 
 

@@ -104,7 +104,7 @@ def train_selector(
         model.eval().to("cpu")
         if accelerator.is_main_process:
             _calibrate(model, store, rows, seed)
-            _save(model, out)
+            _save(model, store, out)
         accelerator.end_training()
     return model
 
@@ -132,7 +132,8 @@ def _calibrate(model: SelectorAutoencoder, store: FeatureStore, rows: Rows, seed
         calibrate(model.selector, chain([first], batches))
 
 
-def _save(model: SelectorAutoencoder, out: Path) -> None:
+def _save(model: SelectorAutoencoder, store: FeatureStore, out: Path) -> None:
+    model.selector.config = replace(model.selector.config, encoder_weights=store.encoder_weights)
     model.selector.save_pretrained(out / "selector")
     model.reconstructor.save_pretrained(out / "reconstructor")
     if model.image is not None:
