@@ -188,11 +188,12 @@ def _lock(path: Path, *, alone: bool) -> Iterator[None]:
             os.pwrite(handle, told.encode(), 0)
         yield
     finally:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the last one cleans up
-            path.unlink(missing_ok=True)
-        _held.discard(handle)
-        os.close(handle)
+        if handle in _held:  # not in a child, where it is closed
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the last one cleans up
+                path.unlink(missing_ok=True)
+            _held.discard(handle)
+            os.close(handle)
 
 
 _held: set[int] = set()

@@ -21,6 +21,7 @@ def started(arguments, said):
     child = os.fork()
     if child == 0:
         code = 1
+        os.setsid()  # a group of its own, as on a terminal
         try:
             with said.open("wb") as file:
                 os.dup2(file.fileno(), 2)
@@ -41,7 +42,7 @@ def stopped(arguments, said, ready, number):
     child, end = started(arguments, said), time.monotonic() + 100
     while not ready() and time.monotonic() < end:
         time.sleep(0.002)
-    os.kill(child, number)
+    os.killpg(child, number)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text()
 
 
@@ -82,17 +83,17 @@ def test_the_training_of_a_projector(run, tmp_path):
     file, images = write_rows(tmp_path, rows_of())
     command = ["train", "fusion", "--model", tmp_path / "toy", "--data", file, "--images", images,
                "--preset", "stage2-lora", "--steps", "30"]  # fmt: skip
-    for name in ("train.batch=4", "train.per_device=2", "run.workers=0", "run.log_every=1",
+    for name in ("train.batch=4", "train.per_device=2", "run.workers=1", "run.log_every=1",
                  "run.save_every=1000", "lora.rank=2"):  # fmt: skip
         command += ["--set", name]
     assert run(*command, "--out", tmp_path / "whole")[0] == 0
-    out, number = tmp_path / "parts", signal.SIGTERM
+    out, number = tmp_path / "parts", signal.SIGINT
     code, said = stopped(
         [*command, "--out", out], tmp_path / "said", lambda: lines(out / "log.jsonl") > 3, number
     )
-    assert code == 143
+    assert code == 130
     step = lines(out / "log.jsonl")
-    expected = f"stopped by SIGTERM; the same command goes on from step {step} of 30"
+    expected = f"stopped by Ctrl-C; the same command goes on from step {step} of 30"
     assert said.splitlines()[-1] == f"tokensieve: {expected}"
     assert [p.name for p in out.glob("checkpoint-*")] == [f"checkpoint-{step}"]
     assert not (out / "model").exists()
@@ -139,6 +140,37 @@ def test_a_second_signal_does_not_wait():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with whole_steps() as stop:  # nothing of it is left
         assert not stop()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 7), (signal.SIGTERM, 143)])
+def test_a_loaders_worker_outlives_ctrl_c(number, code):
+    """It reaches every process of the terminal, while the training still wants its step."""
+    from tokensieve.data.progress import resumable, whole_steps
+
+    with resumable("step"), whole_steps() as stop:
+        worker = os.fork()
+        if worker == 0:
+            os.kill(os.getpid(), number)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == code
+        assert not stop()
+
+
+def test_what_a_signal_breaks_is_no_traceback(capsys):
+    from tokensieve.data.progress import resumable, whole_steps
+
+    def broken(number):
+        with resumable("checkpoint"), whole_steps():
+            if number:
+                os.kill(os.getpid(), number)
+            raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    with pytest.raises(SystemExit) as end:
+        broken(signal.SIGTERM)
+    assert end.value.code == 143
+    assert capsys.readouterr().err.endswith("goes on from the last whole checkpoint\n")
+    with pytest.raises(RuntimeError, match="DataLoader"):
+        broken(None)
 
 
 def test_other_processes_do_not_wait_and_stay_quiet(monkeypatch, capsys):

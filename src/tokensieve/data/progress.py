@@ -87,9 +87,11 @@ class _Signals:
     number, waits, process = 0, False, 0
 
     def __call__(self, number: int, frame: Any) -> None:
+        if os.getpid() != self.process:  # a worker that was forked off: Ctrl-C reaches it, too
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         first, self.number = not self.number, number
-        if os.getpid() != self.process:  # a worker that was forked off ends quietly
-            os._exit(128 + number)
         if not (first and self.waits):
             raise Stopped
 
@@ -112,7 +114,9 @@ def resumable(unit: str) -> Iterator[None]:
             if known not in (signal.SIG_IGN, None):  # as under nohup; not Python's
                 signal.signal(number, _signals)
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not (_signals.number or isinstance(error, KeyboardInterrupt)):
+            raise  # else: what it broke off, such as a loader's workers that were stopped, too
         at = getattr(error, "at", "") or f"the last whole {unit}"
         asked = _signals.number or signal.SIGINT
         name = "Ctrl-C" if asked == signal.SIGINT else "SIGTERM"

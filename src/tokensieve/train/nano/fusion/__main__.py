@@ -10,10 +10,11 @@ import torch
 
 from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import ConfigError
-from tokensieve.folders import claimed
+from tokensieve.folders import check_ours, claimed
 from tokensieve.train.nano.fusion.blocks import cache_blocks
 from tokensieve.train.nano.fusion.study import Study
 from tokensieve.train.nano.fusion.train import RUN, export, place, train
+from tokensieve.train.nano.pool import RUN as MAKING
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
         raise ConfigError(f"Expected a shard as i/n with 0 <= i < n. Got '{options.shard}'.")
     shards = [("train", number) for number in range(study.train_shards)]
+    check_ours(options.data, MAKING)
     cache_blocks(options.data, [*shards, ("val", 0)])
     runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
     for arm, seed in runs[int(part) :: int(parts)]:
