@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tokensieve.data.features import FeatureStore, write_store
 from tokensieve.errors import ConfigError, EncoderMismatchError, NonFiniteError, TrainingError
 from tokensieve.nn.reconstructor import ImageReconstructor
 from tokensieve.nn.selector import Selector
-from tokensieve.train import loop
+from tokensieve.train import checkpoint, loop
 from tokensieve.train.batches import Rows
 from tokensieve.train.calibrate import calibration_rows
 from tokensieve.train.selector import held_out, train_selector
@@ -143,6 +144,23 @@ def test_killed_twenty_times_nothing_is_lost(store: FeatureStore, tmp_path: Path
         assert whole.read_bytes() == parts.read_bytes()
     left = {p.name for p in (tmp_path / "parts").iterdir() if not p.name.startswith(".")}
     assert left == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_a_removal_cut_short_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(model.parameters())
+    checkpoint.save_checkpoint(tmp_path, 1, model, optimiser, {})
+
+    def cut(folder: Path, **_) -> None:
+        if (state := folder / "state.json").exists():
+            state.unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", cut)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_checkpoint(tmp_path, 2, model, optimiser, {})
+    named = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    assert named == ["checkpoint-000000002"]
 
 
 def test_a_half_written_line_and_lines_to_be_done_again_are_dropped(
