@@ -119,7 +119,10 @@ def _joined(calls: Calls) -> Calls:
         )
         for rows, inputs in calls
     }
-    if len(calls) < 2 or len(kinds) > 1 or any(shape is None for _, shape, _ in next(iter(kinds))):
+    if len(calls) < 2 or len(kinds) > 1:
+        return calls
+    (kind,) = kinds
+    if any(shape is None for _, shape, _ in kind):
         return calls
     names = calls[0][1]
     inputs = {name: torch.cat([inputs[name] for _, inputs in calls]) for name in names}
