@@ -1,12 +1,14 @@
 """Rows in LLaVA's layout: what is read, what is refused and why, and a set that is written."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from tokensieve.data.llava import __main__ as program
 from tokensieve.data.llava import read_rows, reasons, refuse
+from tokensieve.data.llava.values import values
 from tokensieve.data.llava.write import write_llava
 from tokensieve.errors import ConfigError, InputError, UnknownNameError
 from unit.fusion_toys import rows_of, turns, write_rows
@@ -117,6 +119,76 @@ def test_a_broken_line_is_one_bad_row(tmp_path):
     assert [str(error).split(": expected")[0] for error in found.bad] == [
         f"{file}, row 3", f"{file}, row 4",
     ]  # fmt: skip
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+STRANGE = [
+    # the row as JSON text, the reason, what is said
+    (json.dumps({**GOOD, "image": "a" * 300 + ".png"}), "picture missing", "no picture file"),
+    (json.dumps({**GOOD, "image": "a/" * 3000 + "a.png"}), "picture missing", "no picture file"),
+    (json.dumps({**GOOD, "image": "a\0.png"}), "picture missing", "no picture file"),
+    (json.dumps({**GOOD, "image": "\ud800.png"}), "picture missing", r"\\ud800\.png"),
+    (json.dumps({**GOOD, "image": "../rows.png"}), "picture outside", "expected a picture below"),
+    (json.dumps({**GOOD, "image": "/etc/passwd"}), "picture outside", "got /etc/passwd"),
+    (json.dumps({**GOOD, "image": "x/../../0.png"}), "picture outside", "Move it there"),
+    (json.dumps({**GOOD, "image": "."}), "picture outside", "Move it there"),
+    (json.dumps({**GOOD, "conversations": turns(("human", "<image>"), ("gpt", "\udfff"))}),
+     "no text", "lone surrogate in turn 2"),
+    (json.dumps({**GOOD, "id": "\ud800", "image": 3}), "layout", r"id \\ud800"),
+    (f'{{"id": {DEEP}}}', "layout", "got no JSON"),
+    (f'{{"id": "]", "image": {"[" * 900 + "]" * 900}}}', "layout", "one relative path"),
+    (f'{{"id": {"7" * 9000}}}', "layout", "a number of 9000 digits"),
+    (f'{{"id": 1e999, "image": {"7" * 200}}}', "layout", r"id inf.* path, got 7+\.\.\."),
+    ('{"id": NaN, "image": null}', "layout", "expected `conversations`"),
+    (f'"{"a" * 10_000}"', "layout", "got str"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason", "message"), STRANGE)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_what_strangers_write_is_one_bad_row(name, text, reason, message, tmp_path):
+    file, images = write_rows(tmp_path, [GOOD])
+    file = tmp_path / name
+    good = json.dumps(GOOD)
+    lines = [good, text, good]
+    file.write_text("\n".join(lines) if name.endswith("l") else f"[{', '.join(lines)}]")
+    found = read_rows(file, images)
+    assert [row.number for row in found.rows] == [1, 3]
+    assert reasons(found.bad) == {reason: 1}
+    told = str(found.bad[0])
+    assert told.startswith(f"{file}, row 2")
+    assert re.search(message, told)
+    assert len(told.encode()) < 900, "short, and can be written"
+    with pytest.raises(InputError, match="1 of 3"):
+        refuse(found)
+
+
+def test_bytes_that_are_no_text_are_one_bad_line(tmp_path):
+    file, images = write_rows(tmp_path, [GOOD], "rows.jsonl")
+    file.write_bytes(file.read_bytes() + b'\n{"id": "\xff"}\n')
+    found = read_rows(file, images)
+    assert len(found.rows) == 1
+    assert "row 2: expected an object, got no JSON ('utf-8' codec" in str(found.bad[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[1", "[1,", "[1 2]", "[1]]", "[1] x", DEEP[:1000], '{"a": 1}', DEEP, '["a', "[1,]"],
+)
+def test_a_file_that_is_no_list_is_one_line(text, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    if text == DEEP:  # a list of one row, which is too deep
+        assert len(read_rows(tmp_path / "a.json").bad) == 1
+        return
+    with pytest.raises(InputError, match=r"a\.json\. Got") as caught:
+        read_rows(tmp_path / "a.json")
+    assert len(str(caught.value)) < 500
+
+
+def test_lists_are_read_as_json_reads_them(tmp_path):
+    for text in ("[]", " [ ] ", '[1, "a,]", {"b": [2, {}]}, null]', "[\n1\n,\n[[]]\n]\n"):
+        (tmp_path / "a.json").write_text(text)
+        assert [v for _, v in values(tmp_path / "a.json")] == json.loads(text)
 
 
 def test_the_written_set_is_in_that_layout_and_repeats(tmp_path):

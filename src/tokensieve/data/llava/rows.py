@@ -1,19 +1,23 @@
 """Rows of a JSON or JSONL file in LLaVA's layout, each checked before anything is learned.
 
+A row may hold anything that JSON can: one that is too deep, holds text that is no text (a lone
+surrogate), numbers without end or a path that leads out of the folder is a bad row as any other.
+
 A row is {"id": ..., "image": "relative/path.jpg", "conversations": [{"from": "human", "value":
 "<image>\\n..."}, {"from": "gpt", "value": "..."}, ...]}; without "image" it is text only.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tokensieve.data.llava.values import short, shown, values
+from tokensieve.data.sources.content import inside
 from tokensieve.errors import InputError, RowError
 
 PLACEHOLDER = "<image>"  # of the layout; models have their own
@@ -61,9 +65,9 @@ def read_rows(file: str | Path, images: str | Path | None = None) -> Found:
         raise InputError(
             f"Expected a folder of pictures. Got {folder}, which is none. Name it with --images."
         )
-    is_file = cache(Path.is_file)  # several rows may share a picture
+    is_file = cache(_is_file)  # several rows may share a picture
     found = Found(file, [])
-    for number, value in _values(file):
+    for number, value in values(file):
         try:
             found.rows.append(_row(value, number, folder, is_file))
         except RowError as error:
@@ -77,13 +81,13 @@ def refuse(found: Found) -> None:
     """Raise `InputError` that says how many rows are bad, why, and what to do; none: do nothing."""
     if not found.bad:
         return
-    shown = " ".join(f"{error}" for error in found.bad[:_SHOWN])
+    first = " ".join(f"{error}" for error in found.bad[:_SHOWN])
     more = len(found.bad) - _SHOWN
     rest = f" And {more} more." if more > 0 else ""
     raise InputError(
         f"Expected rows that can all be learned from in {found.file}. Got {len(found.bad)} of "
         f"{len(found.bad) + len(found.rows)} that cannot ({told(reasons(found.bad))}). "
-        f"{shown}{rest} Repair them, or leave them out with --skip-bad-rows."
+        f"{first}{rest} Repair them, or leave them out with --skip-bad-rows."
     )
 
 
@@ -97,61 +101,54 @@ def told(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
 
 
-def _values(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row as JSON gives it) of every row; a line that is no JSON as its error."""
-    try:
-        if file.suffix.lower() == ".jsonl":
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield number, _parsed(line)
-            return
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"Expected conversations as JSON in {file}. Got: {error}. Fetch the file again, or "
-            "name it .jsonl if every line is a row."
-        ) from error
-    if not isinstance(values, list):
-        raise InputError(
-            f"Expected a list of rows in {file}. Got {type(values).__name__}. See "
-            "docs/training-fusion.md for the layout."
-        )
-    yield from enumerate(values, 1)
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return error
-
-
-def _row(value: Any, number: int, folder: Path | None, is_file: Any) -> Row:
+def _row(value: Any, number: int, folder: Path | None, is_file: Callable[[Path], bool]) -> Row:
     """A row, checked. Raises `RowError`."""
     if not isinstance(value, dict):
-        got = f"no JSON ({value})" if isinstance(value, ValueError) else type(value).__name__
+        wrong = isinstance(value, Exception)
+        got = f"no JSON ({short(str(value))})" if wrong else type(value).__name__
         raise RowError("layout", f"row {number}: expected an object, got {got}. Repair the line.")
-    name = f"row {number} (id {value.get('id')})"
+    own = value.get("id")
+    own = short(own) if isinstance(own, str) else shown(own)
+    name = f"row {number} (id {own})"
     picture, turns = value.get("image"), value.get("conversations")
     if picture is not None and not (isinstance(picture, str) and picture):
         raise RowError(
-            "layout", f"{name}: expected `image` as one relative path, got {picture!r}. Name one."
+            "layout",
+            f"{name}: expected `image` as one relative path, got {shown(picture)}. Name one.",
         )
     pairs = _turns(name, turns)
     _check_placeholders(name, pairs, picture)
-    path = None
-    if picture is not None:
-        if folder is None:
-            raise RowError(
-                "picture missing", f"{name}: it names {picture}. Say where pictures are: --images."
-            )
-        path = folder / picture
-        if not is_file(path):
-            raise RowError(
-                "picture missing", f"{name}: no picture file {path}. Fetch it, or check --images."
-            )
-    return Row(number, str(value.get("id")), path, pairs)
+    path = None if picture is None else _path(name, picture, folder, is_file)
+    return Row(number, own, path, pairs)
+
+
+def _path(name: str, picture: str, folder: Path | None, is_file: Callable[[Path], bool]) -> Path:
+    """Where a row's picture is. Raises `RowError` unless it is there, below the folder."""
+    told = short(picture)
+    if folder is None:
+        raise RowError(
+            "picture missing", f"{name}: it names {told}. Say where pictures are: --images."
+        )
+    path = inside(folder, picture)
+    if path is None:
+        raise RowError(
+            "picture outside",
+            f"{name}: expected a picture below {folder}, got {told}. Move it there.",
+        )
+    if not is_file(path):
+        raise RowError(
+            "picture missing",
+            f"{name}: no picture file {folder}/{told}. Fetch it, or check --images.",
+        )
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a path no file can have leads to none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _turns(name: str, turns: Any) -> tuple[tuple[str, str], ...]:
@@ -161,20 +158,34 @@ def _turns(name: str, turns: Any) -> tuple[tuple[str, str], ...]:
         raise RowError("layout", f"{name}: {wanted}, got {type(turns).__name__}. Write them so.")
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise RowError("layout", f"{name}: {wanted}, got {turn!r}. Write them so.")
+            raise RowError("layout", f"{name}: {wanted}, got {shown(turn)}. Write them so.")
         if turn.get("from") != _ROLES[number % 2]:
             raise RowError(
                 "turns",
                 f"{name}: expected turns of human and gpt by turns, human first. Got "
-                f"{turn.get('from')!r} as turn {number + 1}. Put them in order.",
+                f"{shown(turn.get('from'))} as turn {number + 1}. Put them in order.",
             )
     if len(turns) % 2:
         raise RowError("turns", f"{name}: expected gpt to have the last word. Got human. Cut it.")
-    values = [turn["value"].strip() for turn in turns]
-    for number, answer in enumerate(values[1::2], 1):
+    said = [turn["value"].strip() for turn in turns]
+    for number, text in enumerate(said, 1):
+        if not _is_text(text):
+            raise RowError(
+                "no text",
+                f"{name}: expected Unicode text. Got a lone surrogate in turn {number}. Repair it.",
+            )
+    for number, answer in enumerate(said[1::2], 1):
         if not answer:
             raise RowError("empty answer", f"{name}: answer {number} is empty. Cut the turn.")
-    return tuple(zip(values[::2], values[1::2], strict=True))
+    return tuple(zip(said[::2], said[1::2], strict=True))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_placeholders(name: str, turns: tuple[tuple[str, str], ...], picture: str | None) -> None:

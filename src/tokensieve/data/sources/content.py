@@ -23,6 +23,8 @@ def plain(name: str) -> str:
 
 def inside(folder: Path, relative: str) -> Path | None:
     """The path below `folder` that a stranger's file names; None where it leads elsewhere."""
+    if ".." not in relative and relative[:1] not in ("", ".", os.sep):
+        return folder / relative
     start = os.path.abspath(folder).rstrip(os.sep)
     path = os.path.normpath(os.path.join(start, relative))
     return folder / path[len(start) + 1 :] if path.startswith(f"{start}{os.sep}") else None

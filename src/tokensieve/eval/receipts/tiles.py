@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.data.pictures import open_picture
+from tokensieve.data.pictures import check_size, open_picture
 from tokensieve.errors import InputError
 
 
@@ -73,11 +73,12 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
     Raises `InputError` for a missing or malformed file, or one without any box.
     """
     try:
-        boxes = np.array([entry["box"] for entry in json.loads(path.read_text())], dtype=float)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        told = [entry["box"] for entry in json.loads(path.read_text())]
+        boxes: NDArray[np.float64] = np.array(told, dtype=float)
+    except Exception as problem:  # deep lists, numbers without end, other layouts
         raise InputError(f"Expected boxes of text in {path}. Got: {problem!r}.") from None
-    if boxes.ndim == 2 and boxes.shape[1] == 4:
-        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]  # some annotations are mere lines
+    if boxes.ndim == 2 and boxes.shape[1] == 4:  # some annotations are mere lines
+        boxes = boxes[np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)]
         if len(boxes):
             return boxes
     raise InputError(f"Expected boxes of four numbers, right > left, bottom > top in {path}.")
@@ -92,6 +93,7 @@ def load_receipt(folder: Path, name: str, tiling: Tiling) -> Receipt:
     boxes = read_boxes(folder / "box" / f"{name}.json")
     scale = tiling.text_height / float(np.median(boxes[:, 3] - boxes[:, 1]))
     width, height = (max(1, round(edge * scale)) for edge in picture.size)
+    check_size((width, height), f"{name}, of which text is scaled to {tiling.text_height} pixels")
     page = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
     return cut(page, boxes * scale, name, tiling)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tokensieve.data.llava import Found, Row
-from tokensieve.data.pictures import open_picture
+from tokensieve.data.pictures import named, open_picture
 from tokensieve.errors import ConfigError, PictureError, RowError
 from tokensieve.train.batches import generator_of
 from tokensieve.train.fusion.tokens import IGNORED, Reader
@@ -54,7 +54,8 @@ class Conversations(Dataset[dict[str, Any]]):
         if row.picture is None:
             return item
         try:
-            item["pixels"] = self.pixels(open_picture(row.picture))
+            with named(str(row.picture)):  # processors refuse some pictures, too
+                item["pixels"] = self.pixels(open_picture(row.picture))
         except PictureError as error:
             message = f"{self.file}, {row.name}: {error}"
             item |= {"pixels": self.blank(), "labels": [IGNORED] * len(tokens.ids)}
