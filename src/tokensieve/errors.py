@@ -109,3 +109,10 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
     """The words " Did you mean '...'?" where a known name is near, else none."""
     close = difflib.get_close_matches(got, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def brief(text: object, most: int = 200) -> str:
+    """Some of a stranger's text, or of another's error: one line, short, and fit to be written."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    line = line if len(line) <= most else f"{line[: most - 3]}..."
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -26,6 +26,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tokensieve.errors import TokensieveError
+
 ASKED = os.environ.get("TOKENSIEVE_FUZZ", "")
 EXAMPLES = int(ASKED or 60)
 SECONDS = 30  # of one input: far more than any takes, far less than a hang
@@ -63,6 +65,16 @@ def bounded(seconds: float = SECONDS) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def check_told(error: Exception, source: str) -> None:
+    """Fail unless `error` is one of ours, one line, short, and names the source."""
+    said = str(error)
+    assert isinstance(error, TokensieveError), repr(error)
+    assert source in said
+    assert "\n" not in said
+    assert len(said) < 1500
+    said.encode("utf-8")
 
 
 def spoilt(seeds: Sequence[bytes], edits: int = 4) -> SearchStrategy[bytes]:

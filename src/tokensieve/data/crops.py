@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokensieve.data.shards import NONFINITE, Crop
-from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError
+from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError, brief
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.hf.fingerprint import encoder_hash, encoder_info, tower_hashes
 from tokensieve.hf.layout import Packing
@@ -56,7 +56,7 @@ class CropEncoder:
         try:
             inputs = self.prepare([grey])
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
+            said = brief(error)
             raise UnsupportedError(
                 "Expected a processor that takes one picture and its placeholder. Got "
                 f"{type(self._processor).__name__}, which says: {said}. Check the model's files."
@@ -119,7 +119,7 @@ class CropEncoder:
             try:
                 calls.append(([i], self.prepare([pictures[i]])))
             except Exception as error:
-                said = " ".join(str(error).split())[:200]
+                said = brief(error)
                 refused[i] = f"Expected a picture that the processor takes. Got: {said}."
         return calls, refused
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from tokensieve.data.colours import to_rgb
-from tokensieve.errors import PictureError, TokensieveError
+from tokensieve.errors import PictureError, TokensieveError, brief
 
 # Of these Pillow's own decoders are asked, and no others: some start programs (EPS) or read what a
 # file points to.
@@ -209,7 +209,7 @@ def named(
     except MemoryError as error:
         raise PictureError(_damaged(what, name, "it does not fit into the memory")) from error
     except Exception as error:  # decoders raise anything: SyntaxError, struct.error, KeyError, ...
-        raise PictureError(_damaged(what, name, str(error) or type(error).__name__)) from error
+        raise PictureError(_damaged(what, name, error)) from error
 
 
 class _Quiet:
@@ -289,9 +289,8 @@ def _kind(file: Path | BytesIO | None) -> str:
     return f"a file that begins with {head!r}"
 
 
-def _damaged(what: str, name: str, said: str) -> str:
-    reason = " ".join(said.split())[:200]
-    return f"Expected a whole {what} in {name}. Got a damaged one ({reason}). Fetch it again."
+def _damaged(what: str, name: str, said: object) -> str:
+    return f"Expected a whole {what} in {name}. Got a damaged one ({brief(said)}). Fetch it again."
 
 
 def _too_large(name: str, got: str, limits: Limits = LIMITS) -> str:

@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokensieve.data.llava.values import short, shown, values
+from tokensieve.data.llava.values import shown, values
 from tokensieve.data.sources.content import inside
-from tokensieve.errors import InputError, RowError
+from tokensieve.errors import InputError, RowError, brief
 
 PLACEHOLDER = "<image>"  # of the layout; models have their own
 _ROLES = ("human", "gpt")
@@ -105,10 +105,10 @@ def _row(value: Any, number: int, folder: Path | None, is_file: Callable[[Path],
     """A row, checked. Raises `RowError`."""
     if not isinstance(value, dict):
         wrong = isinstance(value, Exception)
-        got = f"no JSON ({short(str(value))})" if wrong else type(value).__name__
+        got = f"no JSON ({brief(value)})" if wrong else type(value).__name__
         raise RowError("layout", f"row {number}: expected an object, got {got}. Repair the line.")
     own = value.get("id")
-    own = short(own) if isinstance(own, str) else shown(own)
+    own = brief(own) if isinstance(own, str) else shown(own)
     name = f"row {number} (id {own})"
     picture, turns = value.get("image"), value.get("conversations")
     if picture is not None and not (isinstance(picture, str) and picture):
@@ -124,7 +124,7 @@ def _row(value: Any, number: int, folder: Path | None, is_file: Callable[[Path],
 
 def _path(name: str, picture: str, folder: Path | None, is_file: Callable[[Path], bool]) -> Path:
     """Where a row's picture is. Raises `RowError` unless it is there, below the folder."""
-    told = short(picture)
+    told = brief(picture)
     if folder is None:
         raise RowError(
             "picture missing", f"{name}: it names {told}. Say where pictures are: --images."

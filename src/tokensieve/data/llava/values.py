@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokensieve.errors import InputError
+from tokensieve.errors import InputError, brief
 
-_MOST = 200  # characters of a stranger's text that an error shows
 _DIGITS = 300  # of a whole number; ids have fewer
 _MARKS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -42,7 +41,7 @@ def values(file: Path) -> Iterator[tuple[int, Any]]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"Expected conversations as JSON in {file}. Got: {short(str(error))}. Fetch the file "
+            f"Expected conversations as JSON in {file}. Got: {brief(error)}. Fetch the file "
             "again, or name it .jsonl if every line is a row."
         ) from error
 
@@ -109,12 +108,6 @@ def _number(digits: str) -> int:
     return int(digits)
 
 
-def short(text: str) -> str:
-    """Text of a stranger's as an error can show it: some of it, and such that it can be written."""
-    text = text if len(text) <= _MOST else f"{text[: _MOST - 3]}..."
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def shown(value: Any) -> str:
     """Any value of JSON as an error can show it, however deep."""
-    return short(reprlib.repr(value))
+    return brief(reprlib.repr(value))

@@ -12,7 +12,7 @@ from PIL import Image
 from tokensieve.data.pictures import LIMITS, Limits, check_bytes, check_file, named
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys, need_av
-from tokensieve.errors import InputError, PictureError
+from tokensieve.errors import InputError, PictureError, brief
 
 PICTURES = frozenset(
     f".{suffix}"
@@ -166,6 +166,6 @@ def _members(path: Path) -> list[tuple[str, int, int]]:
                     found.append((member.name, member.offset_data, member.size))
     except Exception as error:  # OSError, TarError, RecursionError, whatever numbers in it do
         raise InputError(
-            f"Expected an uncompressed tar file at {path}. Got: {error}. Unpack it first."
+            f"Expected an uncompressed tar file at {path}. Got: {brief(error)}. Unpack it first."
         ) from error
     return found

@@ -14,7 +14,7 @@ from tokensieve.data.extras import need
 from tokensieve.data.pictures import LIMITS, Limits, named
 from tokensieve.data.sources.content import in_parts, inside, plain, spans_hash, spread
 from tokensieve.data.sources.files import read_bytes
-from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError
+from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError, brief
 
 HELD = 1 << 29  # bytes of the row groups that stay open, so that neighbours are read once
 ROWS = 1_000_000  # of a file that has fewer bytes
@@ -123,7 +123,7 @@ def _opened(parquet: Any, path: Path) -> tuple[Any, list[int]]:
         counts = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
     except Exception as error:  # OSError, ArrowException, and what a garbled footer leads to
         raise InputError(
-            f"Expected a parquet file at {path}. Got: {error}. Fetch it again."
+            f"Expected a parquet file at {path}. Got: {brief(error)}. Fetch it again."
         ) from error
     if sum(counts) > max(size, ROWS) or min(counts, default=0) < 0:
         raise InputError(
@@ -189,7 +189,7 @@ def _load(datasets: Any, dataset: str, split: str | None) -> Any:
         else:
             found = datasets.load_dataset(dataset)
     except Exception as error:  # of a stranger's folder the package raises anything
-        first = str(error).strip().partition("\n")[0]
+        first = brief(str(error).strip().partition("\n")[0])
         raise InputError(
             f"Expected a data set that `datasets` can load: '{dataset}'. Got: {first}. "
             "Check the name, or give a local folder."
@@ -249,7 +249,7 @@ def cell_bytes(cell: Any, name: str, folder: Path | None, limits: Limits = LIMIT
         path = Path(cell["path"]) if folder is None else inside(folder, cell["path"])
         if path is None:
             raise PictureError(
-                f"Expected {name} to name a picture below {folder}. Got {cell['path'][:200]!r}. "
+                f"Expected {name} to name a picture below {folder}. Got {brief(cell['path'])}. "
                 "Move it there, or store its bytes."
             )
         return read_bytes(path, limits)
