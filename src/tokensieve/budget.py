@@ -17,6 +17,7 @@ from enum import StrEnum
 from numbers import Integral, Real
 
 from tokensieve.errors import BudgetError, ConfigError
+from tokensieve.fields import shown
 
 EPS = 1e-9  # 0.29 * 100 is 28.999999999999996: do not let the float representation decide
 
@@ -41,14 +42,17 @@ def check_keep(keep: object) -> float | int:
     """
     problem = "Expected `keep` as a fraction in (0, 1] or a whole number of tokens from 2."
     if isinstance(keep, bool) or not isinstance(keep, Real):
-        raise BudgetError(f"{problem} Got {keep!r} ({type(keep).__name__}).")
-    value = float(keep)
+        raise BudgetError(f"{problem} Got {shown(keep)} ({type(keep).__name__}).")
+    whole = int(keep) if isinstance(keep, Integral) else None
+    if whole is not None and whole > 1:
+        return whole
+    value = float(keep) if whole is None else float(max(whole, -1))  # some are no floats
     if not math.isfinite(value) or value <= 0:
-        raise BudgetError(f"{problem} Got {keep}. To drop every visual token use method 'none'.")
+        raise BudgetError(
+            f"{problem} Got {shown(keep)}. To drop every visual token use method 'none'."
+        )
     if value <= 1:
         return value
-    if isinstance(keep, Integral):
-        return int(keep)
     raise BudgetError(f"{problem} Got {keep}. Did you mean {value / 100:g} or {round(value)}?")
 
 

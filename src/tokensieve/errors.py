@@ -45,10 +45,13 @@ class UnknownNameError(ConfigError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the repr, quotes and all
 
     @classmethod
-    def of(cls, what: str, got: str, known: Iterable[str]) -> UnknownNameError:
+    def of(cls, what: str, got: object, known: Iterable[str]) -> UnknownNameError:
         """Build the message "Unknown {what} ... did you mean ...? Known: ..."."""
         names = sorted(known)
-        shown = got if len(got) <= 80 else f"{got[:60]}..."
+        text = got if isinstance(got, str) else repr(got)
+        shown = text if len(text) <= 80 else f"{text[:60]}..."
+        if not isinstance(got, str):
+            return cls(f"Unknown {what} {shown}. Known: {', '.join(names)}.")
         hint = did_you_mean(shown, names)
         return cls(f"Unknown {what} '{shown}'.{hint} Known: {', '.join(names)}.")
 

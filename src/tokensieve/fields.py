@@ -62,8 +62,8 @@ def check_names(what: str, given: Iterable[object], known: Iterable[str]) -> Non
     """Raise `UnknownNameError`, with the nearest name, for one that is not known."""
     known = tuple(known)
     for name in given:
-        if name not in known:
-            raise UnknownNameError.of(what, str(name), known)
+        if not isinstance(name, str) or name not in known:
+            raise UnknownNameError.of(what, name, known)
 
 
 def as_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

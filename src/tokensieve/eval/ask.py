@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from tokensieve import fields
 from tokensieve.budget import check_keep
 from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
-from tokensieve.errors import PromptError, UnsupportedError
+from tokensieve.errors import ConfigError, PictureError, PromptError, UnsupportedError
+from tokensieve.fields import check_fields, option
 from tokensieve.files import written_whole
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.prompts import picture_prompt, placeholder_of
@@ -42,8 +44,12 @@ class Settings:
     keep: float | int = 0.4
     positions: str = "keep"
     pool: str = "crop"
-    max_new_tokens: int = 64
+    max_new_tokens: int = option(64, low=1)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,11 @@ def ask(
     Raises `UnknownNameError` for the method, `BudgetError` for the keep, `PromptError` for a
     question that is empty or holds an image placeholder, and whatever the sieve raises.
     """
+    if not isinstance(loaded, Loaded) or not isinstance(settings, Settings):
+        raise ConfigError(
+            "Expected what `load_model` returns, and `Settings`. Got a "
+            f"{type(loaded).__name__} and a {type(settings).__name__}. Pass load_model('nano')."
+        )
     chosen = method_class(method)
     if chosen.site is Site.LLM and chosen.trained:
         raise UnsupportedError(
@@ -168,8 +179,14 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
     Raises `PromptError` for a question that is empty or holds the image placeholder.
     """
     processor, model = loaded.processor, loaded.model
-    if not question.strip():
-        raise PromptError("Expected a question. Got an empty one. Ask something of the picture.")
+    if not isinstance(picture, Image.Image) or 0 in picture.size:
+        raise PictureError(
+            f"Expected a picture as a PIL.Image. Got {fields.shown(picture)}. Open it: "
+            "tokensieve.data.pictures.open_picture(path), or Image.fromarray(array)."
+        )
+    if not isinstance(question, str) or not question.strip():
+        got = "an empty one" if isinstance(question, str) else fields.shown(question)
+        raise PromptError(f"Expected a question. Got {got}. Ask something of the picture, as text.")
     placeholder = placeholder_of(processor)
     if placeholder in question:
         raise PromptError(

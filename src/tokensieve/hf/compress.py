@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
+from tokensieve.hf.arguments import require_inputs, require_keys
 from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
 from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
 from tokensieve.hf.encode_inside import encode_inside
@@ -104,14 +105,15 @@ def _applied(
 ) -> tuple[Compressed, Encoded, list[Tensor]]:
     """`apply_plan`, with the pictures as they were and which of their rows stay."""
     inside = None
+    if not isinstance(inputs, Encoded):
+        require_inputs(inputs)
     if plan.method.site is Site.ENCODER and plan.keep != 1:
         given = inputs.inputs if isinstance(inputs, Encoded) else inputs
         encoded, inside = encode_inside(model, plan.method, plan.keep, given, keys)
     else:
         encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
-    if keys is not None and len(keys) != len(ids):
-        raise ConfigError(f"Expected {len(ids)} keys, one per prompt. Got {len(keys)}.")
+    require_keys(keys, len(ids))
     if not encoded.packings:  # a prompt without pictures
         empty = tuple(PromptReport(()) for _ in ids)
         report = Report(plan.name, plan.keep, [Call(empty)], plan.pool)

@@ -16,14 +16,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tokensieve.errors import PromptError, UnsupportedError
+from tokensieve.hf.arguments import PIXELS as PIXELS
+from tokensieve.hf.arguments import encoding, require_inputs
 from tokensieve.hf.families import Family, crop_features, family_of, projector_of
 from tokensieve.hf.hooks import Point, When, acting
 from tokensieve.hf.layout import Packing, one_to_one
 from tokensieve.hf.signals import EncoderSignals
 from tokensieve.hf.timing import timed
 from tokensieve.types import Signal
-
-PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,14 @@ def encode(
     the layout is found; `rows` of each entry of its output may then be told, where runs of
     placeholders do not say (pictures side by side).
 
-    Raises `PromptError` where pictures and placeholders do not fit, `UnsupportedError` for models
-    without visual tokens, for videos and for prompts given as embeddings.
+    Raises `InputError` for inputs that are none of a processor's, `PictureError` for pixels that
+    the encoder does not take, `PromptError` where pictures and placeholders do not fit,
+    `UnsupportedError` for models without visual tokens, for videos and for prompts given as
+    embeddings.
     """
-    family, inputs = family_of(model), dict(inputs)
+    family = family_of(model)
+    require_inputs(inputs)
+    inputs = dict(inputs)
     refuse_unsupported(inputs)
     placeholder = int(model.config.image_token_id)
     place_BS = inputs["input_ids"] == placeholder
@@ -199,5 +203,6 @@ def _run_tapped(model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[
         tapped.append(args[0] if args else next(iter(kwargs.values())))
 
     module = projector_of(model, family)
-    with acting({} if module is None else {Point(module, When.BEFORE): tap}):
+    hooked = acting({} if module is None else {Point(module, When.BEFORE): tap})
+    with hooked, encoding(inputs, getattr(model.config, "vision_config", None)):
         return encoder(**arguments, return_dict=True), tapped

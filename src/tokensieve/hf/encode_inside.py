@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.arguments import require_inputs
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.hf.encoder_steps import EncoderSteps
 from tokensieve.hf.families import FAMILIES, family_of
@@ -55,6 +56,7 @@ def encode_inside(
     encoder does not bear it and inputs without pixels, and what `EncoderSteps` raises.
     """
     require_inside(model)
+    require_inputs(inputs)
     if (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
         raise UnsupportedError(
             "Expected `pixel_values` for a method that acts inside the encoder. Got the encoder's "

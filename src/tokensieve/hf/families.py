@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.arguments import require_head, require_model
 from tokensieve.hf.layout import (
     Packing,
     pack_anyres,
@@ -83,6 +84,7 @@ def family_of(model: Any) -> Family:
 
     Raises `UnsupportedError` for a model that has no visual tokens in its prompt.
     """
+    require_model(model)
     config = model.config
     base = getattr(model, "base_model", model)
     if (
@@ -100,6 +102,7 @@ def family_of(model: Any) -> Family:
             f"Got {type(model).__name__}. If it wraps another model (PEFT, torch.compile, DDP), "
             "pass that one: model.get_base_model(), model._orig_mod or model.module."
         )
+    require_head(model)
     return FAMILIES.get(config.model_type, Family())
 
 

@@ -79,7 +79,8 @@ def llm_info(model: Any, layer: int) -> EncoderInfo:
     Raises `ConfigError` for a layer the LLM does not have, `UnsupportedError` for a family whose
     LLM cannot be cut.
     """
-    text, depth = model.config.get_text_config(), len(decoder_of(model).layers)
+    depth = len(decoder_of(model).layers)
+    text = model.config.get_text_config()
     return EncoderInfo(
         model_type=text.model_type,
         width=int(text.hidden_size),

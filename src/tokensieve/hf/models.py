@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from tokensieve.errors import (
     ConfigError,
     TokensieveError,
-    UnknownNameError,
     UnsupportedError,
     WeightsError,
 )
+from tokensieve.fields import check_names, shown
 
 NANO = {"nano": "llava", "nano-next": "llava-next", "nano-control": "control"}
 COMPUTE = ("auto", "float32", "bfloat16", "float16")
@@ -44,7 +44,7 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Loa
     files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures;
     `UnknownNameError` for the dtype, `ConfigError` for a device that is not there.
     """
-    found = _checked(dtype, device)
+    found = _checked(name, dtype, device)
     if name in NANO or name.startswith("nano+"):
         return _embedded(name, dtype, device or "cpu")
     return _load(name, dtype, found, encoder_only=False)
@@ -56,16 +56,20 @@ def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> L
     dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one.
     Raises what `load_model` raises.
     """
-    found = _checked(dtype, device)
+    found = _checked(name, dtype, device)
     if name in NANO:
         return _embedded(name, dtype, found)
     return _load(name, dtype, found, encoder_only=True)
 
 
-def _checked(dtype: str, device: str | None) -> str:
-    """The device asked for, or the best one; both arguments checked."""
-    if dtype not in COMPUTE:
-        raise UnknownNameError.of("dtype to compute in", dtype, COMPUTE)
+def _checked(name: object, dtype: str, device: str | None) -> str:
+    """The device asked for, or the best one; all arguments checked."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"Expected the name of a model or the path of its folder, as text. Got {shown(name)}. "
+            "Pass 'nano', 'org/name' or a folder."
+        )
+    check_names("dtype to compute in", [dtype], COMPUTE)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)

@@ -26,7 +26,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 )
 from transformers.processing_utils import ProcessorMixin
 
-from tokensieve.errors import UnknownNameError, WeightsError
+from tokensieve.errors import WeightsError
+from tokensieve.fields import check_names
 from tokensieve.nn.pretrained import read_weights
 
 NANO = Path(__file__).resolve().parent.parent / "assets" / "nano"
@@ -48,8 +49,7 @@ def load_nano(
         UnknownNameError: no such variant.
         WeightsError: a weight file is not there or damaged.
     """
-    if variant not in VARIANTS:
-        raise UnknownNameError.of("variant of nano", variant, VARIANTS)
+    check_names("variant of nano", [variant], VARIANTS)
     reader = path.with_name(path.name + "-control") / "reader.safetensors"
     needed = reader if variant == "control" else path / "config.json"
     if not needed.exists():

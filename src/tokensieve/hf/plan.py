@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from tokensieve.budget import Pool, check_keep
-from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
+from tokensieve.errors import ConfigError, UnsupportedError
+from tokensieve.fields import check_names
 from tokensieve.hf.encode_inside import require_inside
-from tokensieve.hf.families import decoder_of
+from tokensieve.hf.families import decoder_of, family_of
 from tokensieve.hf.fingerprint import encoder_info, llm_info, warn_of_other_weights
 from tokensieve.hf.inside import check_signals
 from tokensieve.hf.stage import Policy, Stage
@@ -63,6 +65,8 @@ class Plan:
 
         Raises `ConfigError`, `BudgetError`, `UnknownNameError`, `UnsupportedError`.
         """
+        family_of(model)
+        layer = _plain(layer)
         if not isinstance(method, str | Method):
             first, second = _pair(method, keep, options)
             rest: dict[str, Any] = {"pool": pool, "newlines": newlines, "options": {}, "pure": pure}
@@ -86,9 +90,9 @@ class Plan:
         """One method. reached: what another before it keeps."""
         name, chosen = _named(method, options)
         chosen = composed(chosen, recycle=recycle, cover=cover)
-        _one_of("positions", positions, ("keep", "renumber"))
-        _one_of("newlines", newlines, ("keep", "drop"))
-        _one_of("pool", pool, tuple(Pool))
+        check_names("positions", [positions], ("keep", "renumber"))
+        check_names("newlines", [newlines], ("keep", "drop"))
+        check_names("pool", [pool], tuple(Pool))
         if chosen.site in (Site.PIXELS, Site.ENCODER) and pool != Pool.CROP:
             raise UnsupportedError(
                 f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
@@ -135,9 +139,11 @@ def _named(method: str | Method, options: Mapping[str, Any]) -> tuple[str, Metho
     return name, method
 
 
-def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:
-    if got not in known:
-        raise UnknownNameError.of(what, got, known)
+def _plain(layer: Any) -> Any:
+    """A number of NumPy as Python's; anything else as it is."""
+    if isinstance(layer, int):
+        return layer
+    return int(layer) if isinstance(layer, Integral) else layer
 
 
 def _fixed(layer: Layers) -> bool:

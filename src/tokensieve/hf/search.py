@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokensieve.errors import ConfigError
+from tokensieve.fields import check_names, shown
+from tokensieve.hf.arguments import require_inputs
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.fingerprint import llm_info
 from tokensieve.hf.positions import mask_of
@@ -45,6 +47,7 @@ def search_schedule(
     Raises `ConfigError` without prompts, and what `greedy_search` raises.
     """
     info = llm_info(model, 1)
+    check_names("option of the search", options, ("levels", "layers"))
     asked = first_token_score(model, method, prompts) if score is None else score
     return Searched(info, greedy_search(asked, info.depth, keep, **options))
 
@@ -54,9 +57,8 @@ def first_token_score(
 ) -> Score:
     """Minus the mean divergence (KL, in nats) of the first answer token's distribution from the
     one of the whole model."""
-    if not prompts:
-        raise ConfigError("Expected prompts to search on. Got none. Pass a few tens.")
     decoder_of(model)
+    _require_prompts(prompts)
     wanted = [_first_token(model, inputs) for inputs in prompts]
 
     def score(shares: tuple[float, ...]) -> float:
@@ -69,6 +71,16 @@ def first_token_score(
         return -total / count
 
     return score
+
+
+def _require_prompts(prompts: object) -> None:
+    if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not prompts:
+        raise ConfigError(
+            f"Expected a list of prompts to search on. Got {shown(prompts)}. Pass a few tens, each "
+            "as the model's processor returns it."
+        )
+    for inputs in prompts:
+        require_inputs(inputs)
 
 
 @torch.no_grad()

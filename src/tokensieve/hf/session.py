@@ -24,6 +24,7 @@ from torch import Tensor
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf import hooks
 from tokensieve.hf.ahead import installed
+from tokensieve.hf.arguments import require_cache, require_inputs
 from tokensieve.hf.callbacks import View
 from tokensieve.hf.compat import cache_of, in_plain_generate, require_generation
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
@@ -311,6 +312,7 @@ class Session:
                 require_both(place_BS, pictures=False)
             return None, None
         _refuse(bound)
+        require_inputs(bound)
         refuse_unsupported(bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
@@ -343,6 +345,7 @@ class Session:
 
 def _refuse(inputs: Mapping[str, Any]) -> None:
     cache = cache_of(inputs)
+    require_cache(cache)
     if cache is not None and cache.get_seq_length() > 0:
         raise UnsupportedError(
             "Expected a prompt without a cache. Got pictures behind a filled cache, whose tokens "

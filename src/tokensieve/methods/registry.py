@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from importlib import import_module
 
-from tokensieve.errors import ConfigError, UnknownNameError, did_you_mean
+from tokensieve.errors import ConfigError, did_you_mean
+from tokensieve.fields import check_names
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 
@@ -61,8 +62,7 @@ def method_names() -> tuple[str, ...]:
 
 def method_class(name: str) -> type[Method]:
     """The class behind `name`. Raises `UnknownNameError` with the nearest name."""
-    if name not in _METHODS:
-        raise UnknownNameError.of("method", name, _METHODS)
+    check_names("method", [name], _METHODS)
     module, _, attribute = _METHODS[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found

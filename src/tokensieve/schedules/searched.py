@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
-from tokensieve.fields import check_fields, read_object
+from tokensieve.fields import check_fields, read_object, shown
 from tokensieve.files import write_text
 from tokensieve.schedules.base import Schedule, check_schedule, mean_share
 from tokensieve.types import EncoderInfo
@@ -123,12 +123,19 @@ def greedy_search(
     Raises `ConfigError` for levels that grow or layers there are not, `BudgetError` for a `keep`
     that the levels cannot reach.
     """
-    share, places = check_keep(keep), tuple(range(1, depth)) if layers is None else tuple(layers)
-    if len(levels) < 2 or levels[0] != 1 or any(b >= a or b <= 0 for a, b in pairwise(levels)):
-        raise ConfigError(f"Expected falling levels from 1 to above 0. Got {list(levels)}.")
+    share, asked = mean_share(keep), _finite(score)
+    if layers is not None and not isinstance(layers, Sequence):
+        raise ConfigError(
+            f"Expected `layers` as a list of layers. Got {shown(layers)}. Pass (1, 4, 8), say."
+        )
+    places = tuple(range(1, depth)) if layers is None else tuple(layers)
+    if not _are_levels(levels):
+        raise ConfigError(
+            f"Expected falling levels from 1 to above 0. Got {shown(levels)}. Pass (1.0, 0.5), say."
+        )
     check_schedule(dict.fromkeys(places, 1.0), depth)
     state: tuple[float, ...] = (1.0,) * depth
-    trace, quality = [state], score(state)
+    trace, quality = [state], asked(state)
     while _mean(state) > share + 1e-9:
         best: tuple[float, float, tuple[float, ...]] | None = None
         for at in sorted(places, reverse=True):
@@ -136,7 +143,7 @@ def greedy_search(
             if lower is None:
                 continue
             tried = tuple(min(s, lower) if i >= at else s for i, s in enumerate(state))
-            got = score(tried)
+            got = asked(tried)
             price = (quality - got) / (sum(state) - sum(tried))
             if best is None or price < best[0]:
                 best = (price, got, tried)
@@ -148,6 +155,33 @@ def greedy_search(
         _, quality, state = best
         trace.append(state)
     return tuple(trace)
+
+
+def _are_levels(levels: object) -> bool:
+    if not isinstance(levels, Sequence) or isinstance(levels, str) or len(levels) < 2:
+        return False
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in levels)
+    return numbers and levels[0] == 1 and all(0 < b < a for a, b in pairwise(levels))
+
+
+def _finite(score: Callable[[tuple[float, ...]], float]) -> Callable[[tuple[float, ...]], float]:
+    """`score`, whose answers are numbers. Raises `ConfigError`, then or now."""
+    if not callable(score):
+        raise ConfigError(
+            f"Expected `score` as a function of the layers' shares. Got {shown(score)}. Leave it "
+            "out for the first token's."
+        )
+
+    def asked(shares: tuple[float, ...]) -> float:
+        found = score(shares)
+        if not isinstance(found, int | float) or not math.isfinite(found):
+            raise ConfigError(
+                f"Expected a finite number from `score`. Got {shown(found)} for {shares}. Correct "
+                "it; higher is better."
+            )
+        return found
+
+    return asked
 
 
 def _mean(shares: Sequence[float]) -> float:

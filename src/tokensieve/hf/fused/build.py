@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from tokensieve.errors import ConfigError, UnsupportedError
+from tokensieve.fields import check_number
+from tokensieve.hf.arguments import require_model, require_processor
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, check_blocks, pair
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration, drawn_projector
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
@@ -39,7 +41,8 @@ def fuse(
     Raises `UnsupportedError` for a model without these parts, `ConfigError` for blocks that the
     encoder does not have and for what `FusionConfig` refuses.
     """
-    base = _base_of(model)
+    base, seed = _base_of(model), check_number("seed", seed, low=0)
+    require_processor(processor)
     config = _config(model, _blocks(model, blocks), kernel, fused, kind, form)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,6 +73,7 @@ def assemble(
 
 def _base_of(model: Any) -> Any:
     """What holds the parts of `model`."""
+    require_model(model)
     base = getattr(model, "base_model", None)
     parts = ("vision_tower", "language_model")
     lacks = [name for name in parts if not isinstance(getattr(base, name, None), nn.Module)]

@@ -1,0 +1,165 @@
+"""What callers hand in, looked at before any work is done: models and their inputs.
+
+B prompts, S prompt length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import (
+    ConfigError,
+    InputError,
+    PictureError,
+    PromptError,
+    TokensieveError,
+    UnsupportedError,
+)
+from tokensieve.fields import shown
+
+PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
+
+
+def require_model(model: Any) -> None:
+    """Raise `UnsupportedError` for what is no loaded model of Transformers."""
+    if isinstance(model, torch.nn.Module) and hasattr(model, "config"):
+        return
+    wrapped = isinstance(getattr(model, "module", None), torch.nn.Module)
+    advice = (
+        "It wraps another model (DataParallel, DDP); pass that one: model.module."
+        if wrapped
+        else "Pass the model itself, as AutoModelForImageTextToText.from_pretrained(...) gives it."
+    )
+    got = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise UnsupportedError(
+        f"Expected a loaded vision-language model of Transformers. Got {got}. {advice}"
+    )
+
+
+def require_head(model: Any) -> None:
+    """Raise `UnsupportedError` for a model that gives hidden states and no text."""
+    if not callable(getattr(model, "generate", None)):
+        raise UnsupportedError(
+            "Expected a model that generates text (...ForConditionalGeneration). Got "
+            f"{type(model).__name__}, which has no output layer. Pass the model it is part of."
+        )
+
+
+def require_processor(processor: Any) -> None:
+    """Raise `UnsupportedError` for what does not make a prompt of pictures and text."""
+    for part in ("tokenizer", "image_processor"):
+        if getattr(processor, part, None) is None:
+            raise UnsupportedError(
+                f"Expected the model's processor, of pictures and text. Got {shown(processor)}, "
+                f"without `{part}`. Pass AutoProcessor.from_pretrained(...)."
+            )
+
+
+def require_inputs(inputs: Any) -> None:
+    """What a model's processor returns, by types and shapes.
+
+    Raises `InputError` for what is no mapping of names, `PromptError` for ids, mask or labels that
+    are no tensors (B, S), `PictureError` for pictures that are none.
+    """
+    if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
+        raise InputError(
+            "Expected inputs as a mapping of names to tensors, as the model's processor returns "
+            f"them. Got {shown(inputs)}. Pass processor(images=..., text=..., return_tensors='pt')."
+        )
+    if (ids := inputs.get("input_ids")) is not None:
+        _require_along(ids, inputs)
+    for name in PIXELS:
+        if inputs.get(name) is not None:
+            _require_picture(name, inputs[name])
+    outputs = inputs.get("mm_encoder_outputs")
+    if outputs is None:
+        return
+    if not isinstance(outputs, Mapping) or (
+        (image := outputs.get("image")) is not None and not hasattr(image, "pooler_output")
+    ):
+        raise InputError(
+            "Expected `mm_encoder_outputs` as {'image': what get_image_features(..., "
+            f"return_dict=True) returns}}. Got {_told(outputs)}. Pass pixels instead."
+        )
+
+
+def _require_along(ids: Any, inputs: Mapping[str, Any]) -> None:
+    """Ids (B, S), and what runs along them."""
+    whole = isinstance(ids, Tensor) and not (ids.is_floating_point() or ids.dtype is torch.bool)
+    if not whole or ids.ndim != 2:
+        raise PromptError(
+            f"Expected `input_ids` as a tensor of whole numbers (B, S). Got {_told(ids)}. Call the "
+            "processor with return_tensors='pt'."
+        )
+    for name in ("attention_mask", "labels"):
+        value = inputs.get(name)
+        if value is not None and not (isinstance(value, Tensor) and value.shape == ids.shape):
+            raise PromptError(
+                f"Expected `{name}` as a tensor of the shape {tuple(ids.shape)} of `input_ids`. "
+                f"Got {_told(value)}. Pass what the processor returns."
+            )
+
+
+def _require_picture(name: str, pixels: Any) -> None:
+    if not isinstance(pixels, Tensor) or pixels.numel() == 0 or pixels.ndim < 2:
+        raise PictureError(
+            f"Expected `{name}` as a tensor that holds a picture. Got {_told(pixels)}. Pass what "
+            "the model's processor makes of it."
+        )
+
+
+@contextmanager
+def encoding(inputs: Mapping[str, Any], vision: Any) -> Iterator[None]:
+    """Pixels the vision encoder of config `vision` does not take are a `PictureError`."""
+    colours = getattr(vision, "num_channels", None)
+    for name in PIXELS:
+        pixels = inputs.get(name)
+        if pixels is not None and pixels.ndim > 3 and colours and pixels.shape[-3] != colours:
+            raise PictureError(
+                f"Expected `{name}` of {colours} colour channels. Got {_told(pixels)}. Pass what "
+                "the model's processor makes of a picture."
+            )
+    try:
+        yield
+    except ValueError as error:  # what Transformers raises for shapes
+        if isinstance(error, TokensieveError):
+            raise
+        got = ", ".join(_told(inputs[name]) for name in PIXELS if inputs.get(name) is not None)
+        raise PictureError(
+            f"Expected pixels as the model's processor makes them. Got {got}: {error}. Do not "
+            "resize or stack them by hand."
+        ) from error
+
+
+def require_keys(keys: Any, prompts: int) -> None:
+    """Raise `ConfigError` unless `keys` holds one whole number per prompt."""
+    if keys is None:
+        return
+    if not isinstance(keys, Sequence) or isinstance(keys, str):
+        raise ConfigError(f"Expected `keys` as a list of whole numbers. Got {shown(keys)}.")
+    if len(keys) != prompts:
+        raise ConfigError(f"Expected {prompts} keys, one per prompt. Got {len(keys)}.")
+    if not all(isinstance(key, int) and not isinstance(key, bool) for key in keys):
+        raise ConfigError(f"Expected `keys` as whole numbers. Got {shown(list(keys))}.")
+
+
+def require_cache(cache: Any) -> None:
+    """Raise `UnsupportedError` for what is no cache of Transformers."""
+    if cache is not None and not callable(getattr(cache, "get_seq_length", None)):
+        raise UnsupportedError(
+            "Expected `past_key_values` as a Cache of Transformers. Got "
+            f"{_told(cache)}. Leave it out, or pass a DynamicCache."
+        )
+
+
+def _told(value: Any) -> str:
+    """A value by its kind; tensors and arrays by their shape."""
+    if getattr(value, "shape", None) is not None:
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        return f"a {type(value).__name__} of {dtype}, shape {tuple(value.shape)}"
+    return shown(value)
