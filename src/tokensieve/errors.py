@@ -49,6 +49,7 @@ class UnknownNameError(ConfigError, KeyError):
         """Build the message "Unknown {what} ... did you mean ...? Known: ..."."""
         names = sorted(known)
         text = got if isinstance(got, str) else repr(got)
+        text = text if text.isprintable() else repr(text)[1:-1]
         shown = text if len(text) <= 80 else f"{text[:60]}..."
         if not isinstance(got, str):
             return cls(f"Unknown {what} {shown}. Known: {', '.join(names)}.")

@@ -66,7 +66,7 @@ def check_names(what: str, given: Iterable[object], known: Iterable[str]) -> Non
             raise UnknownNameError.of(what, name, known)
 
 
-def as_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def as_fields(cls: type, values: Any) -> dict[str, Any]:
     """Values as JSON has them, ready for `cls` and checked: lists become tuples, objects and texts
     the dataclasses and enumerations that its fields want.
 
@@ -74,6 +74,8 @@ def as_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     what `check_fields` raises.
     """
     known = _known(cls)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"Expected an object, fields of {cls.__name__}. Got {shown(values)}.")
     check_names(f"{cls.__name__} field", values, known)
     for field in _fields(cls):
         given = field.name in values or not field.init
@@ -231,14 +233,17 @@ def _from_json(name: str, value: Any, hint: Any) -> Any:
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for part in parts:
         if isinstance(value, list) and get_origin(part) is tuple:
-            return _as_tuple(value)
+            args = get_args(part)
+            each = (
+                args if Ellipsis not in args and len(args) == len(value) else args[:1] * len(value)
+            )
+            return tuple(_from_json(name, v, hint) for v, hint in zip(value, each, strict=True))
+        if part is float and int not in parts and isinstance(value, int):
+            small = not isinstance(value, bool) and abs(value) <= LARGEST
+            return float(value) if small else value
         if isinstance(value, Mapping) and dataclasses.is_dataclass(part):
             return part(**as_fields(part, value))  # type: ignore[operator, arg-type]
         if isinstance(value, str) and isinstance(part, type) and issubclass(part, Enum):
             check_names(name, [value], [str(member) for member in part])
             return part(value)
     return value
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(part) for part in value) if isinstance(value, list) else value

@@ -126,6 +126,12 @@ _EDITS = {
 }  # fmt: skip
 
 
+def one_line(error: Exception) -> None:
+    """Fail unless an error is told in one line, and not a long one."""
+    assert "\n" not in str(error)
+    assert 10 < len(str(error)) < 3000
+
+
 def json_values(leaves: SearchStrategy[Any] | None = None) -> SearchStrategy[Any]:
     """Anything a JSON file may hold, and what strangers put there: numbers without bound, NaN,
     lone surrogates, NUL bytes, very long text, lists within lists."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families.tiny import build
@@ -29,6 +29,7 @@ def llm(depth: int) -> EncoderInfo:
 INSIDE = [name for name in method_names() if method_class(name).site is Site.LLM]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 80), st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4, unique=True))
 def test_layers_are_there_and_distinct(depth: int, places: list[float]) -> None:
     layers = scaled_layers(depth, sorted(places))
@@ -95,6 +96,7 @@ def test_counts_cannot_be_spread() -> None:
             make()
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.floats(0.05, 1), st.floats(0, 60))
 def test_a_sigmoid_falls_and_has_the_mean_asked_for(d: int, keep: float, steep: float) -> None:
     if keep * d <= 1.001:

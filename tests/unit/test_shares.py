@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families.methods import ByFeatureNorm
@@ -51,6 +51,7 @@ def test_weights_by_hand() -> None:
     assert split_by_weight(24, [97, 2, 1], [8, 8, 8]) == [8, 8, 8]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1e6)), min_size=1, max_size=7), st.data()
 )

@@ -253,7 +253,8 @@ def _check_counts(
 
 def damaged(path: Path, error: object) -> WeightsError:
     """The error for a shard that is not whole."""
+    said = " ".join(str(error).split()).rstrip(".")[:300]
     return WeightsError(
-        f"Expected a whole shard at {path}. Got: {error}. Delete it and run extract again: only "
+        f"Expected a whole shard at {path}. Got: {said}. Delete it and run extract again: only "
         "its pictures are read anew."
     )

@@ -45,7 +45,7 @@ class Config:
         return cls(**as_fields(cls, values))
 
 
-def encoder_from_dict(values: Mapping[str, Any]) -> EncoderInfo:
+def encoder_from_dict(values: Any) -> EncoderInfo:
     """An `EncoderInfo` read from JSON. Raises `ConfigError` where fields are missing or unknown."""
     return EncoderInfo(**as_fields(EncoderInfo, values))
 

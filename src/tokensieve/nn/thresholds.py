@@ -17,10 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokensieve.errors import EncoderMismatchError, WeightsError
-from tokensieve.fields import check_fields, read_object
+from tokensieve.errors import ConfigError, EncoderMismatchError, WeightsError
+from tokensieve.fields import as_fields, check_fields, read_object
 from tokensieve.files import write_text
-from tokensieve.nn.config import encoder_from_dict
 from tokensieve.types import EncoderInfo
 
 _MAKE = "Make them: python -m tokensieve.train.calibrate_dymu --help."
@@ -74,16 +73,9 @@ class Thresholds:
         """Read what `save` wrote. Raises `WeightsError` for a missing or damaged file."""
         read = read_object(path, "thresholds", WeightsError, _MAKE)
         try:
-            values = tuple(tuple(float(v) for v in row) for row in read["values"])
-            shares = tuple(float(share) for share in read["shares"])
-            return cls(encoder_from_dict(read["encoder"]), shares, values)
-        except WeightsError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise WeightsError(
-                f"Expected a file of thresholds at {path}. Got {type(error).__name__}: {error}. "
-                f"{_MAKE}"
-            ) from error
+            return cls(**as_fields(cls, read))
+        except (ConfigError, WeightsError) as error:
+            raise WeightsError(f"Expected a file of thresholds at {path}. {error}") from error
 
 
 def shipped_thresholds(encoder: EncoderInfo) -> Thresholds:
