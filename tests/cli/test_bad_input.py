@@ -58,9 +58,17 @@ def test_pictures_that_are_none(refused, tmp_path):
     assert "Got nothing" in refused("ask", tmp_path / "gone.png", "what")
     (tmp_path / "empty.png").touch()
     assert "Got an empty file" in refused("ask", tmp_path / "empty.png", "what")
+    (tmp_path / "eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert "begins with b'%!PS-Ado'" in refused("ask", tmp_path / "eps.png", "what")
     (tmp_path / "text.png").write_text("no picture")
     assert "begins with b'no pictu'" in refused("ask", tmp_path / "text.png", "what")
     assert "Got the directory" in refused("ask", tmp_path, "what")
+
+
+def test_a_picture_beyond_the_limit(refused, picture):
+    said = refused("ask", picture, "what", "--max-pixels", "10")
+    assert "Expected at most 10 pixels" in said
+    assert "--max-pixels" in said
 
 
 def test_a_truncated_picture(refused, tmp_path, picture):

@@ -6,8 +6,11 @@ import ast
 import io
 import logging
 import struct
+import subprocess
+import sys
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ from tokensieve.data.room import Room
 from tokensieve.data.sources import Listing, open_source
 from tokensieve.data.sources.content import inside, plain
 from tokensieve.errors import InputError, PictureError
-from unit.extract_tiny import noise
+from unit.extract_tiny import SMALL, noise
 
 DOOR = Path(pictures.__file__)
 
@@ -125,6 +128,16 @@ def test_extract_goes_on_after_every_broken_file(made, tmp_path):
     assert (summary.pictures, summary.crops, summary.skipped) == (8, 1, 7)
 
 
+def test_the_limit_of_extract_can_be_raised(made, tmp_path):
+    (tmp_path / "p").mkdir()
+    noise(30, 30).save(tmp_path / "p" / "a.png")
+    noise(30, 31).save(tmp_path / "p" / "b.png")
+    summary = made("store", str(tmp_path / "p"), replace(SMALL, max_pixels=900))
+    assert (summary.crops, summary.skipped) == (1, 1)
+    assert "Got 31 x 30 pixels in p/b.png" in summary.skipped_first[0][1]
+    assert made("store", str(tmp_path / "p"), SMALL, retry_skipped=True).skipped == 0
+
+
 def test_only_some_formats_are_opened(tmp_path):
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"):
         assert decode_picture(encoded(noise(6, 7), kind), "x").size == (7, 6)
@@ -181,6 +194,40 @@ def test_a_parquet_cell_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monke
     assert Listing([source]).read(1, small).picture is None
     assert len(source.read(0, large)) == 3_000_000
     assert Listing([source]).read(1, large).picture.size == (9, 9)
+
+
+PEAK = """
+import resource, sys
+from tokensieve.data.sources import Listing, open_source
+listing = Listing([open_source(sys.argv[1])])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read = listing.read(0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, read.error)
+"""
+
+
+def peak(path: Path) -> tuple[float, str]:
+    """Megabytes that reading the first picture takes in a process of its own, and its error."""
+    command = [sys.executable, "-c", PEAK, str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kilobytes, _, error = said.partition(" ")
+    return int(kilobytes) / 1024, error.strip()
+
+
+def test_the_memory_that_hostile_files_take(tmp_path):
+    cells = pa.array([bytes(150_000_000)], pa.large_binary())
+    pq.write_table(
+        pa.table({"image": cells}), tmp_path / "a.parquet", compression="zstd", use_dictionary=False
+    )
+    assert (tmp_path / "a.parquet").stat().st_size < 50_000
+    megabytes, error = peak(tmp_path / "a.parquet")
+    assert "unpack to at most 100 times" in error
+    assert megabytes < 60
+    deep = np.tile(np.arange(3000, dtype=np.uint16) * 20, (3000, 1))
+    Image.fromarray(deep).save(tmp_path / "a.png", compress_level=1)
+    megabytes, error = peak(tmp_path / "a.png")
+    assert not error
+    assert megabytes < 130, "9 million pixels: 18 MB, 36 MB as RGB, and its strips; 280 before"
 
 
 def test_one_cell_repeated_is_not_held_as_often(tmp_path):

@@ -33,7 +33,7 @@ from tokensieve.hf.models import Loaded
 from tokensieve.types import Site
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-ROOM = 1 << 30  # bytes of pictures and inputs that reading ahead may fill, besides the next batch
+ROOM = 1 << 28  # bytes of pictures and inputs a thread may fill, on average, besides the next batch
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def _run(
     spans = [_span(chunk, settings.chunk, len(listing)) for chunk in chunks]
     total, done = sum(map(len, spans)), 0
     fresh = next(out.glob("shard-*.safetensors"), None) is None
-    room, readers, writer = Room(ROOM), ThreadPoolExecutor(settings.workers), ThreadPoolExecutor(1)
+    room = Room(ROOM * settings.workers)
+    readers, writer = ThreadPoolExecutor(settings.workers), ThreadPoolExecutor(1)
     written: Future[None] | None = None
     try:
         batches = _read_ahead(readers, room, encoder, listing, spans, settings)

@@ -294,6 +294,6 @@ def _damaged(what: str, name: str, said: object) -> str:
 
 
 def _too_large(name: str, got: str, limits: Limits = LIMITS) -> str:
-    return (
-        f"Expected at most {limits.pixels / 1e6:.0f} million pixels. Got {got} in {name}. {_RAISE}"
-    )
+    most = limits.pixels
+    told = f"{most / 1e6:.0f} million" if most >= 10_000_000 else f"{most:,}"
+    return f"Expected at most {told} pixels. Got {got} in {name}. {_RAISE}"

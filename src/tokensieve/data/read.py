@@ -15,7 +15,7 @@ from tokensieve.data.room import Room
 from tokensieve.data.shards import Record
 from tokensieve.data.sources import Listing
 
-TOGETHER = 16_000_000  # pixels that are decoded at a time and processed together
+TOGETHER = 32_000_000  # pixels that are decoded at a time and processed together
 PER_PIXEL = 12  # bytes: decoded, converted, and the processor's own copies
 
 Calls = list[tuple[list[int], dict[str, Any]]]
