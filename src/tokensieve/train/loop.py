@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tokensieve.train")
 SAMPLES = 4  # pictures on a sheet of reconstructions
+_alive: list[Any] = []
+
+
+def end(accelerator: Any, model: Any) -> None:
+    """End trackers and the group of processes.
+
+    A group that goes with the last wrapped model waits for its threads, which may wait for Python:
+    both wait for ever. So the model stays until the process ends.
+    """
+    if accelerator.num_processes > 1:
+        _alive.append(model)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 class Run:

@@ -30,7 +30,7 @@ from tokensieve.train.batches import Batches, Rows, generator_of, some_of
 from tokensieve.train.calibrate import calibration_rows, whole_crops
 from tokensieve.train.checkpoint import load_checkpoint
 from tokensieve.train.journal import check_tracker, flat
-from tokensieve.train.loop import Run, logger
+from tokensieve.train.loop import Run, end, logger
 from tokensieve.train.recipe import Recipe, TrainConfig
 from tokensieve.train.room import check_room, check_trainable
 
@@ -105,7 +105,7 @@ def train_selector(
         if accelerator.is_main_process:
             _calibrate(model, store, rows, seed)
             _save(model, store, out)
-        accelerator.end_training()
+        end(accelerator, run.model)
     return model
 
 

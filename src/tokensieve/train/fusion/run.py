@@ -36,6 +36,7 @@ from tokensieve.train.fusion.recipe import Recipe, uses_bf16
 from tokensieve.train.fusion.sharding import processes, wrapping
 from tokensieve.train.fusion.tokens import Reader
 from tokensieve.train.journal import Journal
+from tokensieve.train.loop import end
 from tokensieve.train.room import check_room
 
 logger = logging.getLogger("tokensieve.train")
@@ -153,8 +154,7 @@ class _Run:
             skipped = self._skipped()
             if skipped:
                 logger.info("left out: %s", told(skipped))
-        self.trainer.accelerator.wait_for_everyone()
-        self.trainer.accelerator.end_training()
+        end(self.trainer.accelerator, self.trainer.model_wrapped)
 
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Log one step: to log.jsonl and the terminal."""
