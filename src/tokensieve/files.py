@@ -95,23 +95,6 @@ def check_writable(path: str | Path) -> Path:
     return path
 
 
-def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
-    """`path`, if a picture may be written there and it is not the `source` itself.
-
-    Raises `ConfigError` if not; creates nothing.
-    """
-    path = check_writable(path)
-    if source is not None and path.resolve() == source.resolve():
-        raise ConfigError(
-            f"Expected another file than the picture itself. Got {path}. Name a new file."
-        )
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
-        raise ConfigError(
-            f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg or .webp."
-        )
-    return path
-
-
 @cache
 def machine() -> str:
     """Where process numbers mean something: the host and, in a container, its own numbering."""
@@ -240,6 +223,14 @@ def remove_tree(folder: Path) -> None:
         folder.rmdir()  # empty, as after all went well
     if folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def retire(folder: Path) -> None:
+    """Remove a folder of ours, its name first: a removal cut short leaves no half of it."""
+    part = folder.with_name(part_name(folder.name))
+    with suppress(OSError):
+        folder.rename(part)
+        remove_tree(part)
 
 
 class Lines:

@@ -52,9 +52,9 @@ def ask(
     from tokensieve.data.pictures import Limits, open_picture, raise_pillow_limit
     from tokensieve.eval.ask import Settings, run, write_overlay
     from tokensieve.eval.console import answers_table, show
-    from tokensieve.files import check_picture_path
     from tokensieve.hf.models import hush, load_model
     from tokensieve.methods.registry import method_class
+    from tokensieve.viz.sheet import check_picture_path
 
     names = [name.strip() for name in compare.split(",") if name.strip()]
     for name in (method, *names):

@@ -12,10 +12,10 @@ from pathlib import Path
 from tokensieve.data.shipped import Shipped, shipped_pictures
 from tokensieve.eval.ask import Answer, Settings, ask, shown
 from tokensieve.eval.console import COST_HEADERS, COST_NOTE, cost_cells, show
-from tokensieve.files import check_picture_path, make_folder, written_whole
+from tokensieve.files import make_folder, written_whole
 from tokensieve.hf.models import Loaded, hush, load_model
 from tokensieve.viz.compare import overlay_rows
-from tokensieve.viz.sheet import sheet
+from tokensieve.viz.sheet import check_picture_path, sheet
 
 METHODS = ("full", "selector", "random", "none")
 LABELS = {"full": "all tokens", "none": "no image"}

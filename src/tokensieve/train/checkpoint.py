@@ -6,7 +6,6 @@ leaves at least the one before.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.fields import check_number
-from tokensieve.files import part_name, remove_tree, written_folder
+from tokensieve.files import retire, written_folder
 from tokensieve.nn.pretrained import (
     load_weights,
     read_json,
@@ -48,7 +47,7 @@ def save_checkpoint(
             write_json(part / "state.json", {**record, "step": step})
     for old in _found(out):
         if old != folder:
-            _remove(old)
+            retire(old)
 
 
 def load_checkpoint(
@@ -94,14 +93,6 @@ def _folder(out: Path, step: int) -> Path:
 def _found(out: Path) -> list[Path]:
     """Checkpoints, oldest first. A folder whose removal was cut short has lost its state."""
     return sorted(f for f in out.glob(f"{PREFIX}*") if (f / "state.json").is_file())
-
-
-def _remove(folder: Path) -> None:
-    """Take the name away first: a removal cut short must not stay as half a checkpoint for ever."""
-    part = folder.with_name(part_name(folder.name))
-    with suppress(OSError):
-        folder.rename(part)
-        remove_tree(part)
 
 
 def difference(stored: Any, wanted: Any, name: str = "") -> str | None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from tokensieve.errors import ConfigError
+from tokensieve.files import check_writable
 
 PAPER, INK, FAINT = "white", (24, 26, 34), (110, 114, 128)
 _MARGIN, _SIZE = 14, 15
@@ -87,3 +91,20 @@ def _cut(line: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFo
     while line and font.getlength(line + "...") > width:
         line = line[:-1]
     return line + "..."
+
+
+def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
+    """`path`, if a picture may be written there and it is not the `source` itself.
+
+    Raises `ConfigError` if not; creates nothing.
+    """
+    path = check_writable(path)
+    if source is not None and path.resolve() == source.resolve():
+        raise ConfigError(
+            f"Expected another file than the picture itself. Got {path}. Name a new file."
+        )
+    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+        raise ConfigError(
+            f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg or .webp."
+        )
+    return path
