@@ -21,6 +21,7 @@ from tokensieve.errors import ConfigError
 _LIBRARIES = ("safetensors", "pyarrow")  # their errors are no OSError
 _TORCH = ("inline_container", "PytorchStreamWriter", "Parent directory")  # nor are torch.save's
 _PART = r"\.([^/]+)\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.part(\.\w+)?"  # what `part_name` makes
+_INSIDE = r"\.\1\.[\w-]+\.\d+\.[0-9a-f]{8}\.part(?![\w.])"  # of a folder, in itself
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # file systems that sync no folders
 _STEM = 80  # characters of a name in its part's: names end at 255
 
@@ -41,8 +42,10 @@ def refused_in_words(path: str | Path) -> Iterator[None]:
 
 
 def _as_named(text: str | Path) -> str:
-    """`text` with the names that parts will get, in place of the parts'."""
-    return re.sub(rf"(?<![^/'\"]){_PART}", r"\1\4", str(text)).rstrip(".")
+    """`text` with the names that parts will get, in place of the parts'. What is written into a
+    folder that is there lies, until then, in a part of the folder's name inside it."""
+    told = re.sub(rf"(?<![^/'\"])([^/'\"]+)/{_INSIDE}", r"\1", str(text))
+    return re.sub(rf"(?<![^/'\"]){_PART}", r"\1\4", told).rstrip(".")
 
 
 def _of_the_disk(error: Exception) -> bool:
