@@ -142,7 +142,8 @@ def environment(name: str, lines: Iterable[str], constraints: Iterable[str]) -> 
 
 def run(name: str, python: Path) -> Row:
     """The suites in one environment."""
-    files = {suite: sorted(ROOT.glob(pattern)) for suite, pattern in SUITES.items()}
+    found = {suite: sorted(ROOT.glob(pattern)) for suite, pattern in SUITES.items()}
+    files = {suite: paths for suite, paths in found.items() if paths}
     report, log = VENVS / f"{name}.xml", VENVS / f"{name}.log"
     report.unlink(missing_ok=True)
     command = [str(python), "-m", "pytest", "-n", "2", "-p", "no:warnings", "--tb=short"]
