@@ -169,7 +169,7 @@ def test_wrong_use_is_named() -> None:
         get_method("selector", weights=selector, rule="top", counts="adaptive").bind(ENCODER)
     with pytest.raises(UnknownNameError, match=r"Unknown counts 'adaptiv'\. Did you mean"):
         get_method("selector", counts="adaptiv")
-    with pytest.raises(ConfigError, match=rf"Expected `thresholds` as {len(SHARES)} finite"):
+    with pytest.raises(ConfigError, match=rf"Expected `thresholds` as {len(SHARES)} numbers, or"):
         replace(selector.config, thresholds=(1.0, 2.0))
     with pytest.raises(InputError, match="at least one batch"):
         calibrate(make(), [])
