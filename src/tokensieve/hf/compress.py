@@ -264,7 +264,7 @@ def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor 
         new = old_ND
         if reduction.rows_nLD is not None:
             origin_N = packing.origin_N.to(old_ND.device)
-            values = reduction.rows_nLD.flatten(0, 1).to(old_ND.dtype)[origin_N.clamp(min=0)]
+            values = reduction.rows_nLD.flatten(0, 1).to(old_ND)[origin_N.clamp(min=0)]
             new = torch.where((origin_N >= 0)[:, None], values, old_ND)
         rows.append(new)
     return torch.cat(rows)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.compaction import Gather
+from tokensieve.hf.devices import moved
 
 
 def take_rows(values: Tensor, index_BT: Int[Tensor, "B T"]) -> Tensor:
     """(..., B or 1, S, D) to (..., B, T, D)."""
+    index_BT = index_BT.to(values.device)
     *lead, _, S, D = values.shape
     B, T = index_BT.shape
     return values.expand(*lead, B, S, D).gather(-2, index_BT[..., None].expand(*lead, B, T, D))
@@ -29,6 +31,7 @@ def take_places(values: Tensor, index_BT: Int[Tensor, "B T"]) -> Tensor:
 
 def put_back(rows_BTD: Float[Tensor, "B T D"], gather: Gather, length: int) -> Tensor:
     """(B, S, D) rows at the positions they came from, zeros where there are none."""
+    gather = moved(gather, rows_BTD.device)
     out = rows_BTD.new_zeros(rows_BTD.shape[0], length, rows_BTD.shape[-1])
     real = gather.real_BT
     row = torch.arange(len(real), device=real.device)[:, None].expand_as(real)
@@ -39,6 +42,7 @@ def compose(before: Gather | None, after: Gather, length: int) -> Int[Tensor, "B
     """Where each position of `after` stands in a sequence already cut to `before`."""
     if before is None:
         return after.index_BT
+    before = moved(before, after.real_BT.device)
     place = torch.zeros(len(before.index_BT), length, dtype=torch.long, device=after.real_BT.device)
     T = before.index_BT.shape[1]
     row = torch.arange(len(place), device=place.device)[:, None].expand_as(before.index_BT)
@@ -53,6 +57,7 @@ def prefill_mask(mask: Any, gather: Gather, *, flash: bool) -> Tensor | None:
 
     mask: None, (B, S), or bool or additive (B or 1, H, S, S). Padded places are hidden from all.
     """
+    gather = moved(gather, mask.device) if isinstance(mask, Tensor) else gather
     index_BT, real_BT = gather.index_BT, gather.real_BT
     T = index_BT.shape[1]
     if mask is None:
@@ -74,6 +79,7 @@ def decode_mask(mask: Any, gather: Gather, length: int, new: int, *, flash: bool
 
     mask: as made for a layer that holds all `length` prompt tokens and `new` more.
     """
+    gather = moved(gather, mask.device) if isinstance(mask, Tensor) else gather
     real_BT = gather.real_BT
     if mask is None:
         if bool(real_BT.all()):

@@ -18,6 +18,7 @@ from torch import Tensor
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.arguments import PIXELS as PIXELS
 from tokensieve.hf.arguments import encoding, require_inputs
+from tokensieve.hf.devices import at_hand
 from tokensieve.hf.families import Family, crop_features, family_of, projector_of
 from tokensieve.hf.hooks import Point, When, acting
 from tokensieve.hf.layout import Packing, one_to_one
@@ -204,5 +205,6 @@ def _run_tapped(model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[
 
     module = projector_of(model, family)
     hooked = acting({} if module is None else {Point(module, When.BEFORE): tap})
-    with hooked, encoding(inputs, getattr(model.config, "vision_config", None)):
+    own = at_hand([model.base_model])  # its own weights too, for it is not run whole
+    with own, hooked, encoding(inputs, getattr(model.config, "vision_config", None)):
         return encoder(**arguments, return_dict=True), tapped

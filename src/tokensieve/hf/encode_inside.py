@@ -117,13 +117,12 @@ def _wanted(
     tokens = info.grid[0] * info.grid[1] if info.grid is not None else 0
     merged = round(1 / getattr(config, "downsample_ratio", 1.0)) ** 2
     groups = patches_of_tokens(model, encoded.family, packings[:1], merged)[:tokens]
-    device = model.base_model.vision_tower.device
-    valid_BL = torch.cat([packing.valid_nL for packing in packings]).to(device)
-    reaches = torch.zeros(len(valid_BL), tokens * merged, dtype=torch.bool, device=device)
-    reaches[:, groups.to(device)] = valid_BL[..., None].expand(-1, -1, merged)
+    valid_BL = torch.cat([packing.valid_nL for packing in packings])
+    reaches = valid_BL.new_zeros(len(valid_BL), tokens * merged)
+    reaches[:, groups.to(reaches.device)] = valid_BL[..., None].expand(-1, -1, merged)
     counts = [c * merged for packing in packings for c in crop_counts(keep, packing.valid_nL)]
     seeds = tuple(key for part in crop_keys(encoded, keys) for key in part)
-    return Wanted(tuple(counts), reaches, seeds, groups.to(device))
+    return Wanted(tuple(counts), reaches, seeds, groups.to(reaches.device))
 
 
 def _reductions(inside: EncoderSteps, packings: Sequence[Packing]) -> list[ImageReduction]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.functional.attention import attention_rows, received_attention
+from tokensieve.hf.devices import moved
 from tokensieve.hf.hooks import Point, When, acting
 from tokensieve.hf.left import Left, Wanted
 from tokensieve.hf.tap import tapped
@@ -98,6 +99,7 @@ class EncoderSteps:
         self, _module: nn.Module, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
         query, key = query.detach(), key.detach()
+        self._follow(key.device)
         for kind in dict.fromkeys(signal.kind for signal in self.asked.values()):
             self.signals[kind] = self._signal(kind, query, key, scaling, mask)
 
@@ -129,7 +131,8 @@ class EncoderSteps:
                 f"merged or different numbers of tokens inside the encoder. Got '{self.kind}'. "
                 "Load the model with attn_implementation='sdpa', or use proportional=False."
             )
-        return args, {**kwargs, "attention_mask": self.bias}
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return args, {**kwargs, "attention_mask": self.bias.to(hidden.device)}
 
     def _go_on(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -148,6 +151,7 @@ class EncoderSteps:
     def _behind(self, block: int, output: Any) -> Any:
         """What leaves a layer, with fewer tokens if a step is due; at the end, put back."""
         hidden = output[0] if isinstance(output, tuple) else output
+        self._follow(hidden.device)
         if block == 0:
             self._check_run(hidden)
         if steps := self._steps_at(block):
@@ -157,6 +161,10 @@ class EncoderSteps:
             self.short, self.put_back = hidden, True
             hidden = self._whole(hidden)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    def _follow(self, device: torch.device) -> None:
+        """Layers may lie on several devices: what is known of the crops goes along."""
+        self.left, self.wanted = moved(self.left, device), moved(self.wanted, device)
 
     def _check_run(self, hidden: Tensor) -> None:
         B, P = self.wanted.reaches_BP.shape

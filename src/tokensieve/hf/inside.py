@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows
+from tokensieve.hf.devices import moved
 from tokensieve.hf.hooks import Action, Point, When, acting
 from tokensieve.hf.tap import tapped
 from tokensieve.hf.towers import attention_in
@@ -135,7 +136,7 @@ class Listening:
         """
         if at not in self.wanted:
             return {}
-        heard = self.heard.pop(at)
+        heard = moved(self.heard.pop(at), held.real_BN.device)
         for name in ("query", "key", "raw_query", "raw_key"):
             if (whole := getattr(heard, name)) is not None:
                 setattr(heard, name, whole[::repeats])

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate, unfold
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.devices import at_hand
 from tokensieve.hf.families import Family, project
 from tokensieve.hf.layout import Packing
 
@@ -103,12 +104,17 @@ def _encode_crops(
     full, config = packing.grid or grid, model.config
     size = [grid[i] * (pixels.shape[2 + i] // full[i]) for i in range(2)]
     small = interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(pixels.dtype)
-    out = model.base_model.vision_tower(
-        small, output_hidden_states=True, interpolate_pos_encoding=True, return_dict=True
-    )
+    tower = model.base_model.vision_tower
+    # where positions are interpolated, their table is read and not run
+    tables = [module for module in tower.modules() if isinstance(module, nn.Embedding)]
+    with at_hand(tables):
+        out = tower(
+            small, output_hidden_states=True, interpolate_pos_encoding=True, return_dict=True
+        )
     layers = config.vision_feature_layer
     chosen = [layers] if isinstance(layers, int) else list(layers)
-    features = torch.cat([out.hidden_states[layer] for layer in chosen], dim=-1)
+    read = [out.hidden_states[layer] for layer in chosen]
+    features = torch.cat([part.to(read[-1].device) for part in read], dim=-1)
     strategy = getattr(config, "vision_feature_select_strategy", "full")
     if strategy == "default":
         features = features[:, 1:]
@@ -135,9 +141,12 @@ def _shrink_patches(
         flat = frames.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, part.shape[-1])
         small.append(flat.to(pixels.dtype))
         small_thw.append([t, gh * merge, gw * merge])
-    out = model.base_model.get_image_features(
-        pixel_values=torch.cat(small), image_grid_thw=thw.new_tensor(small_thw), return_dict=True
-    )
+    with at_hand([model.base_model]):
+        out = model.base_model.get_image_features(
+            pixel_values=torch.cat(small),
+            image_grid_thw=thw.new_tensor(small_thw),
+            return_dict=True,
+        )
     return [
         rows.view(t, gh * gw, -1)
         for rows, (t, _, _), (gh, gw) in zip(out.pooler_output, small_thw, grids, strict=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokensieve.budget import Pool, count, split_by_weight, split_evenly
 from tokensieve.errors import ConfigError, UnsupportedError
+from tokensieve.hf.devices import moved
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import project
 from tokensieve.hf.fingerprint import encoder_info
@@ -89,10 +90,17 @@ def reduce_visions(
         now. No more than are valid are kept.
     """
     whole = [vision.valid_BL for vision in visions] if whole is None else whole
-    asked = text if "text" in method.needs else None
+    asked = _beside(visions, text) if "text" in method.needs else None
     if pool is Pool.CROP:
         return _per_crop(method, visions, prompt_of, keep, asked, whole)
     return _pooled(method, visions, prompt_of, keep, pool, asked, whole)
+
+
+def _beside(
+    visions: Sequence[VisionTokens], text: Callable[[int], TextContext]
+) -> Callable[[int], TextContext]:
+    """`text` on the device of the tokens."""
+    return lambda prompt: moved(text(prompt), visions[0].tokens.device)
 
 
 def _visions(
@@ -115,12 +123,13 @@ def _visions(
         vision = VisionTokens(
             tokens[i],
             grid=packing.grid,
-            valid=packing.valid_nL.to(tokens[i].device),
+            valid=packing.valid_nL,
             patches=patches[i],
             keys=first_keys[i],
             tiles=packing.tiles,
-            signals={name: found[i] for name, found in told.items()},
+            signals={name: found[i].to(tokens[i].device) for name, found in told.items()},
         )
+        vision = moved(vision, vision.tokens.device)
         vision.require_finite(f"the site '{method.site}' of picture {i + 1}")
         visions.append(vision)
     return visions
@@ -173,6 +182,7 @@ def site_tokens(model: Any, site: Site, encoded: Encoded) -> Sequence[Tensor]:
 def scatter_rows(rows_ND: Tensor, origin_N: Tensor, total: int) -> Tensor:
     """Rows back at their tokens: (n * L, D), zero where a token has no row."""
     out = rows_ND.new_zeros(total, rows_ND.shape[-1])
+    origin_N = origin_N.to(rows_ND.device)
     real = origin_N >= 0
     out[origin_N[real]] = rows_ND[real]
     return out

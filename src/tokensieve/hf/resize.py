@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.functional.grid import grid_centres
+from tokensieve.hf.devices import at_hand
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.layout import Packing
 from tokensieve.hf.pixels import shrink
@@ -24,11 +25,17 @@ def blank_rows(model: Any, encoded: Encoded) -> Encoded:
     """`encoded`, whose encoder was not run, with rows to be filled: zeros and newlines."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    weight = model.get_input_embeddings().weight
-    rows: Any = [weight.new_zeros(count, weight.shape[-1]) for count in encoded.image_rows]
-    if (newline := getattr(model.base_model, "image_newline", None)) is not None:
+    words, device = model.get_input_embeddings().weight, encoded.inputs["input_ids"].device
+    rows: Any = [
+        torch.zeros(count, words.shape[-1], dtype=words.dtype, device=device)
+        for count in encoded.image_rows
+    ]
+    base = model.base_model
+    if getattr(base, "image_newline", None) is not None:
+        with at_hand([base]):
+            newline = base.image_newline.detach().to(rows[0])
         for row, packing in zip(rows, encoded.packings, strict=True):
-            row[packing.origin_N < 0] = newline.detach().to(row)
+            row[packing.origin_N < 0] = newline
     return replace(encoded, output=BaseModelOutputWithPooling(pooler_output=rows), blank=True)
 
 

@@ -56,6 +56,7 @@ class Before:
 
 def overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
     """Rows of tokens from `new`, structural ones as they are."""
+    origin_N = origin_N.to(rows_ND.device)
     taken = new_TD[origin_N.clamp(min=0)]
     token_N: Bool[Tensor, "N"] = origin_N >= 0
     return torch.where(token_N[:, None], taken, rows_ND)

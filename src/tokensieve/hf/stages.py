@@ -22,6 +22,7 @@ from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
 from tokensieve.hf.compat import cache_at, require_layer
+from tokensieve.hf.devices import moved
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.hooks import Action, Point, When, acting
@@ -169,6 +170,7 @@ class Stages:
 
     def _cut(self, number: int, hidden_ETD: Tensor) -> Tensor:
         """Choose at a stage; hidden states of what is left, (B * E, T, D)."""
+        self._follow(hidden_ETD.device)
         repeats = len(hidden_ETD) // len(self.place_BS)
         before = self._gather(number)
         whole = hidden_ETD if before is None else cut.put_back(hidden_ETD, before, self.length)
@@ -183,7 +185,9 @@ class Stages:
             prompts = since(self.before.prompts, prompts)
         self.reports.append(StageReport(number, prompts))
         alive_BS = self.keep_BS
-        kept_BS = torch.ones_like(alive_BS).masked_scatter(self.place_BS, torch.cat(masks))
+        kept_BS = torch.ones_like(alive_BS).masked_scatter(
+            self.place_BS, torch.cat(masks).to(alive_BS.device)
+        )
         kept_BS &= alive_BS
         if torch.equal(kept_BS, alive_BS):
             return hidden_ETD
@@ -199,6 +203,12 @@ class Stages:
         gather = Gather.of(kept_BS.repeat_interleave(repeats, 0), left=self.left)
         self.gathers[number] = gather
         return cut.take_rows(hidden_ETD, cut.compose(before, gather, self.length))
+
+    def _follow(self, device: torch.device) -> None:
+        """Layers may lie on several devices: what is known of the prompt goes along."""
+        for name in ("place_BS", "keep_BS", "token_BS"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.asked = moved(self.asked, device)
 
     def _choose(
         self, number: int, whole_BSD: Float[Tensor, "B S D"], before: Gather | None, repeats: int
@@ -216,7 +226,8 @@ class Stages:
         keys = crop_keys(encoded, self.policy.keys)
         for i, packing in enumerate(packings):
             vision = VisionTokens(
-                rows[i], packing.grid, packing.valid_nL & alive[i][..., 0], keys=keys[i],
+                rows[i], packing.grid, moved(packing, rows[i].device).valid_nL & alive[i][..., 0],
+                keys=keys[i],
                 signals={name: of_picture[i] for name, of_picture in told.items()},
             )  # fmt: skip
             vision.require_finite(f"layer {number} of the LLM, picture {i + 1}")
@@ -245,6 +256,7 @@ class Stages:
             return {}
         first = None
         if before is not None:
+            before = moved(before, self.keep_BS.device)
             first = Gather(before.index_BT[::repeats], before.real_BT[::repeats])
         words_BS, read_BS = self.asked.seeing(self.keep_BS), self.asked.read_BS & self.keep_BS
         masks = (self.keep_BS, words_BS, self.token_BS & self.keep_BS, read_BS)

@@ -10,9 +10,13 @@ import torch
 
 
 def now_ms(device: torch.device) -> float:
-    """Milliseconds since some fixed moment, after all work queued on `device` is done."""
+    """Milliseconds since some fixed moment, after all work queued on `device` is done; on all of
+    them for "meta", the device of a model whose weights are elsewhere."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "meta" and torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(number)
     return time.perf_counter() * 1e3
 
 
