@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokensieve.data.shards import NONFINITE, Crop
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError, brief
+from tokensieve.hf.devices import input_device
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.hf.fingerprint import encoder_hash, encoder_info, tower_hashes
 from tokensieve.hf.layout import Packing
@@ -132,7 +133,9 @@ class CropEncoder:
         Raises `UnsupportedError` for the site.
         """
         model = self._model
-        moved = {key: _moved(value, model.device, model.dtype) for key, value in inputs.items()}
+        moved = {
+            key: _moved(value, input_device(model), model.dtype) for key, value in inputs.items()
+        }
         encoded = encode(model, moved)
         done: list[list[Crop] | NonFiniteError] = []
         tokens = site_tokens(model, self._site, encoded)

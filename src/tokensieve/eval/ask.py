@@ -21,6 +21,7 @@ from tokensieve.cost.shapes import TransformerShape
 from tokensieve.errors import ConfigError, PictureError, PromptError, UnsupportedError
 from tokensieve.fields import check_fields, option
 from tokensieve.files import written_whole
+from tokensieve.hf.devices import input_device
 from tokensieve.hf.models import Loaded
 from tokensieve.hf.prompts import picture_prompt, placeholder_of
 from tokensieve.hf.report import Call, ImageReport
@@ -197,7 +198,7 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
     inputs = processor(
         images=[picture], text=[text], return_tensors="pt", add_special_tokens=special
     )
-    return inputs.to(model.device, dtype=model.dtype)
+    return inputs.to(input_device(model), dtype=model.dtype)
 
 
 def _cost(model: Any, text: int, call: Call, new: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tokensieve.cost.shapes import TransformerShape
 from tokensieve.errors import PromptError
 from tokensieve.eval.tasks import Item
 from tokensieve.hf.compress import apply_plan, compress, stage_plan
+from tokensieve.hf.devices import input_device
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompts import ask_first
@@ -74,7 +75,9 @@ def prepare(
     )
     answers = [answer_ids(processor, item.question.answer) for item in items]
     with torch.inference_mode():
-        encoded = encode(model, append(dict(inputs.to(model.device)), answers), signals=signals)
+        encoded = encode(
+            model, append(dict(inputs.to(input_device(model))), answers), signals=signals
+        )
     for layers in ("hidden_states", "attentions", "last_hidden_state"):
         if getattr(encoded.output, layers, None) is not None:
             setattr(encoded.output, layers, None)  # 0.7 GB per 1,000 pictures that nothing reads

@@ -34,6 +34,7 @@ from tokensieve.eval.stats import pack_hits, unpack_hits
 from tokensieve.eval.subject import Subject, load_subject
 from tokensieve.eval.tasks import Item, load_tasks, picture_hash
 from tokensieve.hf.compress import compress
+from tokensieve.hf.devices import input_device
 from tokensieve.hf.encode import Encoded, encode
 from tokensieve.methods.base import Method
 
@@ -142,7 +143,7 @@ def look(subject: Subject, items: tuple[Item, ...]) -> dict[str, Seen]:
             padding=True, padding_side="left", return_tensors="pt",
         )  # fmt: skip
         with torch.inference_mode():
-            encoded = encode(subject.model, dict(inputs.to(subject.model.device)))
+            encoded = encode(subject.model, dict(inputs.to(input_device(subject.model))))
         seen[view] = Seen(encoded, tuple(box for _, box in shown))
     return seen
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tokensieve.errors import EncoderMismatchWarning
+from tokensieve.hf.devices import at_hand
 from tokensieve.hf.families import decoder_of, family_of
 from tokensieve.methods.base import Method
 from tokensieve.nn.fusion import FusionConfig, topmost
@@ -109,7 +110,7 @@ def _first(config: Any, *names: str, default: Any) -> Any:
 
 def state_hash(model: torch.nn.Module) -> str:
     """Short hash of a module's parameters and buffers."""
-    return _hash(model.state_dict())
+    return _hash(model, model.state_dict())
 
 
 def encoder_hash(model: Any) -> str:
@@ -121,20 +122,26 @@ def encoder_hash(model: Any) -> str:
         if any(module is words for module in child.modules())
     ]
     return _hash(
+        base,
         {
             name: value
             for name, value in base.state_dict().items()
             if name.partition(".")[0] not in llm
-        }
+        },
     )
 
 
-def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
+def _hash(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of entries of the model's state."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        raw: Any = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        digest.update(raw)
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        with at_hand([module]):
+            held: torch.Tensor = getattr(module, own) if value.is_meta else value
+            raw: Any = held.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            digest.update(raw)
     return digest.hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ def now_ms(device: torch.device) -> float:
     them for "meta", the device of a model whose weights are elsewhere."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    elif device.type == "meta" and torch.cuda.is_initialized():
+    elif device.type == "meta" and torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             torch.cuda.synchronize(number)
     return time.perf_counter() * 1e3

@@ -13,6 +13,7 @@ from typing import Any
 from tokensieve.data.sources import Listing, open_source
 from tokensieve.errors import InputError, TokensieveError
 from tokensieve.hf.calibrate_dymu import calibrate_dymu
+from tokensieve.hf.devices import input_device
 from tokensieve.hf.models import Loaded, hush, load_encoder
 from tokensieve.hf.prompts import picture_prompt
 
@@ -33,7 +34,7 @@ def prompts(loaded: Loaded, listing: Listing, count: int, batch: int) -> Iterato
         yield loaded.processor(
             images=[[picture] for picture in part], text=[text] * len(part), padding=True,
             return_tensors="pt", add_special_tokens=special,
-        ).to(loaded.model.device, loaded.model.dtype)  # fmt: skip
+        ).to(input_device(loaded.model), loaded.model.dtype)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_number
 from tokensieve.hf.arguments import require_model, require_processor
+from tokensieve.hf.devices import input_device
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, check_blocks, pair
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration, drawn_projector
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
@@ -47,8 +48,9 @@ def fuse(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projector = drawn_projector(config)
+    projector = projector.to(input_device(model), model.dtype)
     made = assemble(
-        config, base.vision_tower, projector.to(model.device, model.dtype), base.language_model,
+        config, base.vision_tower, projector, base.language_model,
         model.get_output_embeddings(),
     )  # fmt: skip
     made.generation_config = deepcopy(model.generation_config)
