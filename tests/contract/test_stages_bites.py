@@ -123,6 +123,7 @@ def test_identity_check_bites(name, monkeypatch):
 
 def test_restored_check_bites(monkeypatch):
     tiny = replace(build("llava"), model=copy.deepcopy(build("llava").model))
+    monkeypatch.setattr(hooks, "_MOUNTS", {})  # what is left on purpose must not meet other tests
     left = hooks.When.AFTER  # is forgotten
     right = hooks._Mount.take
     monkeypatch.setattr(
