@@ -322,8 +322,10 @@ def test_a_cache_carried_over_with_pictures():
     inputs = tiny.inputs([1])
     cache = tiny.model(**inputs).past_key_values
     with sieve(tiny.model, ByNorm(), 0.4):
-        with pytest.raises(UnsupportedError, match="filled cache"):
+        with pytest.raises(PromptError, match="new ones behind them"):  # nothing new
             tiny.model.generate(**inputs, past_key_values=cache, max_new_tokens=1)
+        with pytest.raises(UnsupportedError, match="filled cache in a forward"):
+            tiny.model(**inputs, past_key_values=cache)
         with pytest.raises(UnsupportedError, match="by hand"):
             tiny.model(input_ids=torch.tensor([[3]]), past_key_values=cache)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import Cache, GenerationMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokensieve.errors import UnsupportedError
@@ -37,6 +37,14 @@ def cache_of(arguments: Mapping[str, Any]) -> Any:
     """The KV cache among a call's arguments or in its output, by whichever name; None if none."""
     found = (arguments.get(name) for name in CACHE_NAMES)
     return next((value for value in found if value is not None), None)
+
+
+def cache_in(output: Any) -> Any:
+    """The KV cache in a model's output, a tuple or not; None if there is none."""
+    if isinstance(output, Mapping):
+        return cache_of(output)
+    parts = output if isinstance(output, tuple) else ()
+    return next((part for part in parts if isinstance(part, Cache)), None)
 
 
 def cache_at(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -93,8 +101,8 @@ def require_layer(layer: Any) -> None:
         )
 
 
-def positions_for(model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """Position ids of whole prompts as `generate` makes them, and the rope deltas of M-RoPE.
+def positions_for(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """Position ids of whole prompts as `generate` makes them.
 
     Asked of a shadow: a model with M-RoPE notes the deltas on itself, and another thread may be
     using it.
@@ -103,12 +111,8 @@ def positions_for(model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor
     shadow = _shadow(model)
     if base is not model:
         shadow._modules[name] = _shadow(base)
-    own = shadow.base_model
-    if hasattr(own, "rope_deltas"):
-        own.rope_deltas = None
     known = {name: value for name, value in inputs.items() if name not in CACHE_NAMES}
-    positions = shadow._prepare_position_ids_for_generation(known["input_ids"], known)
-    return torch.as_tensor(positions), getattr(own, "rope_deltas", None)
+    return torch.as_tensor(shadow._prepare_position_ids_for_generation(known["input_ids"], known))
 
 
 def _shadow(module: Any) -> Any:

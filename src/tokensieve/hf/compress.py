@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
-from tokensieve.hf.arguments import require_inputs, require_keys
+from tokensieve.hf.arguments import require_inputs
+from tokensieve.hf.choose import Choice, choose
 from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
 from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
-from tokensieve.hf.encode_inside import encode_inside
-from tokensieve.hf.families import family_of
+from tokensieve.hf.memory import Memory
 from tokensieve.hf.plan import Plan as Plan
 from tokensieve.hf.positions import mask_of, original_positions
 from tokensieve.hf.reduce import ImageReduction, reduce_images
-from tokensieve.hf.report import Call, PromptReport, Report, prompt_reports, row_mask
-from tokensieve.hf.resize import blank_rows
+from tokensieve.hf.report import Call, PromptReport, Report
 from tokensieve.hf.stage import Before
 from tokensieve.hf.stages import Stages
 from tokensieve.hf.text import without_text_mask
@@ -37,17 +36,23 @@ class Compressed:
     """Inputs of a shortened prompt. `model.generate(**compressed.inputs)` needs nothing else.
 
     `generate` returns the shortened prompt with its answer; `prompt_length` is where the answer
-    starts. prompt_ids: (B, S) the prompt as given. rope_deltas: what an M-RoPE model remembers
-    of the prompt. `generate(use_cache=False)` takes position gaps for packed documents: there
-    use a `sieve`, or positions="renumber".
+    starts. prompt_ids: (B, S) the prompt as given. gather: where each position of the shortened
+    prompt comes from; None where nothing is dropped. memory: what a cache will hold then, of a
+    later turn of a chat. `generate(use_cache=False)` takes position
+    gaps for packed documents: there use a `sieve`, or positions="renumber".
     """
 
     base: dict[str, Any]
     rows: Rows | None
     report: Report
     prompt_ids: Tensor
-    rope_deltas: Tensor | None = None
-    shortened: bool = False
+    gather: Gather | None = None
+    memory: Memory | None = None
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the prompt is another than was given."""
+        return self.gather is not None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -102,45 +107,21 @@ def apply_plan(
 
 def _applied(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None
-) -> tuple[Compressed, Encoded, list[Tensor]]:
+) -> tuple[Compressed, Choice]:
     """`apply_plan`, with the pictures as they were and which of their rows stay."""
-    inside = None
     if not isinstance(inputs, Encoded):
         require_inputs(inputs)
-    if plan.method.site is Site.ENCODER and plan.keep != 1:
-        given = inputs.inputs if isinstance(inputs, Encoded) else inputs
-        encoded, inside = encode_inside(model, plan.method, plan.keep, given, keys)
-    else:
-        encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
-    ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
-    require_keys(keys, len(ids))
-    if not encoded.packings:  # a prompt without pictures
-        empty = tuple(PromptReport(()) for _ in ids)
-        report = Report(plan.name, plan.keep, [Call(empty)], plan.pool)
-        return Compressed(encoded.inputs, None, report, ids), encoded, []
-    stage = "encode" if plan.method.site is Site.PIXELS else "select"
-    with timed(ms, stage, ids.device):
-        reductions = inside or reduce_images(
-            model, plan.method, encoded, plan.keep, plan.pool, keys
-        )
-        masks = [
-            row_mask(packing, reduction.kept_nL, drop_newlines=plan.drop_newlines)
-            for packing, reduction in zip(encoded.packings, reductions, strict=True)
-        ]
-        new_rows = _new_rows(encoded, reductions)
-    if encoded.blank and new_rows is None:  # nothing to resize after all
-        return _applied(model, plan, encode(model, encoded.inputs), keys)
-    call = Call(prompt_reports(encoded, reductions, masks), ms)
-    report = Report(plan.name, plan.keep, [call], plan.pool)
-    keep_R = torch.cat(masks)
-    rows = None
-    if bool(keep_R.any()):
-        prompt_of = assign_prompts(ids == encoded.placeholder, encoded.item_rows)
-        rows = Rows.of(encoded.output, keep_R, new_rows, prompt_of)
+    choice = choose(model, plan, inputs, keys)
+    encoded = choice.encoded
+    report = Report(plan.name, plan.keep, [Call(choice.prompts, choice.ms)], plan.pool)
+    if not choice.masks:
+        return Compressed(encoded.inputs, None, report, encoded.inputs["input_ids"]), choice
+    keep_R = choice.keep_R
+    rows = choice.rows(keep_R)
     if bool(keep_R.all()):
         base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
-        return Compressed(base, rows, report, ids), encoded, masks
-    return _shorten(model, plan, encoded, keep_R, rows, report), encoded, masks
+        return Compressed(base, rows, report, encoded.inputs["input_ids"]), choice
+    return _shorten(model, plan, encoded, keep_R, rows, report), choice
 
 
 def stage_plan(
@@ -189,7 +170,8 @@ def _pair_plan(
     keys: Sequence[int] | None,
 ) -> tuple[Compressed, Stages | None]:  # fmt: skip
     """The prompt shortened by one method, and the stages of another on what is left."""
-    done, encoded, masks = _applied(model, before, inputs, keys)
+    done, choice = _applied(model, before, inputs, keys)
+    encoded, masks = choice.encoded, choice.masks
     call = done.report.calls[0]
     done = replace(done, report=Report(plan.name, plan.keep, [call], plan.pool))
     if not encoded.packings:
@@ -207,64 +189,46 @@ def _pair_plan(
     return done, stages
 
 
-def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
-    """The encoder is run here, unless the method looks at no picture or runs it itself."""
-    resizes = plan.method.site is Site.PIXELS and plan.keep != 1
-    laid_out = plan.method.reads_picture and resizes and family_of(model).resizable
-    if not laid_out:
-        asked = plan.signals(model)
-        return encode(model, inputs, run=plan.method.reads_picture, signals=asked)
-    encoded = encode(model, inputs, run=False)
-    ready = encoded.output is None and all(p.grid is not None for p in encoded.packings)
-    return blank_rows(model, encoded) if ready else encode(model, inputs)
-
-
 def _shorten(
     model: Any, plan: Plan, encoded: Encoded, keep_R: Tensor, rows: Rows | None, report: Report
 ) -> Compressed:
     inputs = encoded.inputs
     ids = inputs["input_ids"]
     mask = mask_of(model, inputs)
-    positions, deltas = original_positions(model, inputs, mask)
-    if positions.ndim == 3 and plan.renumber:
-        raise ConfigError(
-            "Expected positions='keep' for a model with multi-dimensional rotary positions "
-            "(M-RoPE). Got 'renumber', which would move its tokens in the picture."
-        )
+    positions = original_positions(model, inputs, mask)
+    refuse_renumber(positions, plan)
     keep_BS = mask.bool().masked_scatter(ids == encoded.placeholder, keep_R.to(ids.device))
     keep_BS &= mask.bool()
     if not bool(keep_BS.any(-1).all()):
         raise PromptError("Expected text beside the picture. Got a prompt of which nothing stays.")
     gather = Gather.of(keep_BS, left=pads_left(mask))
+    base = shortened_inputs(model, inputs, gather, positions, renumber=plan.renumber)
+    return Compressed(base, rows, report, ids, gather)
+
+
+def refuse_renumber(positions: Tensor, plan: Plan) -> None:
+    """Raise `ConfigError` where position ids are places in a picture and are to be counted anew."""
+    if positions.ndim == 3 and plan.renumber:
+        raise ConfigError(
+            "Expected positions='keep' for a model with multi-dimensional rotary positions "
+            "(M-RoPE). Got 'renumber', which would move its tokens in the picture."
+        )
+
+
+def shortened_inputs(
+    model: Any, inputs: Mapping[str, Any], gather: Gather, positions: Tensor, *, renumber: bool
+) -> dict[str, Any]:
+    """Arguments of a call cut to `gather`, without pictures."""
+    ids = inputs["input_ids"]
     gone = set(inspect.signature(model.base_model.get_image_features).parameters) | set(PIXELS)
     base = {k: v for k, v in inputs.items() if k not in gone and k != "mm_encoder_outputs"}
     base |= gather_sequences(gather, inputs, ids.shape)
     base["input_ids"] = gather.take(ids, _pad_id(model, inputs))
-    base["attention_mask"] = gather.real_BT.to(mask.dtype)
-    base["position_ids"] = gather_positions(gather, positions, renumber=plan.renumber)
-    if deltas is not None:
-        dropped = mask.bool().sum(-1) - keep_BS.sum(-1)
-        deltas = deltas + dropped[:, None].to(deltas)
-    return Compressed(base, rows, report, ids, deltas, shortened=True)
+    base["attention_mask"] = gather.real_BT.to(mask_of(model, inputs).dtype)
+    base["position_ids"] = gather_positions(gather, positions, renumber=renumber)
+    return base
 
 
 def _pad_id(model: Any, inputs: Mapping[str, Any]) -> int:
     pad = inputs.get("pad_token_id", getattr(model.generation_config, "pad_token_id", None))
     return int(pad) if isinstance(pad, int) else 0
-
-
-def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor | None:
-    """(R, D) the rows with new values where a method made any; None if none did."""
-    if all(reduction.rows_nLD is None for reduction in reductions):
-        return None
-    rows = []
-    for old_ND, packing, reduction in zip(
-        encoded.images, encoded.packings, reductions, strict=True
-    ):
-        new = old_ND
-        if reduction.rows_nLD is not None:
-            origin_N = packing.origin_N.to(old_ND.device)
-            values = reduction.rows_nLD.flatten(0, 1).to(old_ND)[origin_N.clamp(min=0)]
-            new = torch.where((origin_N >= 0)[:, None], values, old_ND)
-        rows.append(new)
-    return torch.cat(rows)

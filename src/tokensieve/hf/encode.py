@@ -37,6 +37,7 @@ class Encoded:
     features: (n, L, C) per picture, the projector's input; None where that is not one row a token.
     blank: `output` holds no encoded picture yet, only room for its rows.
     signals: (n, L) or (n, L, K) per picture, of what was asked for.
+    read: crops of each prompt that were read before these, in an earlier turn.
     """
 
     inputs: dict[str, Any]
@@ -50,6 +51,7 @@ class Encoded:
     ms: dict[str, float] = field(default_factory=dict)
     blank: bool = False
     signals: Mapping[Signal, tuple[Tensor, ...]] = field(default_factory=dict)
+    read: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def image_rows(self) -> list[int]:

@@ -49,6 +49,7 @@ def encode_inside(
     keep: float | int,
     inputs: Mapping[str, Any],
     keys: Sequence[int] | None = None,
+    read: Mapping[int, int] | None = None,
 ) -> tuple[Encoded, list[ImageReduction]]:
     """Pictures encoded by an encoder that drops tokens on its way, and what is left of them.
 
@@ -64,6 +65,7 @@ def encode_inside(
         )
     _require_patches(model, inputs)
     laid_out = encode(model, inputs, run=False, rows=_rows(model, inputs))
+    laid_out = replace(laid_out, read=read or {})
     if not laid_out.packings:
         return laid_out, []
     info = encoder_info(model)

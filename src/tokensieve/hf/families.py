@@ -43,6 +43,7 @@ class Family:
     inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
     patches: model -> (L, m) patches of a crop that make each token, where the family has code of
         its own for that.
+    both_ways: every token of a prompt sees every other, so that no later turn can be added to it.
     """
 
     pack: Pack = pack_plain
@@ -54,6 +55,7 @@ class Family:
     stages: bool = False
     inside: bool = False
     patches: Patches | None = None
+    both_ways: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -69,6 +71,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(projector="visual.merger", merged=True),
     "idefics3": Family(projector="connector", split_runs=True),
     "smolvlm": Family(projector="connector", split_runs=True),
+    "paligemma": Family(both_ways=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
         pack=pack_fused,

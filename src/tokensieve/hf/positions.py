@@ -35,14 +35,9 @@ def mask_of(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     return torch.ones_like(ids)
 
 
-def original_positions(
-    model: Any, inputs: Mapping[str, Any], mask_BS: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Position ids (B, S), or (4, B, S) for M-RoPE, of the whole prompt, and its rope deltas.
-
-    The model's own code computes them.
-    """
-    made, deltas = positions_for(model, {**inputs, "attention_mask": mask_BS})
-    given = inputs.get("position_ids")
-    positions = made if given is None else torch.as_tensor(given)
-    return positions, deltas if positions.ndim == 3 else None
+def original_positions(model: Any, inputs: Mapping[str, Any], mask_BS: Tensor) -> Tensor:
+    """Position ids (B, S), or (4, B, S) for M-RoPE, of the whole prompt: as given, or as the
+    model's own code computes them."""
+    if (given := inputs.get("position_ids")) is not None:
+        return torch.as_tensor(given)
+    return positions_for(model, {**inputs, "attention_mask": mask_BS})

@@ -137,7 +137,7 @@ def _visions(
 
 def crop_keys(encoded: Encoded, keys: Sequence[int] | None) -> list[tuple[int, ...]]:
     """Per picture, the keys of its crops: ordinals in the prompt, kept apart by prompts' `keys`."""
-    seen: dict[int, int] = {}
+    seen = dict(encoded.read)
     out = []
     for packing, prompt in zip(encoded.packings, encoded.prompt_of, strict=True):
         first = seen.get(prompt, 0) + (0 if keys is None else keys[prompt] * _KEY_STRIDE)

@@ -9,12 +9,11 @@ B prompts, S prompt length.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -25,14 +24,26 @@ from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf import hooks
 from tokensieve.hf.ahead import installed
 from tokensieve.hf.arguments import require_cache, require_inputs
+from tokensieve.hf.call import (
+    Call,
+    answer_of,
+    lengths,
+    refuse_continuation,
+    refuse_filled,
+    refuse_inside,
+    refuse_paged,
+    with_prompt,
+)
 from tokensieve.hf.callbacks import View
-from tokensieve.hf.compat import cache_of, in_plain_generate, require_generation
+from tokensieve.hf.compat import cache_in, cache_of, in_plain_generate, require_generation
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.hooks import Point, When
+from tokensieve.hf.memory import Memory, is_filled, memory_of, note, shut, unshut
 from tokensieve.hf.report import Report
 from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import now_ms
+from tokensieve.hf.turn import next_turn
 
 _PATCHED = (
     "generate",
@@ -41,31 +52,6 @@ _PATCHED = (
     "_get_logits_processor",
     "_get_stopping_criteria",
 )
-
-
-@dataclass
-class _Call:
-    """A `generate` or a forward at work in this thread.
-
-    done: its prompt; None for a call that passes as it is. cache: what its own forwards are run
-    with, once they have begun. work: what is at work during one forward. given: the caller's own
-    processors and criteria.
-    """
-
-    done: Compressed | None = None
-    stages: Stages | None = None
-    generating: bool = False
-    begun: bool = False
-    cache: Any = None
-    started: float = 0.0
-    forwards: list[float] = field(default_factory=list)
-    work: ExitStack = field(default_factory=ExitStack)
-    given: Mapping[str, Any] = field(default_factory=dict)
-    view: View | None = None
-
-    def owns(self, cache: Any) -> bool:
-        """Whether a forward with this cache is one of the call's own."""
-        return not self.begun or self.cache is None or cache is self.cache
 
 
 class Session:
@@ -78,7 +64,6 @@ class Session:
         self.open, self.users = False, 0
         self.held = ExitStack()  # what lies on the model
         self.here = threading.local()
-        self.last: Stages | None = None  # of a prompt read by a plain forward, to go on by hand
 
     def __enter__(self) -> Session:
         require_generation(self.model)
@@ -132,7 +117,7 @@ class Session:
                 self.held.close()
 
     @property
-    def calls(self) -> list[_Call | None]:
+    def calls(self) -> list[Call | None]:
         """The calls at work in this thread, innermost last; None: something that is no part of
         them."""
         if not hasattr(self.here, "calls"):
@@ -140,12 +125,12 @@ class Session:
         return self.here.calls  # type: ignore[no-any-return]
 
     @property
-    def call(self) -> _Call | None:
+    def call(self) -> Call | None:
         """The innermost call at work in this thread."""
         return self.calls[-1] if self.calls else None
 
     @contextmanager
-    def _calling(self, call: _Call | None) -> Iterator[None]:
+    def _calling(self, call: Call | None) -> Iterator[None]:
         """Work on a call; None: on something that is not part of the call around it."""
         calls = self.calls
         depth = len(calls)
@@ -174,21 +159,22 @@ class Session:
         self._sweep()
         with self._using() as is_open:
             if not is_open:  # closed since the name was looked up
-                with self._calling(_Call(generating=True)):
+                with self._calling(Call(generating=True)):
                     return self.original["generate"](**kwargs)
             return self._generate(kwargs)
 
     def _generate(self, kwargs: dict[str, Any]) -> Any:
-        _refuse(kwargs)
+        refuse_paged(kwargs)
+        require_cache(cache_of(kwargs))
         if self.plan.stages:
-            _refuse_inside(self.model, kwargs)
+            refuse_inside(self.model, kwargs)
         with self._apart(), torch.no_grad():  # as in `generate` itself
             done, stages = self._apply(kwargs)
         ready = now_ms(self.model.device)
-        call = _Call(done, stages, generating=True, given=kwargs)
+        call = Call(done, stages, generating=True, given=kwargs)
         arguments = done.inputs
         if done.shortened:
-            arguments |= _lengths(self.model, kwargs, done)
+            arguments |= lengths(self.model, kwargs, done)
         call.view = View(done.prompt_ids, done.prompt_length, self._apart)
         for name, seen in (
             ("prefix_allowed_tokens_fn", call.view.constraint),
@@ -196,18 +182,23 @@ class Session:
         ):
             if arguments.get(name) is not None:
                 arguments[name] = seen(arguments[name])
+        unshut(cache_of(kwargs))
         with self._calling(call):
             try:
                 out = self.original["generate"](**arguments)
+                call.answer = answer_of(out, done)
             finally:
                 call.work.close()
+                self._note(call, cache_of(kwargs))
         spent = now_ms(self.model.device) - ready
         prefill = call.forwards[0] if call.forwards else 0.0
         self._record(call, prefill=prefill, decode=spent - prefill)
-        return _with_prompt(out, done)
+        return with_prompt(out, done)
 
     def _apply(self, inputs: Mapping[str, Any]) -> tuple[Compressed, Stages | None]:
         """Shorten the prompt, or get ready to shorten it inside the LLM."""
+        if is_filled(cache_of(inputs)):
+            return next_turn(self.model, self.plan, inputs), None
         if not self.plan.stages:
             return apply_plan(self.model, self.plan, inputs), None
         return stage_plan(self.model, self.plan, inputs)
@@ -225,7 +216,10 @@ class Session:
     ) -> Any:  # fmt: skip
         """Beams: rows repeated by prompt. And the mask `generate` drops where it is all ones,
         without which position gaps read as packed documents when there is no cache."""
-        done = None if self.call is None else self.call.done
+        call = self.call
+        done = None if call is None else call.done
+        if call is not None:
+            call.repeats = expand_size
         rows = None
         if done is not None and done.shortened:
             rows = done.rows
@@ -272,7 +266,7 @@ class Session:
             call.begun, call.cache = True, call.cache if call.cache is not None else cache
             self._work(call)
             return None
-        mine, alone = _Call(), not self.calls
+        mine, alone = Call(), not self.calls
         self.calls.append(mine)
         if not self.open or (alone and in_plain_generate()):
             return None  # begun after the sieve was closed, or before it was opened
@@ -281,7 +275,8 @@ class Session:
                 "Expected the model the sieve was opened on. Got a copy of it, as DataParallel "
                 "makes. Run one process per device, each with a sieve of its own."
             )
-        mine.done, mine.stages = self._shorten_forward(bound)
+        mine.given, mine.cache = bound, cache
+        mine.done, mine.stages = self._shorten_forward(bound, cache)
         self._work(mine)
         return None if mine.done is None else ((), mine.done.inputs)
 
@@ -292,34 +287,34 @@ class Session:
             call.work.close()
             self.calls.pop()
 
-    def _work(self, call: _Call) -> None:
+    def _work(self, call: Call) -> None:
         """Begin a forward of a call."""
         if call.stages is not None:
             call.work.enter_context(call.stages.at_work())
         call.started = now_ms(self.model.device)
 
-    def _shorten_forward(self, bound: dict[str, Any]) -> tuple[Compressed | None, Stages | None]:
-        cache = cache_of(bound)
+    def _shorten_forward(
+        self, bound: dict[str, Any], cache: Any
+    ) -> tuple[Compressed | None, Stages | None]:
         pictures = any(bound.get(key) is not None for key in PIXELS)
         if not pictures and not bound.get("mm_encoder_outputs"):
-            if cache is not None and cache.get_seq_length() > 0:
-                _refuse_continuation(bound)
-                ours = self.last is not None and cache is self.last.cache
-                return None, self.last if ours else None
+            if is_filled(cache):
+                refuse_continuation(bound)
+                memory = memory_of(self.model, cache)
+                unshut(cache)
+                return None, None if memory is None else memory.stages
             refuse_unsupported(bound)
             place_BS = bound["input_ids"] == self.model.config.image_token_id
             if bool(place_BS.any()):
                 require_both(place_BS, pictures=False)
             return None, None
-        _refuse(bound)
+        refuse_filled(bound)
         require_inputs(bound)
         refuse_unsupported(bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
         with self._apart():
-            done, stages = self._apply(bound)
-        self.last = stages
-        return done, stages
+            return self._apply(bound)
 
     def after_forward(self, _module: Any, _args: Any, output: Any) -> None:
         """Note the time; a plain forward is recorded here, unless it failed."""
@@ -327,98 +322,36 @@ class Session:
         if call is None:
             return
         call.work.close()
+        spent = now_ms(self.model.device) - call.started
         if call.generating:
-            call.forwards.append(now_ms(self.model.device) - call.started)
+            call.forwards.append(spent)
             return
         self.calls.pop()
-        if output is not None and call.done is not None:
-            self._record(call, prefill=now_ms(self.model.device) - call.started)
+        if call.done is None:
+            shut(call.cache)
+        elif output is not None:
+            call.cache = cache_in(output)
+            self._note(call, call.cache)
+            self._record(call, prefill=spent)
 
-    def _record(self, call: _Call, **ms: float) -> None:
+    def _note(self, call: Call, given: Any) -> None:
+        """Remember on a call's cache what it holds now. given: the cache handed to the call, which
+        has nothing new in it if the call failed early."""
+        cache = call.cache if call.cache is not None else given
+        if cache is None or call.done is None:
+            return
+        memory = Memory.of(self.model, call.given, call.done, renumber=self.plan.renumber)
+        if int(cache.get_seq_length()) < memory.short_length:
+            shut(cache)
+            return
+        answer = call.answer if call.repeats == 1 else None
+        memory = replace(memory.repeated(call.repeats), answer=answer, stages=call.stages)
+        note(cache, memory)
+
+    def _record(self, call: Call, **ms: float) -> None:
         if call.done is None:
             return
         made = call.done.report.calls[0]
         if call.stages is not None:
             made = call.stages.call(made.ms)
         self.report.add(replace(made, ms={**made.ms, **ms}))
-
-
-def _refuse(inputs: Mapping[str, Any]) -> None:
-    cache = cache_of(inputs)
-    require_cache(cache)
-    if cache is not None and cache.get_seq_length() > 0:
-        raise UnsupportedError(
-            "Expected a prompt without a cache. Got pictures behind a filled cache, whose tokens "
-            "a sieve can no longer tell apart. Pass the whole prompt and no `past_key_values`."
-        )
-    if inputs.get("cache_implementation") == "paged":
-        raise UnsupportedError(
-            "Expected an ordinary cache. Got continuous batching ('paged'). Leave it out."
-        )
-
-
-def _refuse_inside(model: Any, inputs: Mapping[str, Any]) -> None:
-    """What `generate` cannot do while the layers of its cache differ in length."""
-    config = inputs.get("generation_config") or model.generation_config
-
-    def option(name: str) -> Any:
-        return inputs.get(name, getattr(config, name, None))
-
-    if option("use_cache") is False:
-        raise UnsupportedError(
-            "Expected `generate` with a cache where tokens are dropped inside the LLM. Got "
-            "use_cache=False, which would choose anew at every token. Leave it out."
-        )
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"):
-        if option(name):
-            raise UnsupportedError(
-                f"Expected plain decoding where tokens are dropped inside the LLM. Got {name}, "
-                "which goes back over the cache. Leave it out."
-            )
-
-
-def _refuse_continuation(bound: Mapping[str, Any]) -> None:
-    """A decode loop of the caller's own must say where its tokens stand."""
-    cache, ids = cache_of(bound), bound.get("input_ids")
-    if cache is None or ids is None or cache.get_seq_length() == 0:
-        return
-    mask = bound.get("attention_mask")
-    length = cache.get_seq_length() + ids.shape[1]
-    if bound.get("position_ids") is None or (mask is not None and mask.shape[-1] != length):
-        raise UnsupportedError(
-            "Expected `position_ids`, and a mask as long as cache and new tokens, to go on from a "
-            "shortened prompt by hand. Got neither or other lengths. Use `model.generate`."
-        )
-
-
-def _lengths(model: Any, kwargs: Mapping[str, Any], done: Compressed) -> dict[str, Any]:
-    """Limits meant for the whole prompt, told as numbers of new tokens."""
-    S = done.prompt_ids.shape[1]
-    config = copy.copy(kwargs.get("generation_config") or model.generation_config)
-    given = "generation_config" in kwargs and kwargs["generation_config"] is not None
-    changed: dict[str, Any] = {}
-    for old, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        limit = kwargs.get(old, getattr(config, old, None))
-        told = kwargs.get(new, getattr(config, new, None))
-        if not limit or told is not None:
-            continue
-        changed[old], changed[new] = None, limit - S if old == "max_length" else max(limit - S, 0)
-        if given:
-            setattr(config, old, None)
-    if given and changed:
-        changed["generation_config"] = config
-    return changed
-
-
-def _with_prompt(out: Any, done: Compressed) -> Any:
-    """`generate`'s result with the prompt as it was: callers cut by its length."""
-    if not done.shortened:
-        return out
-    sequences = out if isinstance(out, Tensor) else out.sequences
-    whole = done.prompt_ids.to(sequences.device)
-    whole = whole.repeat_interleave(len(sequences) // len(whole), 0)
-    sequences = torch.cat([whole, sequences[:, done.prompt_length :]], dim=1)
-    if isinstance(out, Tensor):
-        return sequences
-    out.sequences = sequences
-    return out

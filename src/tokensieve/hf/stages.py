@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,7 +57,9 @@ class Stages:
         self, model: Any, encoded: Encoded, mask_BS: Tensor, stages: Sequence[Stage],
         early: Sequence[list[ImageReduction] | None], policy: Policy, before: Before | None = None,
     ) -> None:  # fmt: skip
-        self.model, self.encoded, self.policy, self.before = model, encoded, policy, before
+        self.policy, self.before = policy, before
+        told = {k: v for k, v in encoded.inputs.items() if k in ("input_ids", "labels")}
+        self.encoded = replace(encoded, inputs=told, output=None, features=None, signals={})
         self.decoder = decoder_of(model)
         self.stages = {s.layer: (s, made) for s, made in zip(stages, early, strict=True)}
         self.place_BS = encoded.inputs["input_ids"] == encoded.placeholder

@@ -1,0 +1,117 @@
+"""What a method leaves of the pictures of a call, before anything is shortened.
+
+B prompts, N rows of a picture, R visual rows of all prompts, D LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.hf.arguments import require_keys
+from tokensieve.hf.compaction import Rows
+from tokensieve.hf.encode import Encoded, assign_prompts, encode
+from tokensieve.hf.encode_inside import encode_inside
+from tokensieve.hf.families import family_of
+from tokensieve.hf.plan import Plan
+from tokensieve.hf.reduce import ImageReduction, reduce_images
+from tokensieve.hf.report import PromptReport, prompt_reports, row_mask
+from tokensieve.hf.resize import blank_rows
+from tokensieve.hf.timing import timed
+from tokensieve.types import Site
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The pictures as they were, and what stays of them.
+
+    masks: (N,) per picture, which of its rows stay. new_rows: (R, D) all rows with the values a
+    method made; None where it made none.
+    """
+
+    encoded: Encoded
+    masks: list[Tensor]
+    new_rows: Tensor | None
+    prompts: tuple[PromptReport, ...]
+    ms: dict[str, float]
+
+    @property
+    def keep_R(self) -> Tensor:
+        """Which of all visual rows stay."""
+        return torch.cat(self.masks)
+
+    def rows(self, keep_R: Tensor) -> Rows | None:
+        """The rows in `keep_R` as the model takes them; None if that is none."""
+        if not bool(keep_R.any()):
+            return None
+        encoded = self.encoded
+        place_BS = encoded.inputs["input_ids"] == encoded.placeholder
+        prompt_of = assign_prompts(place_BS, encoded.item_rows)
+        return Rows.of(encoded.output, keep_R, self.new_rows, prompt_of)
+
+
+def choose(
+    model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None = None,
+    read: Mapping[int, int] | None = None,
+) -> Choice:  # fmt: skip
+    """Run the encoder where that is still to be done, and `plan`'s method on what it gives.
+
+    read: crops of each prompt that an earlier turn has read.
+    """
+    inside = None
+    if plan.method.site is Site.ENCODER and plan.keep != 1:
+        given = inputs.inputs if isinstance(inputs, Encoded) else inputs
+        encoded, inside = encode_inside(model, plan.method, plan.keep, given, keys, read)
+    else:
+        encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
+        encoded = replace(encoded, read=read or {})
+    ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
+    require_keys(keys, len(ids))
+    if not encoded.packings:  # prompts without pictures
+        return Choice(encoded, [], None, tuple(PromptReport(()) for _ in ids), ms)
+    stage = "encode" if plan.method.site is Site.PIXELS else "select"
+    with timed(ms, stage, ids.device):
+        reductions = inside or reduce_images(
+            model, plan.method, encoded, plan.keep, plan.pool, keys
+        )
+        masks = [
+            row_mask(packing, reduction.kept_nL, drop_newlines=plan.drop_newlines)
+            for packing, reduction in zip(encoded.packings, reductions, strict=True)
+        ]
+        new_rows = _new_rows(encoded, reductions)
+    if encoded.blank and new_rows is None:  # nothing to resize after all
+        return choose(model, plan, encode(model, encoded.inputs), keys, read)
+    return Choice(encoded, masks, new_rows, prompt_reports(encoded, reductions, masks), ms)
+
+
+def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
+    """The encoder is run here, unless the method looks at no picture or runs it itself."""
+    resizes = plan.method.site is Site.PIXELS and plan.keep != 1
+    laid_out = plan.method.reads_picture and resizes and family_of(model).resizable
+    if not laid_out:
+        asked = plan.signals(model)
+        return encode(model, inputs, run=plan.method.reads_picture, signals=asked)
+    encoded = encode(model, inputs, run=False)
+    ready = encoded.output is None and all(p.grid is not None for p in encoded.packings)
+    return blank_rows(model, encoded) if ready else encode(model, inputs)
+
+
+def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor | None:
+    """(R, D) the rows with new values where a method made any; None if none did."""
+    if all(reduction.rows_nLD is None for reduction in reductions):
+        return None
+    rows = []
+    for old_ND, packing, reduction in zip(
+        encoded.images, encoded.packings, reductions, strict=True
+    ):
+        new = old_ND
+        if reduction.rows_nLD is not None:
+            origin_N = packing.origin_N.to(old_ND.device)
+            values = reduction.rows_nLD.flatten(0, 1).to(old_ND)[origin_N.clamp(min=0)]
+            new = torch.where((origin_N >= 0)[:, None], values, old_ND)
+        rows.append(new)
+    return torch.cat(rows)
