@@ -326,8 +326,14 @@ def test_a_cache_carried_over_with_pictures():
             tiny.model.generate(**inputs, past_key_values=cache, max_new_tokens=1)
         with pytest.raises(UnsupportedError, match="filled cache in a forward"):
             tiny.model(**inputs, past_key_values=cache)
+        short = tiny.model(**inputs).past_key_values
         with pytest.raises(UnsupportedError, match="by hand"):
-            tiny.model(input_ids=torch.tensor([[3]]), past_key_values=cache)
+            tiny.model(input_ids=torch.tensor([[3]]), past_key_values=short)
+        mine = tiny.model(input_ids=torch.tensor([[3]]), past_key_values=cache).logits
+    whole = {name: inputs[name] for name in inputs}
+    whole["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([[3]])], 1)
+    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+    assert_close(mine[:, -1], tiny.model(**whole).logits[:, -1], rtol=1e-4, atol=1e-4)
 
 
 def test_continuous_batching():

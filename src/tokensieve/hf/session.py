@@ -299,10 +299,12 @@ class Session:
         pictures = any(bound.get(key) is not None for key in PIXELS)
         if not pictures and not bound.get("mm_encoder_outputs"):
             if is_filled(cache):
-                refuse_continuation(bound)
                 memory = memory_of(self.model, cache)
+                if memory is None or not (memory.shortened or memory.inside):
+                    return None, None
+                refuse_continuation(bound)
                 unshut(cache)
-                return None, None if memory is None else memory.stages
+                return None, memory.stages
             refuse_unsupported(bound)
             place_BS = bound["input_ids"] == self.model.config.image_token_id
             if bool(place_BS.any()):
