@@ -6,9 +6,11 @@ lists of hooks had better not change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from torch import nn
 
 from tokensieve.hf import hooks, tap
 from tokensieve.hf.families import decoder_of, family_of, projector_of
@@ -16,7 +18,7 @@ from tokensieve.hf.hooks import Point, When
 from tokensieve.hf.inside import Listening
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.stages import stage_points
-from tokensieve.hf.towers import attention_in, encoder_layers
+from tokensieve.hf.towers import attention_in, encoder_layers, require_uncompiled
 from tokensieve.types import Site
 
 
@@ -40,10 +42,32 @@ def installed(model: Any, plan: Plan) -> Iterator[None]:
                 taps.append(attention)
     if plan.stages:
         decoder = decoder_of(model)
+        require_uncompiled(decoder, model.base_model)
         heard = Listening(decoder, {stage.layer: stage.signals for stage in plan.stages})
         points += [*stage_points(decoder, plan.stages), *heard.actions]
         taps += heard.rotated
+    taps = [module for module in taps if module is not None]
     with ExitStack() as stack:
+        stack.enter_context(_uncompiled(model, [*(point.module for point in points), *taps]))
         stack.enter_context(hooks.installed(points))
-        stack.enter_context(tap.installed([module for module in taps if module is not None]))
+        stack.enter_context(tap.installed(taps))
+        yield
+
+
+@contextmanager
+def _uncompiled(model: Any, hooked: Iterable[nn.Module]) -> Iterator[None]:
+    """While open, what `module.compile()` compiled runs as written where there are hooks in it:
+    compiled code does not look again which there are."""
+    ours = {id(model), *map(id, hooked)}
+    name = "_compiled_call_impl"
+    plain = [
+        module
+        for module in model.modules()
+        if getattr(module, name, None) and any(id(part) in ours for part in module.modules())
+    ]
+    with ExitStack() as stack:
+        for module in plain:
+            with hooks.locked():
+                hooks.mount(module).set(name, None)
+            stack.callback(hooks.mount(module).unset, name)
         yield

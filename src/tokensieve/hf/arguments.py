@@ -27,18 +27,41 @@ PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
 
 def require_model(model: Any) -> None:
     """Raise `UnsupportedError` for what is no loaded model of Transformers."""
-    if isinstance(model, torch.nn.Module) and hasattr(model, "config"):
+    inner = _wrapped(model)
+    if inner is None and isinstance(model, torch.nn.Module) and hasattr(model, "config"):
         return
-    wrapped = isinstance(getattr(model, "module", None), torch.nn.Module)
-    advice = (
-        "It wraps another model (DataParallel, DDP); pass that one: model.module."
-        if wrapped
-        else "Pass the model itself, as AutoModelForImageTextToText.from_pretrained(...) gives it."
-    )
+    advice = "Pass the model itself, as AutoModelForImageTextToText.from_pretrained(...) gives it."
+    if inner is not None:
+        advice = f"It is around another model; pass that one: {inner}."
+    elif not isinstance(model, type) and hasattr(model, "image_processor"):
+        advice = f"That is a processor. {advice}"
     got = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
     raise UnsupportedError(
         f"Expected a loaded vision-language model of Transformers. Got {got}. {advice}"
     )
+
+
+def _wrapped(model: Any) -> str | None:
+    """How to reach the model inside PEFT's, torch.compile's, DataParallel and its like, or a
+    pipeline; None for what is around no other."""
+    if isinstance(model, type):
+        return None
+    if not isinstance(model, torch.nn.Module):
+        return (
+            "what its `.model` is" if isinstance(_part(model, "model"), torch.nn.Module) else None
+        )
+    if "_orig_mod" in model._modules:
+        return "model._orig_mod"
+    if hasattr(type(model), "get_base_model"):
+        return "model.get_base_model(), whose adapters stay at work"
+    return "model.module" if isinstance(_part(model, "module"), torch.nn.Module) else None
+
+
+def _part(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name, None)
+    except Exception:
+        return None
 
 
 def require_head(model: Any) -> None:

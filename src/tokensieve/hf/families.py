@@ -102,8 +102,7 @@ def family_of(model: Any) -> Family:
     if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
         raise UnsupportedError(
             "Expected a model whose forward takes `mm_encoder_outputs`, as in Transformers. "
-            f"Got {type(model).__name__}. If it wraps another model (PEFT, torch.compile, DDP), "
-            "pass that one: model.get_base_model(), model._orig_mod or model.module."
+            f"Got {type(model).__name__}. If it is around another model, pass that one."
         )
     require_head(model)
     return FAMILIES.get(config.model_type, Family())
@@ -115,7 +114,8 @@ def decoder_of(model: Any) -> Any:
     Raises `UnsupportedError` for a family whose layers have not been shown to bear a cut.
     """
     family, base = family_of(model), model.base_model
-    decoder = getattr(base, "language_model", None) or getattr(base, "text_model", None)
+    parts = (getattr(base, name, None) for name in ("language_model", "text_model"))
+    decoder = next((part for part in parts if part is not None), None)
     if not family.stages or not hasattr(decoder, "layers"):
         known = ", ".join(name for name, row in FAMILIES.items() if row.stages)
         raise UnsupportedError(

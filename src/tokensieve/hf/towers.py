@@ -26,13 +26,28 @@ def tower_of(model: Any) -> nn.Module:
 
 def encoder_layers(model: Any) -> nn.ModuleList:
     """The vision encoder's transformer layers, first to last. Raises `UnsupportedError`."""
-    for module in tower_of(model).modules():
+    require_uncompiled(tower := tower_of(model))
+    for module in tower.modules():
         if isinstance(module, nn.ModuleList) and len(module) and attention_in(module[0]):
             return module
     raise UnsupportedError(
         f"Expected a vision encoder made of transformer layers. Got {type(model).__name__}'s. "
         "Use a method that acts on 'embeds'."
     )
+
+
+def require_uncompiled(part: nn.Module, around: nn.Module | None = None) -> None:
+    """Raise `UnsupportedError` where hooks inside `part` of `around` might be passed by: compiled
+    code does not look again which there are."""
+    outer = [] if around is None else [("", around)]
+    for name, module in (*outer, *part.named_modules()):
+        if "_orig_mod" in module._modules:
+            raise UnsupportedError(
+                f"Expected modules that are not compiled, for what acts inside them. Got "
+                f"torch.compile of {type(module._modules['_orig_mod']).__name__}"
+                f"{' at ' + name if name else ''}. Put its `_orig_mod` back in its place, or use a "
+                "method that acts elsewhere."
+            )
 
 
 def attention_in(layer: nn.Module) -> nn.Module | None:
