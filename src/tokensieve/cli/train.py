@@ -10,6 +10,7 @@ import typer
 
 from tokensieve.cli.train_fusion import fusion
 from tokensieve.errors import ConfigError
+from tokensieve.fields import shown
 
 train = typer.Typer(
     help="Train what learns: a selector for a frozen encoder, a projector that fuses tokens.",
@@ -114,5 +115,5 @@ def parse_mix(texts: list[str]) -> dict[str, float] | None:
         except ValueError:
             name = ""
         if not name:
-            raise ConfigError(f"Expected --mix SOURCE=WEIGHT, such as coco=115. Got '{text}'.")
+            raise ConfigError(f"Expected --mix SOURCE=WEIGHT, such as coco=115. Got {shown(text)}.")
     return mix or None

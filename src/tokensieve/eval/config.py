@@ -162,8 +162,10 @@ def load_suite(path: Path, **overrides: Any) -> Suite:
     raw |= {k: v for k, v in overrides.items() if v is not None}
     check_names("suite field", raw, (field.name for field in fields(Suite)))
     rows, row = raw.get("variants", []), raw.get("registry")
-    if not (isinstance(rows, list) and all(isinstance(v, dict) for v in [*rows, row or {}])):
+    if not (isinstance(rows, list) and all(isinstance(v, dict) for v in rows)):
         raise ConfigError(f"Expected `variants` as a list of objects in {path}. Got {shown(rows)}.")
+    if not isinstance(row, dict | None):
+        raise ConfigError(f"Expected `registry` as an object in {path}. Got {shown(row)}.")
     variants = [_variant(v) for v in rows]
     raw["variants"] = (*variants, *_from_registry(row, variants))
     suite = Suite(**as_fields(Suite, raw))

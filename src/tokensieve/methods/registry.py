@@ -6,7 +6,7 @@ import dataclasses
 from importlib import import_module
 
 from tokensieve.errors import ConfigError, did_you_mean
-from tokensieve.fields import check_names
+from tokensieve.fields import check_names, shown
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 
@@ -84,7 +84,7 @@ def get_method(
         if option not in fields:
             known = ", ".join(fields) or "none"
             raise ConfigError(
-                f"Method '{name}' has no option '{option}'.{did_you_mean(option, fields)} "
+                f"Method '{name}' has no option {shown(option)}.{did_you_mean(option, fields)} "
                 f"Its options: {known}."
             )
     return composed(cls(**options), recycle=recycle, cover=cover)

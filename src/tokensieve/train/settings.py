@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.fields import shown
 from tokensieve.nn.config import Config
 
 
@@ -28,7 +29,7 @@ def parse_settings(
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"Expected section.field=value. Got '{setting}'.")
+            raise ConfigError(f"Expected section.field=value. Got {shown(setting)}.")
         if name not in known:
             raise UnknownNameError.of("setting", name, known)
         section, _, field = name.partition(".")
@@ -64,12 +65,12 @@ def _value(name: str, text: str, kind: str) -> Any:
         return _string(text)
     if kind.startswith("bool"):
         if text not in ("true", "false"):
-            raise ConfigError(f"Expected {name} as true or false. Got '{text}'.")
+            raise ConfigError(f"Expected {name} as true or false. Got {shown(text)}.")
         return text == "true"
     try:
         return int(text) if kind.startswith("int") else float(text)
     except ValueError as error:
-        raise ConfigError(f"Expected {name} as {kind}. Got '{text}'.") from error
+        raise ConfigError(f"Expected {name} as {kind}. Got {shown(text)}.") from error
 
 
 def _string(text: str) -> str:
