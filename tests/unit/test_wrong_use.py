@@ -216,7 +216,6 @@ def nano():
      {"picture": torch.zeros(7)}, {"question": None}, {"question": 3}, {"question": ["q"]},
      {"question": b"q"}, {"question": " "}, {"method": None}, {"method": 3}, {"method": ByNorm()},
      {"method": "strid"}, {"settings": None}, {"settings": {}}],
-    ids=str,
 )  # fmt: skip
 def test_a_question_that_cannot_be_asked(nano, wrong):
     right = {"loaded": nano, "picture": PICTURE, "question": "q?", "method": "stride",

@@ -22,6 +22,7 @@ from tokensieve.hf.layout import (
     pack_plain,
     patches_of_cells,
 )
+from tokensieve.hf.once import once
 from tokensieve.hf.windows import unwindow
 
 Pack = Callable[[Any, Mapping[str, Any], Sequence[int]], list[Packing]]
@@ -82,6 +83,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+@once
 def family_of(model: Any) -> Family:
     """The family of `model`: its row of the table, or the default.
 

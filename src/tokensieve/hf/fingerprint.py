@@ -13,6 +13,7 @@ import torch
 from tokensieve.errors import EncoderMismatchWarning
 from tokensieve.hf.devices import at_hand
 from tokensieve.hf.families import decoder_of, family_of
+from tokensieve.hf.once import once
 from tokensieve.methods.base import Method
 from tokensieve.nn.fusion import FusionConfig, topmost
 from tokensieve.types import EncoderInfo, Site
@@ -20,6 +21,7 @@ from tokensieve.types import EncoderInfo, Site
 _FIXED_GRID = ("clip_vision_model", "siglip_vision_model", "internvl_vision")
 
 
+@once
 def encoder_info(model: Any) -> EncoderInfo:
     """What the site "features" of `model` looks like; `.at_embeds()` says it of the site "embeds".
 

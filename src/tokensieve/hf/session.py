@@ -40,6 +40,7 @@ from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.hooks import Point, When
 from tokensieve.hf.memory import Memory, is_filled, memory_of, note, shut, unshut
+from tokensieve.hf.once import remembered
 from tokensieve.hf.report import Report
 from tokensieve.hf.stages import Stages
 from tokensieve.hf.timing import now_ms
@@ -74,6 +75,7 @@ class Session:
                     "or a call begun under it is at work in another thread. Close the first and "
                     "let its calls end, or use `compress`."
                 )
+            self.held.enter_context(remembered(self.model))
             self.held.enter_context(installed(self.model, self.plan))
             points = (Point(self.model, When.BEFORE), Point(self.model, When.FINALLY))
             self.held.enter_context(hooks.installed(points))

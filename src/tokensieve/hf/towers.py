@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.once import once
 
 _TOWERS = ("vision_tower", "visual", "vision_model")
 _ATTENTION = ("self_attn", "attention", "attn")
@@ -24,6 +25,7 @@ def tower_of(model: Any) -> nn.Module:
     )
 
 
+@once
 def encoder_layers(model: Any) -> nn.ModuleList:
     """The vision encoder's transformer layers, first to last. Raises `UnsupportedError`."""
     require_uncompiled(tower := tower_of(model))
@@ -56,6 +58,7 @@ def attention_in(layer: nn.Module) -> nn.Module | None:
     return next((module for module in found if isinstance(module, nn.Module)), None)
 
 
+@once
 def has_cls(model: Any) -> bool:
     """Whether the encoder puts a CLS token before its patches."""
     names = (name.rpartition(".")[2] for name, _ in tower_of(model).named_parameters())
