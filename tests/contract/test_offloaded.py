@@ -1,7 +1,7 @@
 """A model whose weights are not there: offloaded to CPU or disk, or both, by accelerate. Every
 method's answer is the plain model's, bit for bit, and what is offloaded stays so.
 
-Weights come to the CPU to be used here; that layers lie on several devices has `test_devices.py`.
+Weights come to the CPU to be used here; layers on several devices are not run.
 """
 
 from __future__ import annotations

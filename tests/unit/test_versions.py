@@ -140,5 +140,6 @@ def test_the_page_is_what_was_counted(machine, tmp_path) -> None:
 
 
 def test_every_suite_of_the_matrix_is_there() -> None:
-    for name in ("exactness", "stages", "pairs", "sieve"):
-        assert sorted(ROOT.glob(versions.SUITES[name])), name
+    assert {"exactness", "stages", "pairs", "sieve", "calls", "turns"} <= set(versions.SUITES)
+    for name, pattern in versions.SUITES.items():
+        assert sorted(ROOT.glob(pattern)), name

@@ -73,8 +73,12 @@ def sieve(
     `DynamicCache`; not use_cache=False in `generate`, nor assisted decoding. Such a cache is of
     no use outside the sieve.
 
-    Raises `ConfigError` for wrong or nested use, `UnsupportedError` for what cannot be shortened
-    (videos, `inputs_embeds`, continuous batching, pictures behind a filled cache).
+    It holds for the model in every thread; a call begun under it ends under it, even if it was
+    closed meanwhile. Inside, a chat goes on with its cache: see `tokensieve.hf.turn`.
+
+    Raises `ConfigError` for wrong use and for a second sieve on the model, `UnsupportedError` for
+    what cannot be shortened (videos, `inputs_embeds`, continuous batching, pictures behind a filled
+    cache in a forward).
     """
     plan = Plan.of(
         model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
