@@ -180,6 +180,22 @@ def test_frames_of_an_animation_are_within_the_limits(tmp_path):
         open_source(str(tmp_path / "b.gif"))
 
 
+def test_a_frame_that_turns_out_to_have_alpha_is_rgb(tmp_path):
+    """Pillow says RGB of it until it is decoded: two bytes doubled in the second frame's header."""
+    values = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+    picture, path = Image.fromarray(values), tmp_path / "a.gif"
+    whole = encoded(picture, "GIF", save_all=True, append_images=[picture.rotate(90)])
+    found = set()
+    for at in range(1000, 1060):
+        path.write_bytes(whole[: at + 2] + whole[at:])
+        try:
+            with animated(path) as (total, _, frame):
+                found.add(frame(total - 1).mode)
+        except PictureError:
+            continue
+    assert found == {"RGB"}
+
+
 # Memory
 
 

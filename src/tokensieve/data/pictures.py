@@ -129,6 +129,7 @@ def animated(
             with named(name):
                 picture.seek(number)
                 check_size(picture.size, name, limits)
+                picture.load()  # only now is it known whether the frame has alpha
                 return to_rgb(picture, name)
 
         yield total, picture.size, frame
