@@ -9,7 +9,7 @@ from typing import Any
 
 from tokensieve.budget import Pool, check_keep
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.fields import check_names
+from tokensieve.fields import check_names, shown
 from tokensieve.hf.encode_inside import require_inside
 from tokensieve.hf.families import decoder_of, family_of
 from tokensieve.hf.fingerprint import encoder_info, llm_info, warn_of_other_weights
@@ -158,7 +158,7 @@ def _pair(
     if not isinstance(methods, list | tuple) or len(methods) != 2:
         raise ConfigError(
             "Expected a method or a pair of them, one before the LLM and one inside it. Got "
-            f"{methods!r}. Pass (first, second)."
+            f"{shown(methods)}. Pass (first, second)."
         )
     if options:
         raise ConfigError(
@@ -168,7 +168,7 @@ def _pair(
     if not isinstance(keeps, list | tuple) or len(keeps) != 2:
         raise ConfigError(
             "Expected `keep` as a pair, for each method its share of the tokens there are at "
-            f"first. Got {keeps!r}. Pass keep=(more, fewer)."
+            f"first. Got {shown(keeps)}. Pass keep=(more, fewer)."
         )
     more, fewer = (check_keep(keep) for keep in keeps)
     check_shrinks(more, fewer, "inside the LLM than before it")
@@ -215,7 +215,7 @@ def require_layers(layer: object, depth: int) -> None:
     if not isinstance(layer, int | Mapping | Schedule | None):
         raise ConfigError(
             "Expected `layer` as a layer's number, as {layer: keep} or as a schedule. Got "
-            f"{layer!r}. Pass layer=K with a whole K from 1 to {depth - 1}."
+            f"{shown(layer)}. Pass layer=K with a whole K from 1 to {depth - 1}."
         )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import BudgetError, ConfigError, UnsupportedError
+from tokensieve.fields import shown
 from tokensieve.functional.cells import any_of_cells, best_of_cells
 from tokensieve.functional.grid import coarse_cells
 from tokensieve.functional.matching import nearest_target
@@ -33,9 +34,9 @@ def composed(method: Method, *, recycle: object = False, cover: object = 0) -> M
     neither True nor False; and what `Covered` and `Recycled` raise.
     """
     if isinstance(cover, bool) or not isinstance(cover, int) or cover < 0:
-        raise ConfigError(f"Expected `cover` as a whole number from 0 up. Got {cover!r}.")
+        raise ConfigError(f"Expected `cover` as a whole number from 0 up. Got {shown(cover)}.")
     if not isinstance(recycle, bool):
-        raise ConfigError(f"Expected `recycle` as True or False. Got {recycle!r}.")
+        raise ConfigError(f"Expected `recycle` as True or False. Got {shown(recycle)}.")
     method = Covered(method, cover) if cover else method
     return Recycled(method) if recycle else method
 
@@ -138,7 +139,9 @@ class Covered(_Around):
         super().__post_init__()
         _scoring(self.method)
         if isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1:
-            raise ConfigError(f"Expected `cells` as a whole number from 1 up. Got {self.cells!r}.")
+            raise ConfigError(
+                f"Expected `cells` as a whole number from 1 up. Got {shown(self.cells)}."
+            )
 
     def options(self) -> dict[str, JsonValue]:
         return {**super().options(), "cover": self.cells}

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError
-from tokensieve.fields import check_fields, option
+from tokensieve.fields import check_fields, option, shown
 from tokensieve.types import EncoderInfo
 
 Stages = Mapping[int, float | int]
@@ -81,7 +81,7 @@ def check_schedule(stages: Stages, depth: int) -> None:
         if isinstance(at, bool) or not isinstance(at, int) or not 0 < at < depth:
             raise ConfigError(
                 f"Expected `layer` from 1 to {depth - 1}, a decoder layer of the LLM behind its "
-                f"first. Got {at!r}."
+                f"first. Got {shown(at)}."
             )
         check_keep(share)
     for more, fewer in pairwise(stages[at] for at in sorted(stages)):

@@ -80,13 +80,14 @@ class Searched(Schedule):
         data = read_object(path, "a searched schedule", WeightsError, advice)
         try:
             if data["format"] != _FORMAT:
-                raise ValueError(f"format {data['format']}")
+                raise ValueError(f"format {shown(data['format'])}")
             given = {field: data["llm"][field] for field in _IDENTITY}
             llm = EncoderInfo(**given, layer=-1)
             trace = tuple(tuple(float(share) for share in shares) for shares in data["trace"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
+            said = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"Expected a searched schedule at '{path}'. Got something else ({error}). {advice}"
+                f"Expected a searched schedule at '{path}'. Got something else ({said}). {advice}"
             ) from error
         return cls(llm, trace)
 
