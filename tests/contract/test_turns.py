@@ -7,6 +7,8 @@ from functools import partial
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch.testing import assert_close
 from transformers import DynamicCache, StaticCache
 
@@ -18,7 +20,9 @@ from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.sieve import sieve
 
 NEW = 4
-CAUSAL = tuple(name for name in NAMES if name != "paligemma")
+# Gemma 3 reads new pictures wrong behind a cache, before that release
+OLD = Version(transformers.__version__) < Version("5.23")
+CAUSAL = tuple(n for n in NAMES if n != "paligemma" and not (OLD and n == "gemma3"))
 every_family = pytest.mark.parametrize("name", CAUSAL)
 
 
@@ -301,3 +305,9 @@ def test_inside_the_llm_and_over_a_prompt_it_is_refused():
 def test_a_family_that_reads_both_ways_is_refused():
     with pytest.raises(UnsupportedError, match="reads its prompt in both directions"):
         check_chat(build("paligemma"), ByNorm())
+
+
+@pytest.mark.skipif(not OLD, reason="right since Transformers 5.23")
+def test_pictures_that_transformers_masks_wrong_are_refused():
+    with pytest.raises(UnsupportedError, match=r"behind which Transformers .* reads them wrong"):
+        check_chat(build("gemma3"), ByNorm())

@@ -71,22 +71,39 @@ def refuse_paged(inputs: Mapping[str, Any]) -> None:
 
 def refuse_inside(model: Any, inputs: Mapping[str, Any]) -> None:
     """What `generate` cannot do while the layers of its cache differ in length."""
-    config = inputs.get("generation_config") or model.generation_config
-
-    def option(name: str) -> Any:
-        return inputs.get(name, getattr(config, name, None))
-
-    if option("use_cache") is False:
+    if _option(model, inputs, "use_cache") is False:
         raise UnsupportedError(
             "Expected `generate` with a cache where tokens are dropped inside the LLM. Got "
             "use_cache=False, which would choose anew at every token. Leave it out."
         )
     for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"):
-        if option(name):
+        if _option(model, inputs, name):
             raise UnsupportedError(
                 f"Expected plain decoding where tokens are dropped inside the LLM. Got {name}, "
                 "which goes back over the cache. Leave it out."
             )
+
+
+def refuse_behind(model: Any, inputs: Mapping[str, Any]) -> None:
+    """What `generate` of Transformers gets wrong, or fails at, behind a filled cache."""
+    if _option(model, inputs, "use_cache") is False:
+        raise UnsupportedError(
+            "Expected `generate` with a cache to go on behind one. Got use_cache=False. Leave it "
+            "out, or pass the whole conversation and no cache."
+        )
+    for name in ("assistant_model", "prompt_lookup_num_tokens"):
+        if _option(model, inputs, name):
+            raise UnsupportedError(
+                f"Expected plain decoding behind a filled cache. Got {name}, which takes it to "
+                "hold all but the last token. Leave it out, or pass the whole conversation and no "
+                "cache."
+            )
+    times = max(int(_option(model, inputs, n) or 1) for n in ("num_beams", "num_return_sequences"))
+    if times > 1:
+        raise UnsupportedError(
+            f"Expected one answer to each conversation in a filled cache. Got {times} rows each "
+            "(num_beams, num_return_sequences). Pass the whole conversation and no cache."
+        )
 
 
 def refuse_continuation(bound: Mapping[str, Any]) -> None:
@@ -136,7 +153,16 @@ def with_prompt(out: Any, done: Compressed) -> Any:
     return out
 
 
-def answer_of(out: Any, done: Compressed) -> Tensor:
-    """(E, n) the tokens that `generate` added to the prompt it was given."""
+def answer_of(model: Any, call: Call, out: Any) -> Tensor | None:
+    """(E, n) the tokens that `generate` added to the prompt it was given, as its cache holds them;
+    None of beams, of which the cache may hold others."""
+    if call.done is None or int(_option(model, call.given, "num_beams") or 1) > 1:
+        return None
     sequences = out if isinstance(out, Tensor) else out.sequences
-    return torch.as_tensor(sequences[:, done.prompt_length :])
+    return torch.as_tensor(sequences[:, call.done.prompt_length :])
+
+
+def _option(model: Any, inputs: Mapping[str, Any], name: str) -> Any:
+    """An option of `generate` as a call has it."""
+    config = inputs.get("generation_config") or model.generation_config
+    return inputs.get(name, getattr(config, name, None))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import Cache, GenerationMixin
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokensieve.errors import UnsupportedError
@@ -113,6 +113,30 @@ def positions_for(model: Any, inputs: Mapping[str, Any]) -> Tensor:
         shadow._modules[name] = _shadow(base)
     known = {name: value for name, value in inputs.items() if name not in CACHE_NAMES}
     return torch.as_tensor(shadow._prepare_position_ids_for_generation(known["input_ids"], known))
+
+
+def layers_of_cache(model: Any) -> int:
+    """How many layers a filled KV cache of a model has."""
+    return len(DynamicCache(config=model.config.get_text_config(decoder=True)).layers)
+
+
+def require_token_types(model: Any, inputs: Mapping[str, Any], pictures_BS: Tensor) -> None:
+    """Raise `UnsupportedError` for pictures behind a filled cache that this release would mask by
+    the wrong places (Gemma 3 before 5.23): it hands the model the token types of new tokens only.
+    """
+    types = inputs.get("token_type_ids")
+    if types is None or not bool(pictures_BS.any()):
+        return
+    made = model.prepare_inputs_for_generation(
+        inputs["input_ids"], next_sequence_length=1, is_first_iteration=True,
+        attention_mask=inputs["attention_mask"], token_type_ids=types,
+    )  # fmt: skip
+    if (told := made.get("token_type_ids")) is None or told.shape != types.shape:
+        raise UnsupportedError(
+            f"Expected new pictures of {type(model).__name__} without a filled cache, behind which "
+            f"Transformers {transformers.__version__} reads them wrong. Got a filled cache. Pass "
+            "the whole conversation and no cache, or install a newer Transformers."
+        )
 
 
 def _shadow(module: Any) -> Any:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache as cached
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -22,6 +21,9 @@ from torch import Tensor
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.compaction import SEQUENCE, Gather
 from tokensieve.hf.encode import PIXELS
+from tokensieve.hf.shut import NOTE
+from tokensieve.hf.shut import shut as shut
+from tokensieve.hf.shut import unshut as unshut
 
 if TYPE_CHECKING:
     from tokensieve.hf.compress import Compressed
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from tokensieve.hf.stages import Stages
 
 GRIDS = ("image_grid_thw",)  # of each picture; positions with several axes are made of them
-_NOTE = "_tokensieve"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,20 @@ class Memory:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
         return self  # nothing of it is ever changed
+
+    def __reduce__(self) -> Any:
+        """Nothing of it is written: a cache that holds the whole prompt needs none of it."""
+        if self.less:
+            raise UnsupportedError(
+                "Expected a cache that holds the whole prompt. Got one filled under a sieve, which "
+                "holds less and cannot be pickled. Save the conversation instead."
+            )
+        return type(None), ()
+
+    @property
+    def less(self) -> bool:
+        """Whether the cache holds less than the prompt."""
+        return self.shortened or self.inside
 
     @property
     def inside(self) -> bool:
@@ -174,26 +189,35 @@ class Memory:
 
     def repeated(self, times: int) -> Memory:
         """With every prompt that often in a row."""
-        if times == 1:
+        return self.taken([i for i in range(len(self.prompt_ids)) for _ in range(times)])
+
+    def taken(self, prompts: Sequence[int]) -> Memory:
+        """Of `prompts` among these, in this order."""
+        if list(prompts) == list(range(len(self.prompt_ids))):
             return self
+        of = [(new, k) for new, i in enumerate(prompts)
+              for k, prompt in enumerate(self.prompt_of) if prompt == i]  # fmt: skip
+
+        def rows(values: Tensor, order: Sequence[int] = prompts) -> Tensor:
+            return values[torch.tensor(order, device=values.device, dtype=torch.long)]
+
         return replace(
             self,
-            prompt_ids=self.prompt_ids.repeat_interleave(times, 0),
-            gather=Gather(
-                self.gather.index_BT.repeat_interleave(times, 0),
-                self.gather.real_BT.repeat_interleave(times, 0),
-            ),
-            sequences={k: v.repeat_interleave(times, 0) for k, v in self.sequences.items()},
-            grids={},
-            prompt_of=(),
-            crops={},
+            prompt_ids=rows(self.prompt_ids),
+            gather=Gather(rows(self.gather.index_BT), rows(self.gather.real_BT)),
+            answer=None if self.answer is None else rows(self.answer),
+            sequences={name: rows(value) for name, value in self.sequences.items()},
+            grids={name: rows(value, [k for _, k in of]) for name, value in self.grids.items()},
+            prompt_of=tuple(new for new, _ in of),
+            crops={new: self.crops.get(i, 0) for new, i in enumerate(prompts)},
+            pixels=self.pixels * len(prompts) // len(self.prompt_ids),
         )
 
 
 def memory_of(model: Any, cache: Any) -> Memory | None:
     """What is noted on a cache; None if nothing is. Raises `UnsupportedError` where it was another
     model that filled it."""
-    found: Memory | None = getattr(cache, _NOTE, None)
+    found: Memory | None = getattr(cache, NOTE, None)
     if found is not None and found.model() is not model:
         raise UnsupportedError(
             "Expected a cache that this model filled. Got one of another model under a sieve. Pass "
@@ -209,44 +233,18 @@ def is_filled(cache: Any) -> bool:
 
 def note(cache: Any, memory: Memory) -> None:
     """Remember on a cache what it holds; one that holds less than the prompt is shut."""
-    setattr(cache, _NOTE, memory)
-    if memory.shortened or memory.inside:
-        shut(cache)
+    setattr(cache, NOTE, memory)
+    shut(cache)
 
 
-def shut(cache: Any) -> None:
-    """Let a noted cache take nothing in."""
-    found: Memory | None = getattr(cache, _NOTE, None)
-    if found is not None and (found.shortened or found.inside) and not _is_shut(cache):
-        kind: Any = type(cache)
-        cache.__class__ = _shut(kind)
-
-
-def unshut(cache: Any) -> None:
-    """Let a cache take in again, for one that knows what it holds."""
-    if _is_shut(cache):
-        cache.__class__ = type(cache).__mro__[1]
-
-
-def _is_shut(cache: Any) -> bool:
-    return getattr(type(cache), "_tokensieve_shut", False)
-
-
-@cached
-def _shut(kind: Any) -> Any:
-    """A class of caches that take nothing in."""
-
-    def update(self: Any, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise UnsupportedError(
-            "Expected a cache that holds the whole prompt. Got one filled under a sieve, which "
-            "holds less. Go on inside `with sieve(model, ...)`, or pass the whole conversation and "
-            "no cache."
-        )
-
-    return type(kind.__name__, (kind,), {
-        "update": update, "_tokensieve_shut": True, "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__, "__doc__": kind.__doc__,
-    })  # fmt: skip
+def read_by_hand(cache: Any, memory: Memory, ids: Tensor | None) -> None:
+    """Remember that a noted cache is about to read `ids`; None: of which nothing is known."""
+    past = memory.length + int(cache.get_seq_length()) - memory.short_length
+    known = memory.known(past)
+    answer = known[:, memory.length :]
+    if ids is not None and known.shape[1] == past and len(ids) == len(known):
+        answer = torch.cat([answer, ids.to(answer.device)], 1)
+    setattr(cache, NOTE, replace(memory, answer=answer))
 
 
 def _all_of(ids: Tensor) -> Gather:

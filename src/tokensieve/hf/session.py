@@ -39,7 +39,7 @@ from tokensieve.hf.compat import cache_in, cache_of, in_plain_generate, require_
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.hooks import Point, When
-from tokensieve.hf.memory import Memory, is_filled, memory_of, note, shut, unshut
+from tokensieve.hf.memory import Memory, is_filled, memory_of, note, read_by_hand, shut, unshut
 from tokensieve.hf.once import remembered
 from tokensieve.hf.report import Report
 from tokensieve.hf.stages import Stages
@@ -188,7 +188,7 @@ class Session:
         with self._calling(call):
             try:
                 out = self.original["generate"](**arguments)
-                call.answer = answer_of(out, done)
+                call.answer = answer_of(self.model, call, out)
             finally:
                 call.work.close()
                 self._note(call, cache_of(kwargs))
@@ -302,7 +302,9 @@ class Session:
         if not pictures and not bound.get("mm_encoder_outputs"):
             if is_filled(cache):
                 memory = memory_of(self.model, cache)
-                if memory is None or not (memory.shortened or memory.inside):
+                if memory is not None:
+                    read_by_hand(cache, memory, bound.get("input_ids"))
+                if memory is None or not memory.less:
                     return None, None
                 refuse_continuation(bound)
                 unshut(cache)
@@ -348,9 +350,8 @@ class Session:
         if int(cache.get_seq_length()) < memory.short_length:
             shut(cache)
             return
-        answer = call.answer if call.repeats == 1 else None
-        memory = replace(memory.repeated(call.repeats), answer=answer, stages=call.stages)
-        note(cache, memory)
+        memory = memory.repeated(call.repeats)
+        note(cache, replace(memory, answer=call.answer, stages=call.stages))
 
     def _record(self, call: Call, **ms: float) -> None:
         if call.done is None:

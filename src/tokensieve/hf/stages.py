@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import Cache
 
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
@@ -69,7 +68,6 @@ class Stages:
         self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
         self.gathers: dict[int, Gather] = {}  # by the first layer each is in force at
         self.filled = False  # the prompt has been read
-        self.cache: Cache | None = None
         self.reports = [] if before is None else [StageReport(0, before.prompts)]
         self.ms: dict[str, float] = {}
         self.masks: dict[tuple[int, int], Tensor | None] = {}
@@ -127,8 +125,7 @@ class Stages:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
         if not self.filled and number in self.stages:
-            self.cache = cache_at(self.decoder.layers[number], args, kwargs)
-            require_growing(self.cache)  # the model may have made it
+            require_growing(cache_at(self.decoder.layers[number], args, kwargs))  # made meanwhile
             hidden = self._cut(number, hidden)
         gather = self._gather(number)
         if gather is None:

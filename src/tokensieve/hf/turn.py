@@ -19,9 +19,10 @@ from torch import Tensor
 
 from tokensieve.budget import Pool
 from tokensieve.errors import PromptError, UnsupportedError
+from tokensieve.hf.call import refuse_behind
 from tokensieve.hf.choose import Choice, choose
 from tokensieve.hf.compaction import SEQUENCE
-from tokensieve.hf.compat import CACHE_NAMES, cache_of
+from tokensieve.hf.compat import CACHE_NAMES, cache_of, layers_of_cache, require_token_types
 from tokensieve.hf.compress import Compressed, refuse_renumber, shortened_inputs
 from tokensieve.hf.encode import PIXELS, refuse_unsupported
 from tokensieve.hf.families import family_of
@@ -57,6 +58,7 @@ def next_turn(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Compressed:
     conversation = _Conversation(model, inputs, memory)
     if not conversation.memory.begun and not bool(conversation.new_BS.any()):
         return conversation.plain(plan)
+    refuse_behind(model, inputs)
     return conversation.shortened(plan)
 
 
@@ -66,11 +68,16 @@ class _Conversation:
     def __init__(self, model: Any, inputs: Mapping[str, Any], memory: Memory | None) -> None:
         self.model, self.as_given = model, inputs
         held = int(cache_of(inputs).get_seq_length())
-        given = inputs["input_ids"]
-        self.memory = memory or Memory.plain(model, given, held)
+        given, mask = inputs["input_ids"], inputs.get("attention_mask")
+        if mask is not None and mask.shape[-1] == given.shape[-1]:
+            mask = None  # all of the conversation is given
+        if memory is not None and held < memory.length and not (memory.less or memory.pictures):
+            memory = None  # cropped: plain all the same
+        self.memory = memory or Memory.plain(model, given if mask is None else given[:, :0], held)
+        if memory is not None:
+            self._check_whole(cache_of(inputs), held)
         self.past = self.memory.length + held - self.memory.short_length  # of S, in the cache
-        mask = inputs.get("attention_mask")
-        if mask is not None and mask.shape[-1] != given.shape[-1]:  # only what is new
+        if mask is not None:
             self._check_lengths(given, mask)
             ids = torch.cat([self.memory.ids(self.past).to(given.device), given], 1)
         else:
@@ -83,6 +90,19 @@ class _Conversation:
         self.placeholder = int(model.config.image_token_id)
         self.new_BS = ids == self.placeholder
         self.new_BS[:, : self.past] = False
+
+    def _check_whole(self, cache: Any, held: int) -> None:
+        """All that was noted is still there, in every layer."""
+        lengths = {int(layer.get_seq_length()) for layer in cache.layers}
+        if len(cache.layers) < layers_of_cache(self.model):
+            lengths.add(0)
+        if held < self.memory.short_length or len(lengths) > 1:
+            raise UnsupportedError(
+                f"Expected a cache that holds the {self.memory.short_length} tokens of its prompt "
+                f"in every layer. Got {' and '.join(map(str, sorted(lengths)))}: it was cropped, "
+                "or a forward that filled it was interrupted. Pass the whole conversation and no "
+                "cache."
+            )
 
     def _check_lengths(self, given: Tensor, mask: Tensor) -> None:
         if mask.shape[-1] != self.past + given.shape[-1]:
@@ -99,6 +119,13 @@ class _Conversation:
                 f"Expected {len(known)} conversation(s) of the {self.past} tokens in the cache and "
                 f"new ones behind them. Got {len(given)} of {given.shape[-1]}. Pass the whole "
                 "conversation, or no cache."
+            )
+        if (missing := self.past - known.shape[1]) > 0:
+            raise UnsupportedError(
+                "Expected a cache of which all tokens are known. Got one whose last "
+                f"{missing} are not: an answer that was interrupted, or chosen from beams. Take "
+                f"them off with cache.crop(-{missing}), or pass the whole conversation and no "
+                "cache."
             )
         same = given[:, : known.shape[1]] == known
         if not bool(same.all()):
@@ -139,6 +166,7 @@ class _Conversation:
     def shortened(self, plan: Plan) -> Compressed:
         """The conversation with its new pictures shortened by `plan`."""
         self._check_positions(plan)
+        require_token_types(self.model, self.inputs, self.new_BS)
         mask = self.inputs["attention_mask"]
         keep_BS, rows = mask.bool().clone(), None
         prompts = self.no_pictures
@@ -173,6 +201,12 @@ class _Conversation:
 
     def _check_positions(self, plan: Plan) -> None:
         """Positions go on as they began."""
+        S, given = self.inputs["input_ids"].shape[1], self.inputs.get("position_ids")
+        if given is not None and given.shape[-1] != S:
+            raise PromptError(
+                f"Expected `position_ids` of the whole conversation, {S}. Got {given.shape[-1]}. "
+                "Leave them out; they are found."
+            )
         if self.memory.shortened and plan.renumber != self.memory.renumber:
             began = "renumber" if self.memory.renumber else "keep"
             raise UnsupportedError(
