@@ -165,7 +165,7 @@ def test_what_cannot_be_composed_is_named() -> None:
         get_method("feature-norm", cover=1.5)
     with pytest.raises(ConfigError, match=r"`recycle` as True or False\. Got 0\.1"):
         get_method("feature-norm", recycle=0.1)
-    with pytest.raises(ConfigError, match="`cells` as a whole number from 1 up"):
+    with pytest.raises(ConfigError, match="`cells` of at least 1"):
         Covered(get_method("feature-norm"), 0)
     merging = get_method("avgpool", recycle=True)
     with pytest.raises(UnsupportedError, match="Got AvgPool, which makes new ones"):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokensieve.errors import BudgetError, ConfigError, UnsupportedError
-from tokensieve.fields import shown
+from tokensieve.fields import option, shown
 from tokensieve.functional.cells import any_of_cells, best_of_cells
 from tokensieve.functional.grid import coarse_cells
 from tokensieve.functional.matching import nearest_target
@@ -133,15 +133,11 @@ class Covered(_Around):
     `BudgetError` for a budget of fewer tokens than there are cells.
     """
 
-    cells: int = 2
+    cells: int = option(2, low=1, high=2**12)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _scoring(self.method)
-        if isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1:
-            raise ConfigError(
-                f"Expected `cells` as a whole number from 1 up. Got {shown(self.cells)}."
-            )
 
     def options(self) -> dict[str, JsonValue]:
         return {**super().options(), "cover": self.cells}
