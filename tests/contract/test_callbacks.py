@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     MaxLengthCriteria,
@@ -110,6 +111,18 @@ def test_limits_of_transformers_own():
     assert short.shape[1] == S + 4
     assert at_once.shape[1] == S + 1
     assert kept_on.shape[1] >= S + 3
+
+
+def test_arguments_by_place():
+    """As `generate` takes them: inputs, configuration, processors."""
+    tiny, noted = build("llava"), Noted()
+    inputs = tiny.inputs([2])
+    ids, rest = inputs["input_ids"], {k: v for k, v in inputs.items() if k != "input_ids"}
+    config = GenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    with sieve(tiny.model, ByNorm(), 0.4):
+        out = tiny.model.generate(ids, config, LogitsProcessorList([noted]), **rest)
+        assert torch.equal(out, generated(tiny.model, inputs))
+    assert torch.equal(noted.seen[0], ids)
 
 
 class Heard(BaseStreamer):

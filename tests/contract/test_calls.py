@@ -249,6 +249,27 @@ def test_a_cancelled_task_ends_under_its_sieve_and_leaves_nothing(tiny, method):
     assert torch.equal(plain[0], told(tiny.model, inputs)[0])
 
 
+def test_plain_calls_do_not_keep_a_closed_sieve(tiny):
+    """A server that is never idle can open the next one once the first one's calls are over."""
+    inputs, before = tiny.inputs([2]), state(tiny.model)
+    plain = told(tiny.model, inputs)
+    first, second = Wait(), Wait()
+    with ThreadPoolExecutor(2) as pool:
+        with sieve(tiny.model, "divprune", 0.4):
+            short = pool.submit(told, tiny.model, inputs, stopping_criteria=[first])
+            assert first.reached.wait(60)
+        late = pool.submit(told, tiny.model, inputs, stopping_criteria=[second])
+        assert second.reached.wait(60)
+        first.go_on.set()
+        short.result()
+        with sieve(tiny.model, "fastervlm", 0.4) as report:
+            second.go_on.set()
+            assert_close(late.result()[1], plain[1], rtol=0, atol=0)
+            told(tiny.model, inputs)
+        assert len(report.calls) == 1
+    assert state(tiny.model) == before
+
+
 def test_a_plain_call_begun_before_the_sieve_stays_plain(tiny, monkeypatch):
     inputs, answers = tiny.inputs([2]), []
     wanted = told(tiny.model, inputs)

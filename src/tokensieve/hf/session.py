@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf import hooks
@@ -150,20 +149,18 @@ class Session:
 
     # -- generate
 
-    def generate(
-        self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any
-    ) -> Any:
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`generate` over shortened prompts, giving back the prompts as they were."""
-        if inputs is not None:
-            kwargs["input_ids"] = inputs
-        if generation_config is not None:
-            kwargs["generation_config"] = generation_config
+        kwargs |= inspect.signature(self.original["generate"]).bind_partial(*args).arguments
+        for name, told in (("inputs", "input_ids"), ("generation_config", "generation_config")):
+            if (value := kwargs.pop(name, None)) is not None:
+                kwargs[told] = value
         self._sweep()
         with self._using() as is_open:
-            if not is_open:  # closed since the name was looked up
-                with self._calling(Call(generating=True)):
-                    return self.original["generate"](**kwargs)
-            return self._generate(kwargs)
+            if is_open:
+                return self._generate(kwargs)
+        with self._calling(Call(generating=True)):  # closed: a plain call, which keeps nothing here
+            return self.original["generate"](**kwargs)
 
     def _generate(self, kwargs: dict[str, Any]) -> Any:
         refuse_paged(kwargs)
