@@ -62,6 +62,8 @@ def choose(
 
     read: crops of each prompt that an earlier turn has read.
     """
+    if _keeps_all(plan):
+        return _all(model, plan, inputs, keys)
     inside = None
     if plan.method.site is Site.ENCODER and plan.keep != 1:
         given = inputs.inputs if isinstance(inputs, Encoded) else inputs
@@ -86,6 +88,27 @@ def choose(
     if encoded.blank and new_rows is None:  # nothing to resize after all
         return choose(model, plan, encode(model, encoded.inputs), keys, read)
     return Choice(encoded, masks, new_rows, prompt_reports(encoded, reductions, masks), ms)
+
+
+def _keeps_all(plan: Plan) -> bool:
+    """Whether nothing is to be chosen: every method keeps all when it is asked to."""
+    method = plan.method
+    return plan.keep == 1 and method.budgeted and method.exact and method.reads_picture
+
+
+def _all(
+    model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None
+) -> Choice:
+    """The pictures as they are; no attention need be read for that."""
+    encoded = inputs if isinstance(inputs, Encoded) else encode(model, inputs)
+    require_keys(keys, len(encoded.inputs["input_ids"]))
+    reductions = [ImageReduction(packing.valid_nL) for packing in encoded.packings]
+    masks = [
+        row_mask(packing, packing.valid_nL, drop_newlines=plan.drop_newlines)
+        for packing in encoded.packings
+    ]
+    prompts = prompt_reports(encoded, reductions, masks)
+    return Choice(encoded, masks, None, prompts, dict(encoded.ms))
 
 
 def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
