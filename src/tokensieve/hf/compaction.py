@@ -146,6 +146,8 @@ def _cut(entries: Any, keep_R: Tensor, rows_RD: Tensor | None = None) -> list[Te
     sizes = [len(entry) for entry in flat]
     if rows_RD is not None:
         flat = list(torch.split(rows_RD, sizes))
+    if bool(keep_R.all()):
+        return flat
     masks = torch.split(keep_R.to(flat[0].device), sizes)
     return [entry[mask] for entry, mask in zip(flat, masks, strict=True)]
 

@@ -111,7 +111,7 @@ def encode(
     if run and given is None:
         with timed(ms, "encode", inputs["input_ids"].device), heard.listening():
             output, tapped = _run_tapped(model, family, inputs)
-    runs = _runs(place_BS)
+    runs = _runs(place_BS) if family.split_runs or output is None else []
     items: list[int]
     if output is None:
         items = list(rows) if rows is not None else runs

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Packing:
     origin_N: Int[Tensor, "N"]
     tiles: tuple[int, int] | None = None
 
-    @property
+    @cached_property
     def valid_nL(self) -> Bool[Tensor, "n L"]:
         """True where a token of a crop has a row, i.e. reaches the LLM at all."""
         valid = torch.zeros(self.crops * self.length, dtype=torch.bool, device=self.origin_N.device)

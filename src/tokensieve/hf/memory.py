@@ -37,7 +37,7 @@ GRIDS = ("image_grid_thw",)  # of each picture; positions with several axes are 
 class Memory:
     """What was read into a cache.
 
-    prompt_ids: (B, S) as given. gather: (B, T) which of them the cache holds. answer: (B, n) what
+    prompt_ids: (B, S) as given. cut: which of them the cache holds; None: all. answer: (B, n) what
     was generated behind them, as far as that is known. renumber: positions count what is held.
     inside: the LLM's layers hold different numbers of tokens. stages: how, to go on by hand.
     sequences, grids: what ran along the prompt, and of each picture; prompt_of: its prompt. crops:
@@ -47,7 +47,7 @@ class Memory:
 
     model: Any
     prompt_ids: Int[Tensor, "B S"]
-    gather: Gather
+    cut: Gather | None
     shortened: bool
     renumber: bool
     answer: Int[Tensor, "B n"] | None = None
@@ -63,7 +63,7 @@ class Memory:
     def plain(cls, model: Any, ids: Tensor, held: int) -> Memory:
         """Of a cache that was filled without a sieve, as far as the ids given now say."""
         prompt = ids[:, :held] if ids.shape[1] > held else ids.new_zeros(len(ids), held)
-        return cls(weakref.ref(model), prompt, _all_of(prompt), shortened=False, renumber=False,
+        return cls(weakref.ref(model), prompt, None, shortened=False, renumber=False,
                    begun=False)  # fmt: skip
 
     @classmethod
@@ -74,11 +74,10 @@ class Memory:
         if done.memory is not None:
             return done.memory
         ids = done.prompt_ids
-        gather = done.gather if done.gather is not None else _all_of(ids)
         prompts = done.report.calls[0].prompts
         pictures = [i for i, prompt in enumerate(prompts) for _ in prompt.images]
         return cls(
-            weakref.ref(model), ids, gather, done.shortened, renumber,
+            weakref.ref(model), ids, done.gather, done.shortened, renumber,
             sequences=_along(inputs, ids), grids=grids_of(inputs), prompt_of=tuple(pictures),
             crops=_crops(prompts), pixels=_pixels(inputs),
         )  # fmt: skip
@@ -106,6 +105,11 @@ class Memory:
         return self.stages is not None
 
     @property
+    def gather(self) -> Gather:
+        """(B, T) where each position of the cache's prompt comes from."""
+        return _all_of(self.prompt_ids) if self.cut is None else self.cut
+
+    @property
     def length(self) -> int:
         """S."""
         return int(self.prompt_ids.shape[1])
@@ -113,7 +117,7 @@ class Memory:
     @property
     def short_length(self) -> int:
         """T."""
-        return int(self.gather.index_BT.shape[1])
+        return self.length if self.cut is None else int(self.cut.index_BT.shape[1])
 
     @property
     def pictures(self) -> int:
@@ -175,7 +179,7 @@ class Memory:
         ids, added = inputs["input_ids"], _crops(prompts)
         pictures = [i for i, prompt in enumerate(prompts) for _ in prompt.images]
         return replace(
-            self, prompt_ids=ids, gather=gather, renumber=renumber, answer=None,
+            self, prompt_ids=ids, cut=gather, renumber=renumber, answer=None,
             shortened=gather.index_BT.shape[1] < ids.shape[1], sequences=_along(inputs, ids),
             grids=grids, prompt_of=tuple(sorted((*self.prompt_of, *pictures))),
             crops={i: self.crops.get(i, 0) + added.get(i, 0) for i in range(len(ids))},
@@ -185,7 +189,7 @@ class Memory:
     def passed(self, inputs: Mapping[str, Any]) -> Memory:
         """Of the conversation with another turn read that was none of ours."""
         ids = inputs["input_ids"]
-        return replace(self, prompt_ids=ids, gather=_all_of(ids), answer=None)
+        return replace(self, prompt_ids=ids, cut=None, answer=None)
 
     def repeated(self, times: int) -> Memory:
         """With every prompt that often in a row."""
@@ -204,7 +208,9 @@ class Memory:
         return replace(
             self,
             prompt_ids=rows(self.prompt_ids),
-            gather=Gather(rows(self.gather.index_BT), rows(self.gather.real_BT)),
+            cut=None
+            if self.cut is None
+            else Gather(rows(self.cut.index_BT), rows(self.cut.real_BT)),
             answer=None if self.answer is None else rows(self.answer),
             sequences={name: rows(value) for name, value in self.sequences.items()},
             grids={name: rows(value, [k for _, k in of]) for name, value in self.grids.items()},
