@@ -30,7 +30,7 @@ class Choice:
     """The pictures as they were, and what stays of them.
 
     masks: (N,) per picture, which of its rows stay. new_rows: (R, D) all rows with the values a
-    method made; None where it made none.
+    method made; None where it made none. whole: that all rows stay is known beforehand.
     """
 
     encoded: Encoded
@@ -38,6 +38,7 @@ class Choice:
     new_rows: Tensor | None
     prompts: tuple[PromptReport, ...]
     ms: dict[str, float]
+    whole: bool = False
 
     @property
     def keep_R(self) -> Tensor:
@@ -46,7 +47,7 @@ class Choice:
 
     def rows(self, keep_R: Tensor) -> Rows | None:
         """The rows in `keep_R` as the model takes them; None if that is none."""
-        if not bool(keep_R.any()):
+        if not self.whole and not bool(keep_R.any()):
             return None
         encoded = self.encoded
         place_BS = encoded.inputs["input_ids"] == encoded.placeholder
@@ -104,11 +105,14 @@ def _all(
     require_keys(keys, len(encoded.inputs["input_ids"]))
     reductions = [ImageReduction(packing.valid_nL) for packing in encoded.packings]
     masks = [
-        row_mask(packing, packing.valid_nL, drop_newlines=plan.drop_newlines)
+        row_mask(packing, packing.valid_nL, drop_newlines=True)
+        if plan.drop_newlines
+        else torch.ones_like(packing.origin_N, dtype=torch.bool)
         for packing in encoded.packings
     ]
     prompts = prompt_reports(encoded, reductions, masks)
-    return Choice(encoded, masks, None, prompts, dict(encoded.ms))
+    whole = bool(masks) and not plan.drop_newlines
+    return Choice(encoded, masks, None, prompts, dict(encoded.ms), whole)
 
 
 def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:

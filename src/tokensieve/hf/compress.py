@@ -118,7 +118,7 @@ def _applied(
         return Compressed(encoded.inputs, None, report, encoded.inputs["input_ids"]), choice
     keep_R = choice.keep_R
     rows = choice.rows(keep_R)
-    if bool(keep_R.all()):
+    if choice.whole or bool(keep_R.all()):
         base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
         return Compressed(base, rows, report, encoded.inputs["input_ids"]), choice
     return _shorten(model, plan, encoded, keep_R, rows, report), choice

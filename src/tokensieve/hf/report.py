@@ -221,8 +221,9 @@ def prompt_reports(
             )
             for c in range(packing.crops)
         )
-        structural = int((mask & (packing.origin_N < 0)).sum())
-        images[prompt].append(ImageReport(len(mask), int(mask.sum()), structural, crops))
+        counts = torch.stack([mask, mask & (packing.origin_N < 0)]).sum(-1)
+        kept, structural = counts.tolist()
+        images[prompt].append(ImageReport(len(mask), kept, structural, crops))
     return tuple(PromptReport(tuple(of_prompt)) for of_prompt in images)
 
 
