@@ -19,6 +19,7 @@ from tokensieve.hf.arguments import require_cache
 from tokensieve.hf.callbacks import View
 from tokensieve.hf.compat import cache_of
 from tokensieve.hf.compress import Compressed
+from tokensieve.hf.cut import put_back
 from tokensieve.hf.memory import is_filled
 from tokensieve.hf.stages import Stages
 
@@ -166,3 +167,26 @@ def _option(model: Any, inputs: Mapping[str, Any], name: str) -> Any:
     """An option of `generate` as a call has it."""
     config = inputs.get("generation_config") or model.generation_config
     return inputs.get(name, getattr(config, name, None))
+
+
+def beside_labels(output: Any, done: Compressed) -> Any:
+    """A forward's output with logits as long as the prompt, (B, S, V), so that they stand beside
+    its labels; zeros where a token was dropped, whose label never counts."""
+    gather, S = done.gather, done.prompt_ids.shape[1]
+    if gather is None:
+        return output
+
+    def longer(value: Any) -> Any:
+        return put_back(value, gather, S)
+
+    def is_short(value: Any) -> bool:
+        return (
+            isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] == done.prompt_length
+        )
+
+    if isinstance(output, tuple):
+        at = next((i for i, value in enumerate(output) if is_short(value)), None)
+        return output if at is None else (*output[:at], longer(output[at]), *output[at + 1 :])
+    if is_short(output.get("logits")):
+        output["logits"] = longer(output["logits"])
+    return output

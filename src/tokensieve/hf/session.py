@@ -26,6 +26,7 @@ from tokensieve.hf.arguments import require_cache, require_inputs
 from tokensieve.hf.call import (
     Call,
     answer_of,
+    beside_labels,
     lengths,
     refuse_continuation,
     refuse_filled,
@@ -319,16 +320,16 @@ class Session:
         with self._apart():
             return self._apply(bound)
 
-    def after_forward(self, _module: Any, _args: Any, output: Any) -> None:
+    def after_forward(self, _module: Any, _args: Any, output: Any) -> Any:
         """Note the time; a plain forward is recorded here, unless it failed."""
         call = self.call
         if call is None:
-            return
+            return None
         call.work.close()
         spent = now_ms(self.model.device) - call.started
         if call.generating:
             call.forwards.append(spent)
-            return
+            return None
         self.calls.pop()
         if call.done is None:
             shut(call.cache)
@@ -336,6 +337,9 @@ class Session:
             call.cache = cache_in(output)
             self._note(call, call.cache)
             self._record(call, prefill=spent)
+            if call.given.get("labels") is not None and not self.model.training:
+                return beside_labels(output, call.done)
+        return None
 
     def _note(self, call: Call, given: Any) -> None:
         """Remember on a call's cache what it holds now. given: the cache handed to the call, which

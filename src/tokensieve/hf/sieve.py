@@ -66,7 +66,8 @@ def sieve(
     picture matter; the model never gets it. See `tokensieve.hf.text`.
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
-    the shortened prompt. Training through it works: labels are shortened along.
+    the shortened prompt; with labels and in evaluation of the whole one, zeros where a token was
+    dropped, so that they stand beside the labels. Training works: labels are shortened along.
 
     With `layer` prompts keep their length, and so do logits, which mean nothing (zero hidden
     states) where a token was dropped; each layer's cache holds what is left there. It takes a
