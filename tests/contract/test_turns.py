@@ -17,7 +17,7 @@ from families.checks import CLOSE
 from families.methods import ByFeatureNorm, ByNorm, Ragged
 from families.tiny import BEGIN, END, IMAGE, NAMES, REQUIRED, VIDEO, build
 from tokensieve.errors import PromptError, UnsupportedError
-from tokensieve.hf.sieve import sieve
+from tokensieve.hf.sieve import compress, sieve
 
 NEW = 4
 # Gemma 3 reads new pictures wrong behind a cache, before that release
@@ -203,7 +203,7 @@ def filled(tiny, method=None, keep=0.4, **options):
     return cache, sequences
 
 
-LEFT = "Expected a cache that holds the whole prompt. Got one filled under a sieve"
+LEFT = "Expected a cache that holds the whole prompt. Got one filled under a sieve or"
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
@@ -311,3 +311,30 @@ def test_a_family_that_reads_both_ways_is_refused():
 def test_pictures_that_transformers_masks_wrong_are_refused():
     with pytest.raises(UnsupportedError, match=r"behind which Transformers .* reads them wrong"):
         check_chat(build("gemma3"), ByNorm())
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_5_vl", "idefics3"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"own": True}])
+def test_a_cache_made_from_compress(name, options):
+    """The plain model answers, and takes no next turn on it; under a sieve the chat goes on."""
+    tiny, options = build(name), dict(options)
+    model, rows = tiny.model, tiny.rows([2])
+    first = prompt(tiny, ids_of([1], picture(rows[0]), [7, 8]), 1)
+    short = compress(model, first, ByNorm(), 0.4)
+    own = {"past_key_values": DynamicCache()} if options.pop("own", False) else {}
+    told_short, _, cache = told(model, short.inputs, **options, **own)
+    answer = told_short[:1, short.prompt_length :]
+    whole = torch.cat([first["input_ids"], answer, ids_of([11, 12])], 1)
+    for turn in (
+        prompt(tiny, whole, 1),
+        prompt(tiny, torch.cat([told_short[:1], ids_of([11, 12])], 1)),
+    ):
+        turn.pop("pixel_values", None)
+        with pytest.raises(UnsupportedError, match=LEFT):
+            told(model, turn, past_key_values=cache)
+    if options:
+        return
+    with sieve(model, ByNorm(), 0.4):
+        wanted = told(model, prompt(tiny, whole, 1))
+        got = told(model, prompt(tiny, whole), past_key_values=cache)
+    assert_close(got[1], wanted[1], **CLOSE)

@@ -6,21 +6,23 @@ B prompts, S prompt length.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf import hooks
 from tokensieve.hf.arguments import require_cache
 from tokensieve.hf.callbacks import View
 from tokensieve.hf.compat import cache_of
 from tokensieve.hf.compress import Compressed
 from tokensieve.hf.cut import put_back
-from tokensieve.hf.memory import is_filled
+from tokensieve.hf.memory import Memory, is_filled, note, shut
 from tokensieve.hf.stages import Stages
 
 
@@ -49,6 +51,84 @@ class Call:
     def owns(self, cache: Any) -> bool:
         """Whether a forward with this cache is one of the call's own."""
         return not self.begun or self.cache is None or cache is self.cache
+
+    def expanded(
+        self, expand: Callable[..., Any], size: int, encoder_decoder: bool, ids: Tensor,
+        kwargs: dict[str, Any],
+    ) -> Any:  # fmt: skip
+        """Beams: rows repeated by prompt. And the mask `generate` drops where it is all ones,
+        without which position gaps read as packed documents when there is no cache."""
+        self.repeats = size
+        rows = None
+        if self.done is not None and self.done.shortened:
+            rows = self.done.rows
+            if kwargs.get("attention_mask") is None:
+                kwargs["attention_mask"] = torch.ones_like(ids)
+        if rows is not None and size > 1:
+            kwargs.pop("mm_encoder_outputs", None)
+        ids, kwargs = expand(
+            expand_size=size, is_encoder_decoder=encoder_decoder, input_ids=ids, **kwargs
+        )
+        if rows is not None and size > 1:
+            kwargs["mm_encoder_outputs"] = {"image": rows.output(size)}
+        return ids, kwargs
+
+    def note(self, model: Any, given: Any, *, renumber: bool) -> None:
+        """Remember on the call's cache what it holds now. given: the cache handed to the call,
+        which has nothing new in it if the call failed early."""
+        cache = self.cache if self.cache is not None else given
+        if cache is None or self.done is None:
+            return
+        memory = Memory.of(model, self.given, self.done, renumber=renumber)
+        if int(cache.get_seq_length()) < memory.short_length:
+            shut(cache)
+            return
+        memory = memory.repeated(self.repeats)
+        note(cache, replace(memory, answer=self.answer, stages=self.stages))
+
+
+class Calls:
+    """The calls at work, of each thread its own."""
+
+    def __init__(self) -> None:
+        self.here = threading.local()
+
+    @property
+    def stack(self) -> list[Call | None]:
+        """Of this thread, innermost last; None: something that is no part of the call around it."""
+        if not hasattr(self.here, "stack"):
+            self.here.stack = []
+        return self.here.stack  # type: ignore[no-any-return]
+
+    @property
+    def top(self) -> Call | None:
+        """The innermost."""
+        return self.stack[-1] if self.stack else None
+
+    @contextmanager
+    def at_work(self, call: Call | None) -> Iterator[None]:
+        """Work on a call; None: on something that is not part of the call around it."""
+        stack = self.stack
+        depth = len(stack)
+        stack.append(call)
+        try:
+            with hooks.apart():
+                yield
+        finally:
+            del stack[depth:]
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Work on something that is not part of the call around it."""
+        with self.at_work(None):
+            yield
+
+    def sweep(self) -> None:
+        """Drop forwards of this thread that an interrupt kept from ending: a model does not run
+        itself."""
+        while (call := self.top) is not None and not call.generating:
+            call.work.close()
+            self.stack.pop()
 
 
 def refuse_filled(inputs: Mapping[str, Any]) -> None:

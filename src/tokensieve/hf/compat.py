@@ -154,6 +154,23 @@ def in_plain_generate() -> bool:
     return frame is not None
 
 
+def generating_config(frame: FrameType | None) -> tuple[Any, Any, int] | None:
+    """Of the `generate` that `frame` is inside: its own generation config, the cache its forward is
+    run with, and the rows of ids; None where there is no such call or it has no cache."""
+    held: tuple[Any, int] | None = None
+    while frame is not None:
+        if frame.f_code in _generate_codes():
+            config = frame.f_locals.get("generation_config")
+            return None if held is None or config is None else (config, *held)
+        if held is None:
+            given = frame.f_locals
+            cache, ids = cache_of(given), given.get("input_ids")
+            if isinstance(cache, Cache) and isinstance(ids, Tensor):
+                held = cache, len(ids)
+        frame = frame.f_back
+    return None
+
+
 @cache
 def _generate_codes() -> frozenset[CodeType]:
     return frozenset({inspect.unwrap(GenerationMixin.generate).__code__})

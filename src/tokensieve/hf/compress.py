@@ -27,6 +27,7 @@ from tokensieve.hf.stage import Before
 from tokensieve.hf.stages import Stages
 from tokensieve.hf.text import without_text_mask
 from tokensieve.hf.timing import timed
+from tokensieve.hf.told import told
 from tokensieve.methods.base import Method
 from tokensieve.types import Site
 
@@ -57,6 +58,15 @@ class Compressed:
     @property
     def inputs(self) -> dict[str, Any]:
         """Arguments for `generate` or a forward; fresh, since `generate` changes them."""
+        arguments = self.arguments
+        if self.rows is not None and self.memory is not None:
+            output = told(arguments["mm_encoder_outputs"]["image"], self.memory)
+            arguments["mm_encoder_outputs"] = {"image": output}
+        return arguments
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same for a call that notes by itself what its cache holds."""
         base = without_text_mask(self.base)
         if self.rows is None:
             return base
@@ -203,7 +213,8 @@ def _shorten(
         raise PromptError("Expected text beside the picture. Got a prompt of which nothing stays.")
     gather = Gather.of(keep_BS, left=pads_left(mask))
     base = shortened_inputs(model, inputs, gather, positions, renumber=plan.renumber)
-    return Compressed(base, rows, report, ids, gather)
+    done = Compressed(base, rows, report, ids, gather)
+    return replace(done, memory=Memory.of(model, inputs, done, renumber=plan.renumber))
 
 
 def refuse_renumber(positions: Tensor, plan: Plan) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.compaction import SEQUENCE, Gather
 from tokensieve.hf.encode import PIXELS
-from tokensieve.hf.shut import NOTE
+from tokensieve.hf.shut import LENT, NOTE
 from tokensieve.hf.shut import shut as shut
 from tokensieve.hf.shut import unshut as unshut
 
@@ -251,6 +251,13 @@ def read_by_hand(cache: Any, memory: Memory, ids: Tensor | None) -> None:
     if ids is not None and known.shape[1] == past and len(ids) == len(known):
         answer = torch.cat([answer, ids.to(answer.device)], 1)
     setattr(cache, NOTE, replace(memory, answer=answer))
+
+
+def lend(cache: Any, memory: Memory, call: Any) -> None:
+    """Note on a cache what it holds, and shut it but for a call that is at work on it: a weak
+    reference to something that dies with it."""
+    cache.__dict__[LENT] = call
+    note(cache, memory)
 
 
 def _all_of(ids: Tensor) -> Gather:

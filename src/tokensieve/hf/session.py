@@ -10,7 +10,6 @@ B prompts, S prompt length.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from tokensieve.hf.ahead import installed
 from tokensieve.hf.arguments import require_cache, require_inputs
 from tokensieve.hf.call import (
     Call,
+    Calls,
     answer_of,
     beside_labels,
     lengths,
@@ -39,7 +39,7 @@ from tokensieve.hf.compat import cache_in, cache_of, in_plain_generate, require_
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
 from tokensieve.hf.hooks import Point, When
-from tokensieve.hf.memory import Memory, is_filled, memory_of, note, read_by_hand, shut, unshut
+from tokensieve.hf.memory import is_filled, memory_of, read_by_hand, shut, unshut
 from tokensieve.hf.once import remembered
 from tokensieve.hf.report import Report
 from tokensieve.hf.stages import Stages
@@ -64,7 +64,7 @@ class Session:
         self.original: dict[str, Any] = {}
         self.open, self.users = False, 0
         self.held = ExitStack()  # what lies on the model
-        self.here = threading.local()
+        self.calls = Calls()
 
     def __enter__(self) -> Session:
         require_generation(self.model)
@@ -75,20 +75,26 @@ class Session:
                     "or a call begun under it is at work in another thread. Close the first and "
                     "let its calls end, or use `compress`."
                 )
-            self.held.enter_context(remembered(self.model))
-            self.held.enter_context(installed(self.model, self.plan))
-            points = (Point(self.model, When.BEFORE), Point(self.model, When.FINALLY))
-            self.held.enter_context(hooks.installed(points))
-            for name, mine in zip(_PATCHED, self._patches(), strict=True):
-                self.original[name] = getattr(self.model, name)
-                hooks.mount(self.model).set(name, mine)
-                self.held.callback(hooks.mount(self.model).unset, name)
-            for point, action in zip(
-                points, (self.before_forward, self.after_forward), strict=True
-            ):
-                hooks.stand(point, action)
+            try:
+                self._put_on()
+            except BaseException:
+                self.held.close()
+                raise
             self.open, self.users = True, 1
         return self
+
+    def _put_on(self) -> None:
+        """Lay on the model what all calls share."""
+        self.held.enter_context(remembered(self.model))
+        self.held.enter_context(installed(self.model, self.plan))
+        points = (Point(self.model, When.BEFORE), Point(self.model, When.FINALLY))
+        self.held.enter_context(hooks.installed(points))
+        for name, mine in zip(_PATCHED, self._patches(), strict=True):
+            self.original[name] = getattr(self.model, name)
+            hooks.mount(self.model).set(name, mine)
+            self.held.callback(hooks.mount(self.model).unset, name)
+        for point, action in zip(points, (self.before_forward, self.after_forward), strict=True):
+            hooks.stand(point, action)
 
     def _patches(self) -> tuple[Any, ...]:
         return self.generate, self.refuse_batch, self.expand, self.processors, self.criteria
@@ -118,36 +124,6 @@ class Session:
             if self.users == 0:
                 self.held.close()
 
-    @property
-    def calls(self) -> list[Call | None]:
-        """The calls at work in this thread, innermost last; None: something that is no part of
-        them."""
-        if not hasattr(self.here, "calls"):
-            self.here.calls = []
-        return self.here.calls  # type: ignore[no-any-return]
-
-    @property
-    def call(self) -> Call | None:
-        """The innermost call at work in this thread."""
-        return self.calls[-1] if self.calls else None
-
-    @contextmanager
-    def _calling(self, call: Call | None) -> Iterator[None]:
-        """Work on a call; None: on something that is not part of the call around it."""
-        calls = self.calls
-        depth = len(calls)
-        calls.append(call)
-        try:
-            with hooks.apart():
-                yield
-        finally:
-            del calls[depth:]
-
-    @contextmanager
-    def _apart(self) -> Iterator[None]:
-        with self._calling(None):
-            yield
-
     # -- generate
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -156,11 +132,11 @@ class Session:
         for name, told in (("inputs", "input_ids"), ("generation_config", "generation_config")):
             if (value := kwargs.pop(name, None)) is not None:
                 kwargs[told] = value
-        self._sweep()
+        self.calls.sweep()
         with self._using() as is_open:
             if is_open:
                 return self._generate(kwargs)
-        with self._calling(Call(generating=True)):  # closed: a plain call, which keeps nothing here
+        with self.calls.at_work(Call(generating=True)):  # closed: a plain call, which keeps nothing here
             return self.original["generate"](**kwargs)
 
     def _generate(self, kwargs: dict[str, Any]) -> Any:
@@ -168,14 +144,14 @@ class Session:
         require_cache(cache_of(kwargs))
         if self.plan.stages:
             refuse_inside(self.model, kwargs)
-        with self._apart(), torch.no_grad():  # as in `generate` itself
+        with self.calls.apart(), torch.no_grad():  # as in `generate` itself
             done, stages = self._apply(kwargs)
         ready = now_ms(self.model.device)
         call = Call(done, stages, generating=True, given=kwargs)
-        arguments = done.inputs
+        arguments = done.arguments
         if done.shortened:
             arguments |= lengths(self.model, kwargs, done)
-        call.view = View(done.prompt_ids, done.prompt_length, self._apart)
+        call.view = View(done.prompt_ids, done.prompt_length, self.calls.apart)
         for name, seen in (
             ("prefix_allowed_tokens_fn", call.view.constraint),
             ("streamer", call.view.streamer),
@@ -183,13 +159,13 @@ class Session:
             if arguments.get(name) is not None:
                 arguments[name] = seen(arguments[name])
         unshut(cache_of(kwargs))
-        with self._calling(call):
+        with self.calls.at_work(call):
             try:
                 out = self.original["generate"](**arguments)
                 call.answer = answer_of(self.model, call, out)
             finally:
                 call.work.close()
-                self._note(call, cache_of(kwargs))
+                call.note(self.model, cache_of(kwargs), renumber=self.plan.renumber)
         spent = now_ms(self.model.device) - ready
         prefill = call.forwards[0] if call.forwards else 0.0
         self._record(call, prefill=prefill, decode=spent - prefill)
@@ -214,40 +190,27 @@ class Session:
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None,
         **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Beams: rows repeated by prompt. And the mask `generate` drops where it is all ones,
-        without which position gaps read as packed documents when there is no cache."""
-        call = self.call
-        done = None if call is None else call.done
-        if call is not None:
-            call.repeats = expand_size
-        rows = None
-        if done is not None and done.shortened:
-            rows = done.rows
-            if kwargs.get("attention_mask") is None:
-                kwargs["attention_mask"] = torch.ones_like(input_ids)
-        if rows is not None and expand_size > 1:
-            kwargs.pop("mm_encoder_outputs", None)
-        ids, kwargs = self.original["_expand_inputs_for_generation"](
-            expand_size=expand_size,
-            is_encoder_decoder=is_encoder_decoder,
-            input_ids=input_ids,
-            **kwargs,
-        )
-        if rows is not None and expand_size > 1:
-            kwargs["mm_encoder_outputs"] = {"image": rows.output(expand_size)}
-        return ids, kwargs
+        """Rows of a call repeated by prompt (beams)."""
+        expand = self.original["_expand_inputs_for_generation"]
+        call = self.calls.top
+        if call is None:
+            return expand(
+                expand_size=expand_size, is_encoder_decoder=is_encoder_decoder,
+                input_ids=input_ids, **kwargs,
+            )  # fmt: skip
+        return call.expanded(expand, expand_size, is_encoder_decoder, input_ids, kwargs)
 
     def processors(self, *args: Any, **kwargs: Any) -> Any:
         """The logits processors of a call, the caller's own shown the caller's prompt."""
         made = self.original["_get_logits_processor"](*args, **kwargs)
-        if (call := self.call) is None or call.view is None:
+        if (call := self.calls.top) is None or call.view is None:
             return made
         return call.view.shown(made, call.given.get("logits_processor"))
 
     def criteria(self, *args: Any, **kwargs: Any) -> Any:
         """The stopping criteria of a call, the caller's own shown the caller's prompt."""
         made = self.original["_get_stopping_criteria"](*args, **kwargs)
-        if (call := self.call) is None or call.view is None:
+        if (call := self.calls.top) is None or call.view is None:
             return made
         return call.view.criteria(made, call.given.get("stopping_criteria"))
 
@@ -260,14 +223,14 @@ class Session:
         bound = self.signature.bind_partial(self.model, *args, **kwargs).arguments
         bound.pop(next(iter(self.signature.parameters)))
         bound |= bound.pop("kwargs", {})
-        self._sweep()
-        call, cache = self.call, cache_of(bound)
+        self.calls.sweep()
+        call, cache = self.calls.top, cache_of(bound)
         if call is not None and call.generating and call.owns(cache):
             call.begun, call.cache = True, call.cache if call.cache is not None else cache
             self._work(call)
             return None
-        mine, alone = Call(), not self.calls
-        self.calls.append(mine)
+        mine, alone = Call(), not self.calls.stack
+        self.calls.stack.append(mine)
         if not self.open or (alone and in_plain_generate()):
             return None  # begun after the sieve was closed, or before it was opened
         if module is not self.model:
@@ -278,14 +241,7 @@ class Session:
         mine.given, mine.cache = bound, cache
         mine.done, mine.stages = self._shorten_forward(bound, cache)
         self._work(mine)
-        return None if mine.done is None else ((), mine.done.inputs)
-
-    def _sweep(self) -> None:
-        """Drop forwards of this thread that an interrupt kept from ending: a model does not run
-        itself."""
-        while (call := self.call) is not None and not call.generating:
-            call.work.close()
-            self.calls.pop()
+        return None if mine.done is None else ((), mine.done.arguments)
 
     def _work(self, call: Call) -> None:
         """Begin a forward of a call."""
@@ -317,12 +273,12 @@ class Session:
         refuse_unsupported(bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
-        with self._apart():
+        with self.calls.apart():
             return self._apply(bound)
 
     def after_forward(self, _module: Any, _args: Any, output: Any) -> Any:
         """Note the time; a plain forward is recorded here, unless it failed."""
-        call = self.call
+        call = self.calls.top
         if call is None:
             return None
         call.work.close()
@@ -330,29 +286,16 @@ class Session:
         if call.generating:
             call.forwards.append(spent)
             return None
-        self.calls.pop()
+        self.calls.stack.pop()
         if call.done is None:
             shut(call.cache)
         elif output is not None:
             call.cache = cache_in(output)
-            self._note(call, call.cache)
+            call.note(self.model, call.cache, renumber=self.plan.renumber)
             self._record(call, prefill=spent)
             if call.given.get("labels") is not None and not self.model.training:
                 return beside_labels(output, call.done)
         return None
-
-    def _note(self, call: Call, given: Any) -> None:
-        """Remember on a call's cache what it holds now. given: the cache handed to the call, which
-        has nothing new in it if the call failed early."""
-        cache = call.cache if call.cache is not None else given
-        if cache is None or call.done is None:
-            return
-        memory = Memory.of(self.model, call.given, call.done, renumber=self.plan.renumber)
-        if int(cache.get_seq_length()) < memory.short_length:
-            shut(cache)
-            return
-        memory = memory.repeated(call.repeats)
-        note(cache, replace(memory, answer=call.answer, stages=call.stages))
 
     def _record(self, call: Call, **ms: float) -> None:
         if call.done is None:

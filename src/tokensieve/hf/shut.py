@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
 
-NOTE = "_tokensieve"
+NOTE, LENT = "_tokensieve", "_tokensieve_call"
 
 
 def shut(cache: Any) -> None:
@@ -36,17 +36,20 @@ def _is_shut(cache: Any) -> bool:
 
 @cached
 def _shut(kind: Any) -> Any:
-    """A class of caches that take nothing in."""
+    """A class of caches that take nothing in, but from the call they are lent to."""
 
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
+        lent = self.__dict__.get(LENT)
+        if lent is not None and lent() is not None:
+            return kind.update(self, *args, **kwargs)
         if int(self.get_seq_length()) == 0:  # emptied since
             unshut(self)
             delattr(self, NOTE)
             return self.update(*args, **kwargs)
         raise UnsupportedError(
-            "Expected a cache that holds the whole prompt. Got one filled under a sieve, which "
-            "holds less. Go on inside `with sieve(model, ...)`, or pass the whole conversation and "
-            "no cache."
+            "Expected a cache that holds the whole prompt. Got one filled under a sieve or from "
+            "`compress`, which holds less. Go on inside `with sieve(model, ...)`, or pass the "
+            "whole conversation and no cache."
         )
 
     def choose(name: str) -> Any:
