@@ -22,6 +22,7 @@ def started(arguments, said):
     if child == 0:
         code = 1
         os.setsid()  # a group of its own, as on a terminal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may be told to ignore it
         try:
             with said.open("wb") as file:
                 os.dup2(file.fileno(), 2)

@@ -186,7 +186,7 @@ def test_a_picture_resized_to_its_own_size_is_the_picture(name):
         assert_close(new.flatten(0, 1)[packing.origin_N[real]], rows[real])
 
 
-def test_qwen_patches_shrink_like_the_picture_they_were_cut_from():
+def test_qwen_patches_shrink_like_the_picture_they_were_cut_from(monkeypatch):
     """A picture dark on the left and bright on the right stays so at half its size."""
     from tokensieve.hf import pixels
 
@@ -196,17 +196,15 @@ def test_qwen_patches_shrink_like_the_picture_they_were_cut_from():
     cut = picture.view(1, 6, 4, 2, 4, 4, 2, 4).permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(64, -1)
     seen = {}
 
-    class Spy:
-        config = tiny.model.config
+    right = tiny.model.base_model.get_image_features
 
-        class base_model:  # noqa: N801
-            @staticmethod
-            def get_image_features(pixel_values, image_grid_thw, return_dict):
-                seen.update(pixels=pixel_values, grid=image_grid_thw)
-                return tiny.model.base_model.get_image_features(pixel_values, image_grid_thw)
+    def spy(pixel_values, image_grid_thw, return_dict):
+        seen.update(pixels=pixel_values, grid=image_grid_thw)
+        return right(pixel_values, image_grid_thw)
 
+    monkeypatch.setattr(tiny.model.base_model, "get_image_features", spy)
     inputs = {"pixel_values": cut, "image_grid_thw": torch.tensor([[1, 8, 8]])}
-    pixels._shrink_patches(Spy, inputs, [(2, 2)])
+    pixels._shrink_patches(tiny.model, inputs, [(2, 2)])
     assert seen["grid"].tolist() == [[1, 4, 4]]
     back = seen["pixels"].view(1, 2, 2, 2, 2, 6, 4, 4).permute(0, 5, 1, 3, 6, 2, 4, 7)
     back = back.reshape(6, 16, 16)

@@ -122,7 +122,7 @@ def test_a_picture_that_cannot_be_read_teaches_nothing(tmp_path, loaded):
     assert set(item["labels"]) == {IGNORED}
     place, message = item[PROBLEMS]
     assert place == 1
-    assert f"{rows.file}, row 2 (id p1): Expected a picture in" in message
+    assert f"{rows.file}, row 2 (id p1): Expected a picture" in message
     batch = rows.collate([rows[0], item])
     assert batch[PROBLEMS] == [(1, message)]
     assert (batch["labels"][1] == IGNORED).all()
