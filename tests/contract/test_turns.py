@@ -336,5 +336,8 @@ def test_a_cache_made_from_compress(name, options):
         return
     with sieve(model, ByNorm(), 0.4):
         wanted = told(model, prompt(tiny, whole, 1))
+        with pytest.raises(UnsupportedError, match=r"crop\(-3\)"):  # nobody saw the answer
+            told(model, prompt(tiny, whole), past_key_values=cache)
+        cache.crop(-3)
         got = told(model, prompt(tiny, whole), past_key_values=cache)
     assert_close(got[1], wanted[1], **CLOSE)

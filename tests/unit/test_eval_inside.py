@@ -104,7 +104,8 @@ def test_an_unknown_form_of_prompt_is_said(tmp_path: Path) -> None:
 
 
 def test_another_reader_of_nano_is_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"Expected a complete safetensors file at .*gone\.safetensors\. Got: no such file"):
+    missing = r"Expected a complete safetensors file at .*gone\.safetensors\. Got: no such file"
+    with pytest.raises(WeightsError, match=missing):
         load_model(f"nano+{tmp_path}/gone.safetensors")
 
 

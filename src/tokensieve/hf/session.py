@@ -136,7 +136,7 @@ class Session:
         with self._using() as is_open:
             if is_open:
                 return self._generate(kwargs)
-        with self.calls.at_work(Call(generating=True)):  # closed: a plain call, which keeps nothing here
+        with self.calls.at_work(Call(generating=True)):  # closed: keeps nothing here
             return self.original["generate"](**kwargs)
 
     def _generate(self, kwargs: dict[str, Any]) -> Any:
