@@ -6,18 +6,19 @@ lists of hooks had better not change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
 from tokensieve.hf import hooks, tap
+from tokensieve.hf.compat import require_layer
 from tokensieve.hf.families import decoder_of, family_of, projector_of
 from tokensieve.hf.hooks import Point, When
 from tokensieve.hf.inside import Listening
 from tokensieve.hf.plan import Plan
-from tokensieve.hf.stages import stage_points
+from tokensieve.hf.stage import Stage
 from tokensieve.hf.towers import attention_in, encoder_layers, require_uncompiled
 from tokensieve.types import Site
 
@@ -44,7 +45,7 @@ def installed(model: Any, plan: Plan) -> Iterator[None]:
         decoder = decoder_of(model)
         require_uncompiled(decoder, model.base_model)
         heard = Listening(decoder, {stage.layer: stage.signals for stage in plan.stages})
-        points += [*stage_points(decoder, plan.stages), *heard.actions]
+        points += [*_stage_points(decoder, plan.stages), *heard.actions]
         taps += heard.rotated
     taps = [module for module in taps if module is not None]
     with ExitStack() as stack:
@@ -71,3 +72,13 @@ def _uncompiled(model: Any, hooked: Iterable[nn.Module]) -> Iterator[None]:
                 hooks.mount(module).set(name, None)
             stack.callback(hooks.mount(module).unset, name)
         yield
+
+
+def _stage_points(decoder: Any, stages: Sequence[Stage]) -> list[Point]:
+    """Where the cuts of `stages` hook the decoder."""
+    layers = decoder.layers
+    for layer in layers:
+        require_layer(layer)
+    first = min(stage.layer for stage in stages)
+    cut = [Point(layer, When.BEFORE) for layer in layers[first:]]
+    return [Point(decoder, When.BEFORE), *cut, Point(layers[-1], When.AFTER)]

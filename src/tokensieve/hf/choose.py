@@ -101,7 +101,7 @@ def _all(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None
 ) -> Choice:
     """The pictures as they are; no attention need be read for that."""
-    encoded = inputs if isinstance(inputs, Encoded) else encode(model, inputs)
+    encoded = inputs if isinstance(inputs, Encoded) else encode(model, inputs, features=False)
     require_keys(keys, len(encoded.inputs["input_ids"]))
     reductions = [ImageReduction(packing.valid_nL) for packing in encoded.packings]
     masks = [

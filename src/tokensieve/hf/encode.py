@@ -78,14 +78,15 @@ class Encoded:
 
 def encode(
     model: Any, inputs: Mapping[str, Any], *, run: bool = True, signals: Collection[Signal] = (),
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None, features: bool = True,
 ) -> Encoded:  # fmt: skip
     """Run the vision encoder of `model` over the pictures in `inputs`.
 
     `inputs` may hold `mm_encoder_outputs` in place of pixels; the site "features" and `signals` of
     its attention layers are then not to be had. With run=False the encoder is left alone and only
     the layout is found; `rows` of each entry of its output may then be told, where runs of
-    placeholders do not say (pictures side by side).
+    placeholders do not say (pictures side by side). With features=False the projector's input is
+    not kept.
 
     Raises `InputError` for inputs that are none of a processor's, `PictureError` for pixels that
     the encoder does not take, `PromptError` where pictures and placeholders do not fit,
@@ -110,7 +111,7 @@ def encode(
     heard = EncoderSignals(model, signals if run and given is None else ())
     if run and given is None:
         with timed(ms, "encode", inputs["input_ids"].device), heard.listening():
-            output, tapped = _run_tapped(model, family, inputs)
+            output, tapped = _run_tapped(model, family, inputs, features)
     runs = _runs(place_BS) if family.split_runs or output is None else []
     items: list[int]
     if output is None:
@@ -123,10 +124,10 @@ def encode(
     if [len(packing.origin_N) for packing in packings] != of_images:
         packings = [one_to_one(count, None, 1, place_BS.device) for count in of_images]
         tapped = []
-    features = crop_features(model, family, inputs, tapped, packings)
+    cropped = crop_features(model, family, inputs, tapped, packings)
     return Encoded(
         inputs, family, placeholder, tuple(packings), tuple(prompt_of), tuple(items), output,
-        features, ms, signals=heard.by_picture(family, inputs, packings),
+        cropped, ms, signals=heard.by_picture(family, inputs, packings),
     )  # fmt: skip
 
 
@@ -192,8 +193,10 @@ def _runs(place_BS: Bool[Tensor, "B S"]) -> list[int]:
     ]
 
 
-def _run_tapped(model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
-    """The encoder's output as `generate` would compute it, and the projector's inputs."""
+def _run_tapped(
+    model: Any, family: Family, inputs: Mapping[str, Any], wanted: bool
+) -> tuple[Any, list[Tensor]]:
+    """The encoder's output as `generate` would compute it, and the projector's inputs if wanted."""
     encoder = model.base_model.get_image_features
     arguments = {
         key: inputs[key]
@@ -205,7 +208,7 @@ def _run_tapped(model: Any, family: Family, inputs: Mapping[str, Any]) -> tuple[
     def tap(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tapped.append(args[0] if args else next(iter(kwargs.values())))
 
-    module = projector_of(model, family)
+    module = projector_of(model, family) if wanted else None
     hooked = acting({} if module is None else {Point(module, When.BEFORE): tap})
     own = at_hand([model.base_model])  # its own weights too, for it is not run whole
     with own, hooked, encoding(inputs, getattr(model.config, "vision_config", None)):

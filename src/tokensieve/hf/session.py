@@ -13,7 +13,6 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -89,22 +88,15 @@ class Session:
         self.held.enter_context(installed(self.model, self.plan))
         points = (Point(self.model, When.BEFORE), Point(self.model, When.FINALLY))
         self.held.enter_context(hooks.installed(points))
-        for name, mine in zip(_PATCHED, self._patches(), strict=True):
+        mine = (self.generate, self.refuse_batch, self.expand, self.processors, self.criteria)
+        for name, step in zip(_PATCHED, mine, strict=True):
             self.original[name] = getattr(self.model, name)
-            hooks.mount(self.model).set(name, mine)
+            hooks.mount(self.model).set(name, step)
             self.held.callback(hooks.mount(self.model).unset, name)
         for point, action in zip(points, (self.before_forward, self.after_forward), strict=True):
             hooks.stand(point, action)
 
-    def _patches(self) -> tuple[Any, ...]:
-        return self.generate, self.refuse_batch, self.expand, self.processors, self.criteria
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.open = False
         self._leave()
 

@@ -21,20 +21,14 @@ from torch import Tensor
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf import cut
 from tokensieve.hf.compaction import Gather, pads_left
-from tokensieve.hf.compat import cache_at, require_layer
+from tokensieve.hf.compat import cache_at
 from tokensieve.hf.devices import moved
 from tokensieve.hf.encode import Encoded
 from tokensieve.hf.families import decoder_of
 from tokensieve.hf.hooks import Action, Point, When, acting
 from tokensieve.hf.inside import Held, Listening, by_kind, require_finite
 from tokensieve.hf.reduce import ImageReduction, crop_keys, reduce_visions, scatter_rows
-from tokensieve.hf.report import (
-    Call,
-    StageReport,
-    prompt_reports,
-    row_mask,
-    since,
-)
+from tokensieve.hf.report import Call, StageReport, prompt_reports, row_mask, since
 from tokensieve.hf.stage import Before, Policy, Stage, overlay, require_growing
 from tokensieve.hf.text import Asked
 from tokensieve.hf.timing import timed
@@ -300,13 +294,3 @@ class Stages:
         of_prompt = torch.split(torch.cat(parts), self.place_BS.sum(-1).tolist())
         repeated = [rows for rows in of_prompt for _ in range(repeats)]
         return whole.masked_scatter(place[..., None], torch.cat(repeated))
-
-
-def stage_points(decoder: Any, stages: Sequence[Stage]) -> list[Point]:
-    """Where the cuts of `stages` hook the decoder."""
-    layers = decoder.layers
-    for layer in layers:
-        require_layer(layer)
-    first = min(stage.layer for stage in stages)
-    cut = [Point(layer, When.BEFORE) for layer in layers[first:]]
-    return [Point(decoder, When.BEFORE), *cut, Point(layers[-1], When.AFTER)]
