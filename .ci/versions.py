@@ -210,7 +210,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """docs/versions.md."""
+    """docs/results/versions.md."""
     return (
         "# What was run on which versions\n"
         "Written by `make test-versions`; CI runs the floor and the newest besides the whole suite "

@@ -13,11 +13,11 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from lab.nano.packing import Packed
+from lab.nano.vocabulary import ANSWER, SPECIAL
 from lab.nano2.labels import GRID, PATCH
 from lab.nano2.pages import Page
 from lab.nano2.words import CHARS
-from tokensieve.train.nano.packing import Packed
-from tokensieve.train.nano.vocabulary import ANSWER, SPECIAL
 
 PATCHES = GRID * GRID
 VOCABULARY = {token: number for number, token in enumerate((*SPECIAL, " ", *CHARS))}

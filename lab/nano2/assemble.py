@@ -16,14 +16,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from lab.nano.lm import Reader
+from lab.nano.vocabulary import ANSWER, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK
 from lab.nano2 import keep
 from lab.nano2.asking import VOCABULARY
 from lab.nano2.features import trained
 from lab.nano2.labels import PATCH
 from lab.nano2.sheet import SIZE
 from lab.nano2.train_reader import ReaderRecipe, build_llava
-from tokensieve.train.nano.lm import Reader
-from tokensieve.train.nano.vocabulary import ANSWER, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK
 
 HALF = [0.5, 0.5, 0.5]
 

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlavaForConditionalGeneration
 
+from lab.nano.lm import Reader
 from lab.nano2 import layouts
 from lab.nano2.asking import PATCHES, example, pack, questions_of
 from lab.nano2.assemble import model_of
 from lab.nano2.encoder import normalised
 from lab.nano2.pages import HARDEST, Page, page
-from tokensieve.train.nano.lm import Reader
 
 SHIFTS = (0, 1, 3, 5, 7, 9, 11, 13)
 

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lab.nano.muon import Muon
+from lab.nano.state import Log
 from lab.nano2 import keep
 from lab.nano2.encoder import (
     DenseEncoder,
@@ -27,8 +29,6 @@ from lab.nano2.encoder import (
     normalised,
 )
 from lab.nano2.pages import HARDEST, page
-from tokensieve.train.nano.muon import Muon
-from tokensieve.train.nano.state import Log
 
 SAVE_EVERY_S = 300.0
 

@@ -25,15 +25,15 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from lab.nano.lm import Reader, shown_features
+from lab.nano.muon import Muon
+from lab.nano.packing import Packed
+from lab.nano.state import Log
+from lab.nano.vocabulary import IMAGE, PAD
 from lab.nano2 import features as cached
 from lab.nano2 import keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, Example, askable, pack
 from lab.nano2.encoder import build_encoder
-from tokensieve.train.nano.lm import Reader, shown_features
-from tokensieve.train.nano.muon import Muon
-from tokensieve.train.nano.packing import Packed
-from tokensieve.train.nano.state import Log
-from tokensieve.train.nano.vocabulary import IMAGE, PAD
 
 SAVE_EVERY_S = 300.0
 

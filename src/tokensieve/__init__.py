@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokensieve.hf.nano import load_nano as load_nano
+    from tokensieve.hf.models.nano import load_nano as load_nano
     from tokensieve.hf.sieve import compress as compress
     from tokensieve.hf.sieve import sieve as sieve
     from tokensieve.methods.registry import get_method as get_method
@@ -24,7 +24,7 @@ _EXPORTS = {
     "Selector": "tokensieve.nn.selector",
     "compress": "tokensieve.hf.sieve",
     "get_method": "tokensieve.methods.registry",
-    "load_nano": "tokensieve.hf.nano",
+    "load_nano": "tokensieve.hf.models.nano",
     "method_names": "tokensieve.methods.registry",
     "sieve": "tokensieve.hf.sieve",
 }

@@ -228,8 +228,8 @@ class TextContext:
     """What a prompt asks, for methods conditioned on it: the text behind its last picture.
 
     embeds: (T, D) embeddings of one prompt's question, without special tokens, padding and answers
-        (`tokensieve.hf.text.Asked` says what they are and what stands in for a question in front of
-        the picture); at the site "llm" their hidden states.
+        (`tokensieve.hf.prompt.text.Asked` says what they are and what stands in for a question in
+        front of the picture); at the site "llm" their hidden states.
     """
 
     embeds: Float[Tensor, "T D"]

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tokensieve.errors import UnsupportedError
-from tokensieve.eval.console import scaled
+from tokensieve.evaluate.console import scaled
 
 ASK = ("what is it", "--max-new-tokens", 3, "--model")
 
@@ -138,7 +138,7 @@ def test_costs_that_no_formula_knows_are_null(ask, monkeypatch):
     def unknown(config):
         raise UnsupportedError("Expected a dense LLM.")
 
-    monkeypatch.setattr("tokensieve.eval.ask.TransformerShape.of_llm", unknown)
+    monkeypatch.setattr("tokensieve.evaluate.ask.TransformerShape.of_llm", unknown)
     got = ask("--method", "stride", "--keep", "0.5")
     assert (got["kv_bytes"], got["llm_flops"], got["flops"]) == (None, None, {})
     assert isinstance(got["answer"], str)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tokensieve.errors import ConfigError
 from tokensieve.files import written_whole
-from tokensieve.hf.nano import NANO
+from tokensieve.hf.models.nano import NANO
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokensieve.data import shipped
-from tokensieve.data.shipped import PICTURES, QUESTIONS, make, shipped_pictures
+from tokensieve.data.synth import shipped
+from tokensieve.data.synth.shipped import PICTURES, QUESTIONS, make, shipped_pictures
 from tokensieve.errors import TokensieveError, UnknownNameError
-from tokensieve.eval import demo
-from tokensieve.eval.ask import Answer
+from tokensieve.evaluate import demo
+from tokensieve.evaluate.ask import Answer
 
 
 def test_shipped_pictures_are_what_the_generator_makes(tmp_path):

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from tokensieve.data.features import FeatureStore
 from tokensieve.data.progress import Progress, clock
+from tokensieve.data.store.features import FeatureStore
 
 
 def test_pictures_on_disk_and_generated_ones(run, picture, model_dir, tmp_path):

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from unit.fusion_toys import rows_of, toy, write_rows
-from unit.train_toys import toy_store
+from toys.fusion_toys import rows_of, toy, write_rows
+from toys.train_toys import toy_store
 
 
 def mounted(*arguments):

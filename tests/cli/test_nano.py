@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokensieve.data.shipped import shipped_pictures
+from tokensieve.data.synth.shipped import shipped_pictures
 
 PICTURES = {one.name: one for one in shipped_pictures()}
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tokensieve import cli
-from unit.fusion_toys import rows_of, toy, write_rows
-from unit.train_toys import toy_store
+from toys.fusion_toys import rows_of, toy, write_rows
+from toys.train_toys import toy_store
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}

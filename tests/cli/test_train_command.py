@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tokensieve.nn.selector import Selector
-from unit.train_toys import toy, toy_store
+from toys.train_toys import toy, toy_store
 
 QUICK = (
     "--set", "selector.depth=1", "--set", "reconstructor.depth=1", "--set", "train.batch=4",

@@ -8,9 +8,9 @@ import torch
 
 from tokensieve.data.llava.write import write_llava
 from tokensieve.data.synth import generate
-from tokensieve.hf.models import load_model
+from tokensieve.hf.load import load_model
 from tokensieve.hf.sieve import sieve
-from unit.fusion_toys import rows_of, toy, write_rows
+from toys.fusion_toys import rows_of, toy, write_rows
 
 QUICK = (
     "--set", "train.batch=4", "--set", "train.per_device=2", "--set", "run.workers=0",

@@ -13,7 +13,7 @@ from families.checks import answer
 from families.methods import ByNorm, Inside
 from families.tiny import REQUIRED, build
 from tokensieve.errors import ConfigError
-from tokensieve.hf import reduce
+from tokensieve.hf.prompt import reduce
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.types import Site
 

@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from families.methods import ByNorm
 from families.tiny import REQUIRED, build
-from tokensieve.hf import callbacks
+from tokensieve.hf.calls import callbacks
 from tokensieve.hf.sieve import sieve
 
 NEW = 6

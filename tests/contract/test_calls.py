@@ -16,7 +16,8 @@ from contract.test_registry_in_sieve import ready
 from families.inside import hooks_on
 from families.tiny import build
 from tokensieve.errors import ConfigError
-from tokensieve.hf import hooks, tap
+from tokensieve.hf.attention import tap
+from tokensieve.hf.runtime import hooks
 from tokensieve.hf.sieve import sieve
 
 THREADS, REQUESTS, NEW = 4, 12, 4

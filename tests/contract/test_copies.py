@@ -14,7 +14,7 @@ from contract.test_calls import state
 from families.checks import answer
 from families.methods import ByNorm
 from families.tiny import REQUIRED, build
-from tokensieve.hf import hooks
+from tokensieve.hf.runtime import hooks
 from tokensieve.hf.sieve import sieve
 
 METHODS = ("divprune", "fastervlm", "tome", "fastv")  # each puts other things on the model

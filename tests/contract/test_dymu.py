@@ -11,11 +11,11 @@ import torch
 from families.tiny import build
 from tokensieve.data.sources import Listing, open_source
 from tokensieve.errors import BudgetError, EncoderMismatchError, UnsupportedError, WeightsError
-from tokensieve.hf.calibrate_dymu import calibrate_dymu
-from tokensieve.hf.models import load_model
+from tokensieve.hf.encoder.dymu import calibrate_dymu
+from tokensieve.hf.load import load_model
 from tokensieve.hf.sieve import compress
 from tokensieve.nn.thresholds import Thresholds
-from tokensieve.train import calibrate_dymu as command
+from tokensieve.train.calibration import dymu as command
 
 
 def counts(model, inputs, **options) -> list[int]:

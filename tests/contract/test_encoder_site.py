@@ -16,10 +16,10 @@ from families.checks import answer
 from families.tiny import IMAGE, Tiny, build
 from tokensieve.errors import BudgetError, ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.blocks import even_blocks
-from tokensieve.hf import left as left_module
-from tokensieve.hf.encode import encode
-from tokensieve.hf.fingerprint import encoder_info
-from tokensieve.hf.random_models import RANDOM_MODELS
+from tokensieve.hf.encoder import left as left_module
+from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.models.random import RANDOM_MODELS
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.base import Method, ScoringMethod
 from tokensieve.methods.registry import get_method, method_class, method_names
@@ -529,7 +529,7 @@ def test_nan_names_the_layer(method):
 
 def test_a_mask_that_flash_attention_does_not_take_is_refused(monkeypatch):
     tiny = build("llava")
-    monkeypatch.setattr("tokensieve.hf.encoder_steps._MASKED", ("eager",))
+    monkeypatch.setattr("tokensieve.hf.encoder.steps._MASKED", ("eager",))
     with pytest.raises(UnsupportedError, match="attn_implementation='sdpa', or use proportional"):
         compress(tiny.model, tiny.inputs([1]), "tome", 0.4)
     compress(tiny.model, tiny.inputs([1]), "tome", 0.4, proportional=False)

@@ -7,7 +7,7 @@ from contract import test_exactness
 from families import checks
 from families.checks import shorten
 from families.tiny import REQUIRED, build
-from tokensieve.hf.compaction import Rows
+from tokensieve.hf.prompt.compaction import Rows
 
 required = pytest.mark.parametrize("name", REQUIRED)
 

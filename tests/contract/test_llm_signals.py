@@ -11,7 +11,7 @@ from families.inside import blocked, cut, kept_positions
 from families.methods import ByNorm
 from families.tiny import REQUIRED, build, question_of
 from tokensieve.errors import NonFiniteError, UnsupportedError
-from tokensieve.hf import inside as heard
+from tokensieve.hf.llm import inside as heard
 from tokensieve.hf.sieve import encode, sieve
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method

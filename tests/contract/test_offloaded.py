@@ -15,8 +15,8 @@ import torch
 from contract.test_registry_in_sieve import CLOSED, ready
 from families.tiny import build
 from tokensieve.errors import UnsupportedError
-from tokensieve.hf.devices import at_hand, input_device
-from tokensieve.hf.fingerprint import encoder_hash, encoder_info, llm_info, state_hash
+from tokensieve.hf.families.fingerprint import encoder_hash, encoder_info, llm_info, state_hash
+from tokensieve.hf.runtime.devices import at_hand, input_device
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.registry import method_names
 from tokensieve.types import Site

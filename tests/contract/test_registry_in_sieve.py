@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from families.checks import answer
 from families.tiny import REQUIRED, build
 from tokensieve.errors import UnsupportedError
-from tokensieve.hf.encode import encode
-from tokensieve.hf.fingerprint import encoder_info, llm_info
+from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.families.fingerprint import encoder_info, llm_info
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import SelectorConfig

@@ -12,11 +12,11 @@ from transformers.vision_utils import get_vision_window_index
 from families.tiny import build
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows, received_attention
-from tokensieve.hf.encode import encode
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.attention.tap import tapped
+from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls
 from tokensieve.hf.sieve import compress, sieve
-from tokensieve.hf.tap import tapped
-from tokensieve.hf.towers import attention_in, encoder_layers, has_cls
 from tokensieve.methods.base import ScoringMethod
 from tokensieve.types import Kind, Signal, Site
 

@@ -19,8 +19,8 @@ from families.methods import (
 )
 from families.tiny import NAMES, REQUIRED, build
 from tokensieve.errors import UnsupportedError
-from tokensieve.hf.families import project
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.families.table import project
 from tokensieve.hf.sieve import compress, encode
 
 NO_GRID = ("fused_siglip",)
@@ -174,7 +174,7 @@ def test_smaller_pictures(name, keep):
 
 @resizable
 def test_a_picture_resized_to_its_own_size_is_the_picture(name):
-    from tokensieve.hf.pixels import shrink
+    from tokensieve.hf.encoder.pixels import shrink
 
     tiny = build(name)
     inputs = tiny.inputs([1, 2])
@@ -188,7 +188,7 @@ def test_a_picture_resized_to_its_own_size_is_the_picture(name):
 
 def test_qwen_patches_shrink_like_the_picture_they_were_cut_from(monkeypatch):
     """A picture dark on the left and bright on the right stays so at half its size."""
-    from tokensieve.hf import pixels
+    from tokensieve.hf.encoder import pixels
 
     tiny = build("qwen2_5_vl")
     picture = torch.zeros(1, 6, 32, 32)

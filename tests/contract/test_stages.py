@@ -20,10 +20,10 @@ from families.methods import (
 )
 from families.tiny import NAMES, REQUIRED, build, question_of
 from tokensieve.errors import BudgetError, ConfigError, PromptError, UnsupportedError
-from tokensieve.hf.compaction import Gather
-from tokensieve.hf.cut import prefill_mask
-from tokensieve.hf.families import FAMILIES, Family
+from tokensieve.hf.families.table import FAMILIES, Family
+from tokensieve.hf.llm.cut import prefill_mask
 from tokensieve.hf.plan import require_layers
+from tokensieve.hf.prompt.compaction import Gather
 from tokensieve.hf.sieve import compress, encode, sieve
 from tokensieve.methods.registry import get_method
 

@@ -10,7 +10,8 @@ from contract import test_stages
 from families import inside
 from families.methods import Inside, Ragged
 from families.tiny import REQUIRED, build
-from tokensieve.hf import cut, hooks, stages
+from tokensieve.hf.llm import cut, stages
+from tokensieve.hf.runtime import hooks
 from tokensieve.types import Site
 
 required = pytest.mark.parametrize("name", REQUIRED)

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from families.inside import cut
 from families.methods import ByText, Inside, InsidePeek
 from families.tiny import NAMES, REQUIRED, SYSTEM, build, question_of
+from tokensieve.hf.prompt.text import TEXT_MASK, Asked
 from tokensieve.hf.sieve import compress, encode, sieve
-from tokensieve.hf.text import TEXT_MASK, Asked
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.types import Kind, Signal, Site
 

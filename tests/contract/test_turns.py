@@ -130,7 +130,7 @@ def test_a_method_inside_the_encoder():
 
 def test_the_check_bites(monkeypatch):
     """Positions counted from what the cache holds, as a plain model would."""
-    from tokensieve.hf import turn
+    from tokensieve.hf.calls import turn
 
     def wrong(model, inputs, mask):
         return torch.arange(mask.shape[1])[None] // 2

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from contract.test_registry_in_sieve import ready
 from families.tiny import build
 from tokensieve.errors import UnsupportedError
-from tokensieve.hf import hooks
+from tokensieve.hf.runtime import hooks
 from tokensieve.hf.sieve import compress, sieve
 
 # before the encoder, in it, behind it with its attention and without, in the LLM

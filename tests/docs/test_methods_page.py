@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokensieve.eval.methods_page import page
+from lab.report.methods import page
 from tokensieve.methods.registry import method_class, method_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_is_the_registrys() -> None:
-    """If this fails: python -m tokensieve.eval.methods_page"""
+    """If this fails: python -m lab.report.methods"""
     assert (DOCS / "methods.md").read_text() == page()
 
 

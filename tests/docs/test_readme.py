@@ -38,7 +38,8 @@ def test_first_block_is_short_and_answers() -> None:
 
 def test_first_commands_are_make_targets() -> None:
     shell = re.findall(r"^make (\w+)", README, re.MULTILINE)
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    files = [ROOT / "Makefile", *(ROOT / "lab").rglob("*.mk")]
+    makefile = "\n".join(file.read_text(encoding="utf-8") for file in files)
     assert shell[:2] == ["demo", "test"]
     for target in {*shell, *re.findall(r"`make (\w+)`", README)}:
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target

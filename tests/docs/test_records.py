@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokensieve.eval.records import file_hash
+from tokensieve.evaluate.records import file_hash
 
 ROOT = Path(__file__).parents[2]
 

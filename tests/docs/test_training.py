@@ -11,7 +11,7 @@ import typer
 
 from tokensieve.cli import app
 from tokensieve.cost.encoders import SHAPES
-from tokensieve.train.recipe import SECTIONS
+from tokensieve.train.selector.recipe import SECTIONS
 from tokensieve.train.settings import parse_settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

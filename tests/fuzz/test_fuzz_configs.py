@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.common import bounded, fuzzed, json_values, one_line, spoilt
-from tokensieve.data.extract import ExtractSettings
+from lab.studies.adaptive.measure import AdaptiveConfig
+from tokensieve.data.extraction.extract import ExtractSettings
 from tokensieve.errors import TokensieveError
-from tokensieve.eval.adaptive import AdaptiveConfig
-from tokensieve.eval.config import Suite, Variant, load_suite
+from tokensieve.evaluate.config import Suite, Variant, load_suite
 from tokensieve.fields import as_fields
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import ObjectiveConfig, ReconstructorConfig, SelectorConfig
 from tokensieve.nn.fusion_config import FusionConfig
 from tokensieve.nn.thresholds import Thresholds
 from tokensieve.schedules import PSigmoid, Searched, Stepwise
-from tokensieve.train import recipe
 from tokensieve.train.fusion import recipe as fusion
+from tokensieve.train.selector import recipe
 from tokensieve.types import EncoderInfo
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (5, 5))

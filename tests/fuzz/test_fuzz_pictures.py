@@ -17,7 +17,7 @@ from hypothesis import given
 from PIL import Image
 
 from fuzz.common import bounded, check_told, fuzzed, spoilt
-from tokensieve.data.pictures import Limits, PictureNote, decode_picture, open_picture
+from tokensieve.data.pictures.decode import Limits, PictureNote, decode_picture, open_picture
 from tokensieve.data.sources import Listing, open_source
 from tokensieve.errors import InputError, PictureError, TokensieveError
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fuzz.common import bounded, fuzzed, json_values, one_line, spoilt
-from tokensieve.data.features import FeatureStore, write_store
-from tokensieve.data.verify import verify_store
+from tokensieve.data.store.features import FeatureStore, write_store
+from tokensieve.data.store.verify import verify_store
 from tokensieve.errors import TokensieveError
 from tokensieve.types import EncoderInfo
 

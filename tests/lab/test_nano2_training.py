@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lab.nano.lm import Reader
 from lab.nano2 import fonts, keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
 from lab.nano2.assemble import assemble, model_of, tokenizer
@@ -23,8 +24,7 @@ from lab.nano2.train_encoder import rate_at, train
 from lab.nano2.train_reader import ReaderRecipe
 from lab.nano2.train_reader import train as train_reader
 from tokensieve.errors import MissingPackageError, TrainingError
-from tokensieve.hf.processors import load_processor
-from tokensieve.train.nano.lm import Reader
+from tokensieve.hf.models.processors import load_processor
 
 TEXT = {"kind": "lines", "text": [3, 4, 9, 30], "asked": [["ab", "7", [3, 4]], ["c", "41", [9]]]}
 SCENE = {"kind": "scene", "text": [], "asked": [["background", "red", []]]}

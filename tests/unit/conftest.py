@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from unit.extract_tiny import SMALL
+from toys.extract_tiny import SMALL
 
 
 @pytest.fixture(scope="module")
 def nano():
     """Nano without its LLM."""
-    from tokensieve.hf.models import load_encoder
+    from tokensieve.hf.load import load_encoder
 
     return load_encoder("nano", device="cpu")
 
@@ -18,7 +18,7 @@ def nano():
 @pytest.fixture
 def made(nano, tmp_path):
     """Extract generated pictures into a folder of that name."""
-    from tokensieve.data.extract import extract
+    from tokensieve.data.extraction.extract import extract
     from tokensieve.data.sources import open_source
 
     def make(name: str = "store", pictures: str = "synth:mix:8", settings=SMALL, **options):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokensieve.data import colours
-from tokensieve.data.colours import to_rgb
-from tokensieve.data.pictures import open_picture
+from tokensieve.data.pictures import colours
+from tokensieve.data.pictures.colours import to_rgb
+from tokensieve.data.pictures.decode import open_picture
 from tokensieve.errors import PictureError
 
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from lab.studies.training.towers import build_tower, tower_inputs
 from tokensieve.cost.encoders import SHAPES, encode_flops, encoder_shape
 from tokensieve.cost.measured import measured_flops
 from tokensieve.cost.recipes import RECIPES, recipe_of, training_shape
@@ -37,8 +38,7 @@ from tokensieve.cost.training import (
     store_bytes,
 )
 from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
-from tokensieve.eval.towers import build_tower, tower_inputs
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ObjectiveConfig, ReconstructorConfig, SelectorConfig
 from tokensieve.types import EncoderInfo, Site
@@ -229,10 +229,10 @@ def test_recipes_build_for_every_encoder_at_its_own_width(name, recipe):
     assert sizes.parameters() == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.skipif(find_spec("tokensieve.train.presets") is None, reason="no presets yet")
+@pytest.mark.skipif(find_spec("tokensieve.train.selector.presets") is None, reason="no presets yet")
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_the_trainers_presets(name):
-    folder = resources.files("tokensieve.train.presets")
+    folder = resources.files("tokensieve.train.selector.presets")
     settings = json.loads(folder.joinpath(f"{name}.json").read_text("utf-8"))["settings"]
     recipe = RECIPES[name]
     ours = {

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from families.tiny import build
 from tokensieve.budget import count
-from tokensieve.data.features import write_store
+from tokensieve.data.store.features import write_store
 from tokensieve.errors import (
     ConfigError,
     InputError,
@@ -30,13 +30,13 @@ from tokensieve.functional.counts import (
     threshold_at,
 )
 from tokensieve.functional.diversity import diverse_order, first_of
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.sieve import compress, encode
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
 from tokensieve.nn.ranking import calibrate
 from tokensieve.nn.selector import Selector, SelectorConfig
-from tokensieve.train import calibrate as command
+from tokensieve.train.calibration import selector as command
 from tokensieve.types import EncoderInfo, VisionTokens
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (6, 10))

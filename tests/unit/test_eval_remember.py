@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tokensieve.eval.remember import remembered_scores
+from tokensieve.evaluate.remember import remembered_scores
 from tokensieve.methods.base import Method
 from tokensieve.types import Site
 

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from eval_tiny import tiny_subject
-
 from tokensieve.errors import PromptError
-from tokensieve.eval.score import IGNORE, all_right, answer_ids, append, prepare, prompt, score
-from tokensieve.eval.subject import Subject
-from tokensieve.eval.tasks import Item, load_tasks
+from tokensieve.evaluate.score import IGNORE, all_right, answer_ids, append, prepare, prompt, score
+from tokensieve.evaluate.subject import Subject
+from tokensieve.evaluate.tasks import Item, load_tasks
 from tokensieve.hf.compress import compress
-from tokensieve.hf.encode import encode
+from tokensieve.hf.encoder.encode import encode
 from tokensieve.hf.sieve import sieve
+from toys.eval_tiny import tiny_subject
 
 ANSWER = 4
 OTHER = 7  # a token that is no placeholder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tokensieve.errors import InputError
-from tokensieve.eval.stats import (
+from tokensieve.evaluate.stats import (
     bootstrap_mean,
     pack_hits,
     paired_difference,

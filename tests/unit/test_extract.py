@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokensieve.data import manifest, shards
-from tokensieve.data.crops import CropEncoder
-from tokensieve.data.extract import ExtractSettings
-from tokensieve.data.features import FeatureStore
-from tokensieve.data.identity import remove_leftovers
-from tokensieve.data.manifest import write_manifest
+from lab.nano.encoder import normalise
+from tokensieve.data.extraction.crops import CropEncoder
+from tokensieve.data.extraction.extract import ExtractSettings
+from tokensieve.data.store import manifest, shards
+from tokensieve.data.store.features import FeatureStore
+from tokensieve.data.store.identity import remove_leftovers
+from tokensieve.data.store.manifest import write_manifest
 from tokensieve.data.synth import ROTATION, generate
 from tokensieve.errors import (
     ConfigError,
@@ -27,9 +28,8 @@ from tokensieve.errors import (
     WeightsError,
 )
 from tokensieve.files import machine
-from tokensieve.train.nano.encoder import normalise
 from tokensieve.types import Site
-from unit.extract_tiny import contents, in_child, noise
+from toys.extract_tiny import contents, in_child, noise
 
 
 @pytest.mark.parametrize("site", [Site.FEATURES, Site.EMBEDS])

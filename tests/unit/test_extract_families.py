@@ -19,17 +19,18 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.processing_utils import ProcessorMixin
 
 from families.tiny import BEGIN, END, IMAGE, NAMES, PINPOINTS, VIDEO, build
-from tokensieve.data.crops import CropEncoder
-from tokensieve.data.extract import ExtractSettings, extract
-from tokensieve.data.features import FeatureStore
-from tokensieve.data.shards import Crop
+from tokensieve.data.extraction.crops import CropEncoder
+from tokensieve.data.extraction.extract import ExtractSettings, extract
 from tokensieve.data.sources import open_source
+from tokensieve.data.store.features import FeatureStore
+from tokensieve.data.store.shards import Crop
 from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
-from tokensieve.hf.encode import encode
-from tokensieve.hf.fingerprint import encoder_hash, encoder_info
-from tokensieve.hf.models import Loaded, first_layer_only, load_encoder, load_model
+from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.families.fingerprint import encoder_hash, encoder_info
+from tokensieve.hf.load import first_layer_only, load_encoder, load_model
+from tokensieve.hf.models.loaded import Loaded
 from tokensieve.types import Site
-from unit.extract_tiny import contents, noise
+from toys.extract_tiny import contents, noise
 
 SIZES = [(40, 24), (24, 60), (24, 24), (30, 70)]
 NAMED = {0: "<pad>", 1: "<s>", 2: "</s>", 3: "<unk>", IMAGE: "<image>", VIDEO: "<video>",
@@ -167,7 +168,7 @@ def _backwards(packing, tokens_nLC, images):
 @pytest.mark.parametrize("broken", [_without_valid, _backwards])
 def test_broken_crops_are_noticed(broken, maker, folder, tmp_path, monkeypatch) -> None:
     loaded = maker("next")
-    monkeypatch.setattr("tokensieve.data.crops._cut", broken)
+    monkeypatch.setattr("tokensieve.data.extraction.crops._cut", broken)
     extract(loaded, [open_source(str(folder))], tmp_path / "store")
     with pytest.raises(AssertionError):
         check_crops(loaded, FeatureStore([tmp_path / "store"]), Site.FEATURES)
@@ -270,7 +271,7 @@ def test_a_processor_that_takes_no_picture_is_told_at_once(monkeypatch) -> None:
 def test_a_width_that_is_not_the_fingerprint_s_is_refused(monkeypatch) -> None:
     from dataclasses import replace
 
-    from tokensieve.data import crops
+    from tokensieve.data.extraction import crops
 
     monkeypatch.setattr(crops, "encoder_info", lambda model: replace(encoder_info(model), width=7))
     loaded = load_encoder("nano")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tokensieve.data.crops import CropEncoder
-from tokensieve.data.extract import ExtractSettings
+from tokensieve.data.extraction.crops import CropEncoder
+from tokensieve.data.extraction.extract import ExtractSettings
 from tokensieve.errors import ConfigError, NonFiniteError, UnknownNameError, WeightsError
 from tokensieve.types import Site
-from unit.extract_tiny import SMALL, noise
+from toys.extract_tiny import SMALL, noise
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_another_model_is_refused_and_foreign_folders_too(made, nano, tmp_path) 
 
 
 def test_what_float16_cannot_hold_names_the_picture(made, monkeypatch) -> None:
-    from tokensieve.data import crops
+    from tokensieve.data.extraction import crops
 
     whole, calls = crops.site_tokens, []
 
@@ -107,7 +107,7 @@ def test_other_pictures_of_the_same_names_are_refused(made, tmp_path) -> None:
 
 
 def test_one_picture_that_float16_cannot_hold_is_skipped(made, monkeypatch) -> None:
-    from tokensieve.data import crops
+    from tokensieve.data.extraction import crops
 
     whole = crops.site_tokens
 

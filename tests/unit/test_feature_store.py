@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokensieve.data.features import FeatureStore, write_store
-from tokensieve.data.groups import grouped
-from tokensieve.data.identity import make_identity
-from tokensieve.data.manifest import write_manifest
-from tokensieve.data.shards import Crop, Record, write_shard
+from tokensieve.data.store.features import FeatureStore, write_store
+from tokensieve.data.store.groups import grouped
+from tokensieve.data.store.identity import make_identity
+from tokensieve.data.store.manifest import write_manifest
+from tokensieve.data.store.shards import Crop, Record, write_shard
 from tokensieve.errors import (
     ConfigError,
     EncoderMismatchError,

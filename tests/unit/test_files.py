@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tokensieve.data.features import write_store
-from tokensieve.data.manifest import write_manifest
+from lab.report.plots import by_tokens
+from tokensieve.data.store.features import write_store
+from tokensieve.data.store.manifest import write_manifest
 from tokensieve.errors import ConfigError
-from tokensieve.eval.plots import by_tokens
 from tokensieve.files import Lines, make_folder, write_text, written_folder, written_whole
 from tokensieve.nn.pretrained import write_json, write_weights
-from unit.train_toys import ENCODER, toy
+from toys.train_toys import ENCODER, toy
 
 SRC = Path(__file__).parents[2] / "src" / "tokensieve"
 ROOM = ("written_whole", "staged", "written_folder")  # what they name may be written to
@@ -32,10 +32,12 @@ WRITERS = {
     "touch", "truncate", "copyfile", "copytree", "move", "makedirs", "tofile",
 }  # fmt: skip
 ELSEWHERE = {  # file: what is written past the room, and why it may
-    "train/selector.py": ("save_pretrained", "our own modules', which goes through the room"),
-    "train/calibrate.py": ("save_pretrained", "our own modules', which goes through the room"),
-    "train/calibrate_dymu.py": ("save", "of Thresholds, which goes through the room"),
-    "eval/rates.py": ("write_text", "to the kernel"),
+    "train/selector/run.py": ("save_pretrained", "our own modules', which goes through the room"),
+    "train/calibration/selector.py": (
+        "save_pretrained",
+        "our own modules', which goes through the room",
+    ),
+    "train/calibration/dymu.py": ("save", "of Thresholds, which goes through the room"),
     "data/synth/paper.py": ("save", "to memory"),
 }
 

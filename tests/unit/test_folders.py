@@ -10,29 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from tokensieve.data.extract import extract
-from tokensieve.data.features import FeatureStore, write_store
+from lab.nano.__main__ import main as nano
+from lab.studies.conditional.ask_first import main as ask_first
+from tokensieve.data.extraction.extract import extract
 from tokensieve.data.llava.write import write_llava
-from tokensieve.data.shipped import make as make_shipped
 from tokensieve.data.sources import open_source
+from tokensieve.data.store.features import FeatureStore, write_store
+from tokensieve.data.synth.shipped import make as make_shipped
 from tokensieve.errors import ConfigError
-from tokensieve.eval import records
+from tokensieve.evaluate import records
 from tokensieve.folders import LOCK, MARK, FolderNote, Kind, claimed
 from tokensieve.hf.fused.convert import convert
-from tokensieve.hf.models import Loaded
-from tokensieve.hf.nano import load_nano
-from tokensieve.hf.random_models import save_random_model
+from tokensieve.hf.models.loaded import Loaded
+from tokensieve.hf.models.nano import load_nano
+from tokensieve.hf.models.random import save_random_model
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
-from tokensieve.train.calibrate import main as calibrate
+from tokensieve.train.calibration.selector import main as calibrate
 from tokensieve.train.fusion.run import train_fusion
-from tokensieve.train.nano.__main__ import main as nano
-from tokensieve.train.nano.ask_first import main as ask_first
-from tokensieve.train.selector import train_selector
-from unit.extract_tiny import SMALL
-from unit.fusion_toys import rows_of, toy_recipe, write_rows
-from unit.fusion_toys import toy as toy_fusion
-from unit.train_toys import ENCODER, small, toy, toy_store
+from tokensieve.train.selector.run import train_selector
+from toys.extract_tiny import SMALL
+from toys.fusion_toys import rows_of, toy_recipe, write_rows
+from toys.fusion_toys import toy as toy_fusion
+from toys.train_toys import ENCODER, small, toy, toy_store
 
 KIND = Kind("the work of a test")
 
@@ -262,7 +262,7 @@ def test_parts_of_the_dead_are_removed(tmp_path):
 
 def test_a_training_refuses_a_folder_that_another_is_at(tmp_path):
     from tokensieve.train.fusion.run import RUN as FUSION
-    from tokensieve.train.selector import RUN as SELECTOR
+    from tokensieve.train.selector.run import RUN as SELECTOR
 
     for writer, kind in (("train selector", SELECTOR), ("train fusion", FUSION)):
         out = tmp_path / writer / "out"
@@ -275,7 +275,7 @@ def test_a_training_refuses_a_folder_that_another_is_at(tmp_path):
 
 
 def test_an_extraction_refuses_a_folder_that_another_is_at(tmp_path):
-    from tokensieve.data.identity import FEATURES
+    from tokensieve.data.store.identity import FEATURES
 
     with (
         claimed(tmp_path / "store", FEATURES, share="0-of-2"),

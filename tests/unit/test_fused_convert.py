@@ -20,9 +20,9 @@ from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.hf.fused import FusedLlavaForConditionalGeneration, convert, released
 from tokensieve.hf.fused.carried import TEMPLATE
 from tokensieve.hf.fused.convert import main
-from tokensieve.hf.models import load_model
+from tokensieve.hf.load import load_model
 from tokensieve.nn import fusion
-from unit.extract_tiny import noise
+from toys.extract_tiny import noise
 
 C, D, DEPTH, M, SIDE, PATCH = 8, 16, 6, 3, 24, 6
 CROSS, MLP = "model.mm_projector_crosslayer.", "model.mm_projector."

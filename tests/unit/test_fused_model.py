@@ -26,9 +26,10 @@ from tokensieve.hf.fused import (
     register,
 )
 from tokensieve.hf.fused.build import _blocks
-from tokensieve.hf.models import Loaded, load_encoder, load_model
-from tokensieve.hf.random_models import RANDOM_MODELS
-from unit.extract_tiny import noise
+from tokensieve.hf.load import load_encoder, load_model
+from tokensieve.hf.models.loaded import Loaded
+from tokensieve.hf.models.random import RANDOM_MODELS
+from toys.extract_tiny import noise
 from unit.test_extract_families import llava_next
 from unit.test_extract_families import tokenizer as tokenizer_of_families
 

@@ -12,24 +12,25 @@ from torch.testing import assert_close
 from cli.conftest import tiny_model, tiny_processor
 from families.methods import ByFeatureNorm, ByNorm, PeekFeatures
 from families.tiny import IMAGE, build
-from tokensieve.data.extract import ExtractSettings, extract
-from tokensieve.data.features import FeatureStore
+from tokensieve.data.extraction.extract import ExtractSettings, extract
 from tokensieve.data.sources import open_source
+from tokensieve.data.store.features import FeatureStore
 from tokensieve.errors import EncoderMismatchError, TokensieveError, UnsupportedError
-from tokensieve.hf.encode import encode
-from tokensieve.hf.families import FAMILIES
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.attention.signals import patches_of_tokens
+from tokensieve.hf.attention.tap import tapped
+from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.families.table import FAMILIES
+from tokensieve.hf.families.towers import attention_in, encoder_layers
 from tokensieve.hf.fused import FusedLlavaConfig, FusedLlavaForConditionalGeneration, fuse
-from tokensieve.hf.models import Loaded, load_encoder
+from tokensieve.hf.load import load_encoder
+from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.sieve import compress
-from tokensieve.hf.signals import patches_of_tokens
-from tokensieve.hf.tap import tapped
-from tokensieve.hf.towers import attention_in, encoder_layers
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
 from tokensieve.types import Kind, Signal, Site
-from unit.extract_tiny import noise
+from toys.extract_tiny import noise
 
 
 def before_the_llm(name: str) -> bool:

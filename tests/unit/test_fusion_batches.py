@@ -8,7 +8,7 @@ from tokensieve.data.llava import read_rows
 from tokensieve.errors import ConfigError
 from tokensieve.train.fusion.batches import PROBLEMS, Conversations, Given, order_of
 from tokensieve.train.fusion.tokens import IGNORED, Reader
-from unit.fusion_toys import rows_of, toy, write_rows
+from toys.fusion_toys import rows_of, toy, write_rows
 
 
 @pytest.fixture(scope="module")

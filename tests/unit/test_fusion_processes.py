@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tokensieve.hf.models import load_model
+from tokensieve.hf.load import load_model
 from tokensieve.train.fusion.run import train_fusion
 from tokensieve.train.fusion.sharding import read_parallel, wrapping
-from unit.fusion_toys import rows_of, toy, toy_recipe, write_rows
+from toys.fusion_toys import rows_of, toy, toy_recipe, write_rows
 
 TESTS = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ def in_two(data, out, mode):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          # a launcher that gets no CPU for 15 s would take itself for dead
          "--rdzv-conf", "read_timeout=600,keep_alive_max_attempt=1000",
-         str(TESTS / "unit" / "fusion_process.py"), *map(str, data), str(out), mode],
+         str(TESTS / "toys" / "fusion_process.py"), *map(str, data), str(out), mode],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
              "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
         capture_output=True, text=True, check=False,

@@ -9,7 +9,7 @@ from tokensieve.errors import ConfigError, MissingPackageError, UnknownNameError
 from tokensieve.train.fusion.recipe import SECTIONS, TrainConfig, make_recipe, preset_names
 from tokensieve.train.fusion.sharding import processes, read_parallel, shipped
 from tokensieve.train.fusion.trainer import arguments_of
-from tokensieve.train.recipe import read_settings
+from tokensieve.train.selector.recipe import read_settings
 from tokensieve.train.settings import describe
 
 

@@ -13,7 +13,7 @@ from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.train.fusion.model import projector_of
 from tokensieve.train.fusion.run import train_fusion
 from tokensieve.train.fusion.trainer import FusionTrainer
-from unit.fusion_toys import killed, rows_of, toy, toy_recipe, write_rows
+from toys.fusion_toys import killed, rows_of, toy, toy_recipe, write_rows
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def data(tmp_path):
 def run_and_die(*arguments):
     """`killed` in a process of its own; whether it died of the signal."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unit.fusion_toys", "tokensieve.train.fusion.export"])
+    context.set_forkserver_preload(["toys.fusion_toys", "tokensieve.train.fusion.export"])
     process = context.Process(target=killed, args=arguments)
     process.start()
     process.join(100)

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokensieve.data.llava import Row
 from tokensieve.errors import ConfigError, RowError, UnsupportedError
 from tokensieve.hf.fused import fuse
-from tokensieve.hf.nano import load_nano
+from tokensieve.hf.models.nano import load_nano
 from tokensieve.train.fusion.tokens import IGNORED, Reader, _parts
-from unit.fusion_toys import SPECIAL, VICUNA, as_llama, letters, processor_of, toy
+from toys.fusion_toys import SPECIAL, VICUNA, as_llama, letters, processor_of, toy
 
 # what llava-hf/llava-1.5-7b-hf ships: no end of turn
 OPEN = (

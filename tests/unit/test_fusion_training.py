@@ -15,11 +15,11 @@ from tokensieve.errors import (
     TrainingError,
     WeightsError,
 )
-from tokensieve.hf.models import load_model
+from tokensieve.hf.load import load_model
 from tokensieve.train.fusion.model import load_projector, projector_of
 from tokensieve.train.fusion.run import train_fusion
 from tokensieve.train.fusion.trainer import FusionTrainer
-from unit.fusion_toys import rows_of, toy, toy_recipe, turns, write_rows
+from toys.fusion_toys import rows_of, toy, toy_recipe, turns, write_rows
 
 PRESETS = ("stage1", "stage2", "stage2-lora")
 

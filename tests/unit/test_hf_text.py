@@ -10,7 +10,7 @@ import torch
 
 from families.tiny import BEGIN, END, IMAGE, PAD, VIDEO, build
 from tokensieve.errors import PromptError
-from tokensieve.hf.text import TEXT_MASK, Asked, special_ids, without_text_mask
+from tokensieve.hf.prompt.text import TEXT_MASK, Asked, special_ids, without_text_mask
 
 SPECIAL, WORD = 7, 50
 

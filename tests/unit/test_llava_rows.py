@@ -11,7 +11,7 @@ from tokensieve.data.llava import read_rows, reasons, refuse
 from tokensieve.data.llava.values import values
 from tokensieve.data.llava.write import write_llava
 from tokensieve.errors import ConfigError, InputError, UnknownNameError
-from unit.fusion_toys import rows_of, turns, write_rows
+from toys.fusion_toys import rows_of, turns, write_rows
 
 GOOD = {
     "id": "a",

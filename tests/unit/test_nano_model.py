@@ -12,8 +12,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from tokensieve.data.synth import Picture, generate
 from tokensieve.errors import ConfigError, UnknownNameError, WeightsError
-from tokensieve.hf.models import load_model
-from tokensieve.hf.nano import NANO, load_nano
+from tokensieve.hf.load import load_model
+from tokensieve.hf.models.nano import NANO, load_nano
 
 needs_weights = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="run `make nano`")
 

@@ -15,8 +15,8 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.hf.fused.carried import image_processor
 from tokensieve.hf.fused.convert import _encoder, _llm
 from tokensieve.hf.fused.released import Released
-from tokensieve.hf.models import load_encoder, load_model
-from tokensieve.hf.nano import NANO
+from tokensieve.hf.load import load_encoder, load_model
+from tokensieve.hf.models.nano import NANO
 
 CODE = """
 from pathlib import Path

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from families.tiny import build
-from tokensieve.data.crops import CropEncoder
-from tokensieve.data.features import FeatureStore
+from tokensieve.data.extraction.crops import CropEncoder
+from tokensieve.data.store.features import FeatureStore
 from tokensieve.errors import EncoderMismatchWarning
-from tokensieve.hf.fingerprint import encoder_info, tower_hashes
-from tokensieve.hf.models import Loaded, load_model
+from tokensieve.hf.families.fingerprint import encoder_info, tower_hashes
+from tokensieve.hf.load import load_model
+from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.sieve import sieve
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
 from tokensieve.types import Site
-from unit.extract_tiny import SMALL
+from toys.extract_tiny import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_it_can_be_silenced_and_made_an_error(model: Any, tmp_path: Path) -> Non
 def test_a_model_is_hashed_once(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tokensieve.hf import fingerprint
+    from tokensieve.hf.families import fingerprint
 
     weights, seen = selector_for(model, tmp_path / "own"), []
     hash_of = fingerprint._tower_hash
@@ -133,8 +134,8 @@ def test_a_model_is_hashed_once(
 
 
 def test_what_is_extracted_trained_and_shipped_knows_its_encoder(made, nano, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from tokensieve.train.recipe import make_recipe
-    from tokensieve.train.selector import train_selector
+    from tokensieve.train.selector.recipe import make_recipe
+    from tokensieve.train.selector.run import train_selector
 
     made("store")
     store = FeatureStore([tmp_path / "store"])

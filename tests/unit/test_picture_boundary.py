@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 import tokensieve
-from tokensieve.data import pictures
-from tokensieve.data.pictures import Limits, animated, decode_picture, open_picture, quiet
-from tokensieve.data.read import _joined, read_batch
-from tokensieve.data.room import Room
+from tokensieve.data.extraction.read import _joined, read_batch
+from tokensieve.data.extraction.room import Room
+from tokensieve.data.pictures import decode as pictures
+from tokensieve.data.pictures.decode import Limits, animated, decode_picture, open_picture, quiet
 from tokensieve.data.sources import Listing, open_source
 from tokensieve.data.sources.content import inside, plain
 from tokensieve.errors import InputError, PictureError
-from unit.extract_tiny import SMALL, noise
+from toys.extract_tiny import SMALL, noise
 
 DOOR = Path(pictures.__file__)
 
@@ -309,8 +309,8 @@ def test_paths_inside_a_folder(tmp_path):
 
 def test_few_pictures_of_a_batch_are_held(nano, tmp_path, monkeypatch):
     """Pictures go through the processor as they come, and features stay what they were."""
-    from tokensieve.data.crops import CropEncoder
-    from tokensieve.data.extract import DTYPES, _encode
+    from tokensieve.data.extraction.crops import CropEncoder
+    from tokensieve.data.extraction.extract import DTYPES, _encode
     from tokensieve.types import Site
 
     for i in range(6):
@@ -321,7 +321,7 @@ def test_few_pictures_of_a_batch_are_held(nano, tmp_path, monkeypatch):
     seen, whole = [], encoder.prepare
     monkeypatch.setattr(encoder, "prepare", lambda many: seen.append(len(many)) or whole(many))
     together = read_batch(encoder, listing, range(6))
-    monkeypatch.setattr("tokensieve.data.read.TOGETHER", 50 * 90)
+    monkeypatch.setattr("tokensieve.data.extraction.read.TOGETHER", 50 * 90)
     apart = read_batch(encoder, listing, range(6))
     assert seen == [5, 2, 2, 1]
     assert apart.records == together.records

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokensieve.data import pictures
-from tokensieve.data.pictures import Limits, decode_picture, open_picture
+from tokensieve.data.pictures import decode as pictures
+from tokensieve.data.pictures.decode import Limits, decode_picture, open_picture
 from tokensieve.errors import PictureError
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tokensieve.data.extract import ExtractSettings, extract
-from tokensieve.data.features import FeatureStore
+from lab.studies.worlds import page as worlds
+from tokensieve.data.extraction.extract import ExtractSettings, extract
 from tokensieve.data.sources import open_source
+from tokensieve.data.store.features import FeatureStore
 from tokensieve.errors import InputError, UnknownNameError
-from tokensieve.eval import worlds
-from tokensieve.hf.fingerprint import encoder_info
-from tokensieve.hf.models import load_model
-from tokensieve.hf.random_models import RANDOM_MODELS, save_random_model
+from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.load import load_model
+from tokensieve.hf.models.random import RANDOM_MODELS, save_random_model
 from tokensieve.hf.sieve import sieve
-from tokensieve.train.recipe import make_recipe
-from tokensieve.train.selector import train_selector
+from tokensieve.train.selector.recipe import make_recipe
+from tokensieve.train.selector.run import train_selector
 
 
 @pytest.fixture(scope="module")

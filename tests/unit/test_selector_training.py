@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokensieve.data.features import FeatureStore, write_store
+from tokensieve.data.store.features import FeatureStore, write_store
 from tokensieve.errors import ConfigError, EncoderMismatchError, NonFiniteError, TrainingError
 from tokensieve.nn.reconstructor import ImageReconstructor
 from tokensieve.nn.selector import Selector
-from tokensieve.train import checkpoint, loop
+from tokensieve.train import checkpoint
 from tokensieve.train.batches import Rows
-from tokensieve.train.calibrate import calibration_rows
-from tokensieve.train.selector import held_out, train_selector
-from unit.train_toys import ENCODER, small, toy, toy_store
+from tokensieve.train.calibration.selector import calibration_rows
+from tokensieve.train.selector import loop
+from tokensieve.train.selector.run import held_out, train_selector
+from toys.train_toys import ENCODER, small, toy, toy_store
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from families.methods import ByFeatureNorm
 from families.tiny import build
 from tokensieve.budget import Pool, split_by_weight, split_evenly
 from tokensieve.errors import BudgetError, ConfigError
-from tokensieve.hf.layout import pack_anyres
+from tokensieve.hf.families.layout import pack_anyres
 from tokensieve.hf.plan import encoder_signals
-from tokensieve.hf.reduce import reduce_images
+from tokensieve.hf.prompt.reduce import reduce_images
 from tokensieve.hf.sieve import compress, encode, sieve
 from tokensieve.methods.hired import HiRED
 from tokensieve.types import Kind, Signal

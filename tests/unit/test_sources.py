@@ -24,7 +24,7 @@ from tokensieve.errors import (
     PictureError,
     UnknownNameError,
 )
-from unit.extract_tiny import noise
+from toys.extract_tiny import noise
 
 
 def png(seed: int, height: int = 20, width: int = 30) -> bytes:

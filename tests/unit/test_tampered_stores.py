@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tokensieve.data.features import FeatureStore, write_store
-from tokensieve.data.verify import verify_store
+from tokensieve.data.store.features import FeatureStore, write_store
+from tokensieve.data.store.verify import verify_store
 from tokensieve.errors import NonFiniteError, TokensieveError, WeightsError
 from tokensieve.types import EncoderInfo
 
@@ -260,7 +260,7 @@ def test_a_whole_store_is_verified(store: Path) -> None:
 def test_bytes_are_compared_once_and_only_where_asked(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tokensieve.data import shards
+    from tokensieve.data.store import shards
 
     seen: list[int] = []
     monkeypatch.setattr(

@@ -8,13 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokensieve.data.features import FeatureStore
+from tokensieve.data.store.features import FeatureStore
 from tokensieve.errors import ConfigError, MissingPackageError, TrainingError, UnknownNameError
 from tokensieve.train.batches import Batches, Rows
 from tokensieve.train.journal import check_tracker
-from tokensieve.train.recipe import SECTIONS, TrainConfig, load_preset, make_recipe, preset_names
-from tokensieve.train.watch import CollapseWatch, DivergenceWatch
-from unit.train_toys import ENCODER, toy_store
+from tokensieve.train.selector.recipe import (
+    SECTIONS,
+    TrainConfig,
+    load_preset,
+    make_recipe,
+    preset_names,
+)
+from tokensieve.train.selector.watch import CollapseWatch, DivergenceWatch
+from toys.train_toys import ENCODER, toy_store
 
 
 def test_presets_say_what_the_papers_print() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokensieve.data.features import FeatureBatch, FeatureStore
+from tokensieve.data.store.features import FeatureBatch, FeatureStore
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.transformer import Positions, sincos_2d
-from tokensieve.train.validate import stride_mask, validate, validation_text
-from unit.train_toys import ENCODER, small, toy, toy_store
+from tokensieve.train.selector.validate import stride_mask, validate, validation_text
+from toys.train_toys import ENCODER, small, toy, toy_store
 
 
 def test_stride_keeps_the_count_at_even_distances_among_real_tokens() -> None:
@@ -66,7 +66,7 @@ def test_more_kept_loses_less_and_a_perfect_ranking_least(tmp_path) -> None:
 def test_crops_of_different_grids_are_read_as_alone(tmp_path) -> None:
     from dataclasses import replace
 
-    from tokensieve.train.recipe import make_recipe
+    from tokensieve.train.selector.recipe import make_recipe
 
     varying = replace(ENCODER, grid=None)
     plan = make_recipe(varying, "default", ["selector.depth=1", "reconstructor.depth=1"])

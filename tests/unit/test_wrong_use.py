@@ -13,10 +13,11 @@ from PIL import Image
 from families.methods import ByNorm
 from families.tiny import build
 from tokensieve.errors import BudgetError, TokensieveError
-from tokensieve.eval.ask import Settings, ask
+from tokensieve.evaluate.ask import Settings, ask
 from tokensieve.hf.fused import fuse
-from tokensieve.hf.models import Loaded, load_model
-from tokensieve.hf.nano import load_nano
+from tokensieve.hf.load import load_model
+from tokensieve.hf.models.loaded import Loaded
+from tokensieve.hf.models.nano import load_nano
 from tokensieve.hf.search import search_schedule
 from tokensieve.hf.sieve import compress, encode, sieve
 

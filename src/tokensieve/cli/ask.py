@@ -49,10 +49,11 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Ask a model about a picture, with fewer visual tokens."""
-    from tokensieve.data.pictures import Limits, open_picture, raise_pillow_limit
-    from tokensieve.eval.ask import Settings, run, write_overlay
-    from tokensieve.eval.console import answers_table, show
-    from tokensieve.hf.models import hush, load_model
+    from tokensieve.data.pictures.decode import Limits, open_picture, raise_pillow_limit
+    from tokensieve.evaluate.ask import Settings, run, write_overlay
+    from tokensieve.evaluate.console import answers_table, show
+    from tokensieve.hf.load import load_model
+    from tokensieve.hf.models.loaded import hush
     from tokensieve.methods.registry import method_class
     from tokensieve.viz.sheet import check_picture_path
 

@@ -12,6 +12,6 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where to write the overlay.")] = Path("out/demo.png"),
 ) -> None:
     """Run the embedded model on shipped pictures."""
-    from tokensieve.eval.demo import main as run_demo
+    from tokensieve.evaluate.demo import main as run_demo
 
     run_demo(out)

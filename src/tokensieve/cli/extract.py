@@ -14,10 +14,10 @@ import typer
 from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tokensieve.data.extract import ExtractSettings
-    from tokensieve.data.manifest import Summary
+    from tokensieve.data.extraction.extract import ExtractSettings
     from tokensieve.data.sources import Source
-    from tokensieve.hf.models import Loaded
+    from tokensieve.data.store.manifest import Summary
+    from tokensieve.hf.models.loaded import Loaded
 
 
 def extract(
@@ -78,11 +78,12 @@ def extract(
         return
     if not images:
         raise ConfigError("Expected --images SRC, pictures to read. Got none.")
-    from tokensieve.data.extract import ExtractSettings
-    from tokensieve.data.pictures import raise_pillow_limit
+    from tokensieve.data.extraction.extract import ExtractSettings
+    from tokensieve.data.pictures.decode import raise_pillow_limit
     from tokensieve.data.progress import resumable
     from tokensieve.data.sources import open_source
-    from tokensieve.hf.models import hush, load_encoder
+    from tokensieve.hf.load import load_encoder
+    from tokensieve.hf.models.loaded import hush
     from tokensieve.types import Site
 
     if site not in (Site.FEATURES, Site.EMBEDS):
@@ -105,7 +106,7 @@ def _run(
     as_json: bool,
 ) -> None:
     """Extract this process' share, with a bar, and say what came of it."""
-    from tokensieve.data.extract import extract as run
+    from tokensieve.data.extraction.extract import extract as run
     from tokensieve.data.progress import Progress
 
     rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
@@ -134,7 +135,7 @@ def _run(
 def _verify(out: Path, as_json: bool) -> None:
     """Say what is wrong with a store. Raises `WeightsError` if anything is."""
     from tokensieve.data.progress import Progress
-    from tokensieve.data.verify import verify_store
+    from tokensieve.data.store.verify import verify_store
 
     start = perf_counter()
     with Progress("shards") as bar:

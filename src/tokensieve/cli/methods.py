@@ -30,7 +30,7 @@ def methods(
     if as_json:
         typer.echo(json.dumps(rows))
     else:
-        from tokensieve.eval.console import methods_table, show
+        from tokensieve.evaluate.console import methods_table, show
 
         show(methods_table(rows))
 

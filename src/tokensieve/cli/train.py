@@ -21,7 +21,7 @@ train = typer.Typer(
 
 def _settings(asked: bool | None) -> None:
     if asked:
-        from tokensieve.train.recipe import SECTIONS
+        from tokensieve.train.selector.recipe import SECTIONS
         from tokensieve.train.settings import describe
 
         typer.echo(describe(SECTIONS))
@@ -79,11 +79,11 @@ def selector(
     """Train a selector on stored features; goes on where an earlier run was cut off."""
     import torch
 
-    from tokensieve.data.features import FeatureStore
     from tokensieve.data.progress import resumable
+    from tokensieve.data.store.features import FeatureStore
     from tokensieve.train.console import log_to_terminal
-    from tokensieve.train.recipe import make_recipe, read_settings
-    from tokensieve.train.selector import train_selector
+    from tokensieve.train.selector.recipe import make_recipe, read_settings
+    from tokensieve.train.selector.run import train_selector
 
     log_to_terminal()
     if threads is not None:

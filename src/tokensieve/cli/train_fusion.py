@@ -70,13 +70,13 @@ def fusion(
     import torch
 
     from tokensieve.data.progress import resumable
-    from tokensieve.hf.models import hush
+    from tokensieve.hf.models.loaded import hush
     from tokensieve.train.console import log_to_terminal
     from tokensieve.train.fusion.base import load_base
     from tokensieve.train.fusion.recipe import make_recipe
     from tokensieve.train.fusion.run import train_fusion
     from tokensieve.train.fusion.sharding import read_parallel
-    from tokensieve.train.recipe import read_settings
+    from tokensieve.train.selector.recipe import read_settings
 
     log_to_terminal()
     hush()

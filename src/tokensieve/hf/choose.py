@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.hf.arguments import require_keys
-from tokensieve.hf.compaction import Rows
-from tokensieve.hf.encode import Encoded, assign_prompts, encode
-from tokensieve.hf.encode_inside import encode_inside
-from tokensieve.hf.families import family_of
+from tokensieve.hf.encoder.encode import Encoded, assign_prompts, encode
+from tokensieve.hf.encoder.inside import encode_inside
+from tokensieve.hf.encoder.reduction import ImageReduction
+from tokensieve.hf.encoder.resize import blank_rows
+from tokensieve.hf.families.table import family_of
 from tokensieve.hf.plan import Plan
-from tokensieve.hf.reduce import ImageReduction, reduce_images
+from tokensieve.hf.prompt.compaction import Rows
+from tokensieve.hf.prompt.reduce import reduce_images
 from tokensieve.hf.report import PromptReport, prompt_reports, row_mask
-from tokensieve.hf.resize import blank_rows
-from tokensieve.hf.timing import timed
+from tokensieve.hf.runtime.arguments import require_keys
+from tokensieve.hf.runtime.timing import timed
 from tokensieve.types import Site
 
 

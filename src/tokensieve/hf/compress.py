@@ -14,20 +14,27 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
-from tokensieve.hf.arguments import require_inputs
+from tokensieve.hf.cache.memory import Memory
+from tokensieve.hf.cache.told import told
 from tokensieve.hf.choose import Choice, choose
-from tokensieve.hf.compaction import Gather, Rows, gather_positions, gather_sequences, pads_left
-from tokensieve.hf.encode import PIXELS, Encoded, assign_prompts, encode
-from tokensieve.hf.memory import Memory
+from tokensieve.hf.encoder.encode import PIXELS, Encoded, assign_prompts, encode
+from tokensieve.hf.encoder.reduction import ImageReduction
+from tokensieve.hf.families.positions import mask_of, original_positions
+from tokensieve.hf.llm.stage import Before
+from tokensieve.hf.llm.stages import Stages
 from tokensieve.hf.plan import Plan as Plan
-from tokensieve.hf.positions import mask_of, original_positions
-from tokensieve.hf.reduce import ImageReduction, reduce_images
+from tokensieve.hf.prompt.compaction import (
+    Gather,
+    Rows,
+    gather_positions,
+    gather_sequences,
+    pads_left,
+)
+from tokensieve.hf.prompt.reduce import reduce_images
+from tokensieve.hf.prompt.text import without_text_mask
 from tokensieve.hf.report import Call, PromptReport, Report
-from tokensieve.hf.stage import Before
-from tokensieve.hf.stages import Stages
-from tokensieve.hf.text import without_text_mask
-from tokensieve.hf.timing import timed
-from tokensieve.hf.told import told
+from tokensieve.hf.runtime.arguments import require_inputs
+from tokensieve.hf.runtime.timing import timed
 from tokensieve.methods.base import Method
 from tokensieve.types import Site
 
@@ -71,6 +78,14 @@ class Compressed:
         if self.rows is None:
             return base
         return {**base, "mm_encoder_outputs": {"image": self.rows.output()}}
+
+    def noted(self, model: Any, inputs: Mapping[str, Any], *, renumber: bool) -> Memory:
+        """What a cache holds once it has read this."""
+        if self.memory is not None:
+            return self.memory
+        prompts = self.report.calls[0].prompts
+        return Memory.of(model, inputs, self.prompt_ids, self.gather, prompts,
+                         shortened=self.shortened, renumber=renumber)  # fmt: skip
 
     @property
     def prompt_length(self) -> int:
@@ -214,7 +229,7 @@ def _shorten(
     gather = Gather.of(keep_BS, left=pads_left(mask))
     base = shortened_inputs(model, inputs, gather, positions, renumber=plan.renumber)
     done = Compressed(base, rows, report, ids, gather)
-    return replace(done, memory=Memory.of(model, inputs, done, renumber=plan.renumber))
+    return replace(done, memory=done.noted(model, inputs, renumber=plan.renumber))
 
 
 def refuse_renumber(positions: Tensor, plan: Plan) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 from tokensieve.budget import Pool, check_keep
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_names, shown
-from tokensieve.hf.encode_inside import require_inside
-from tokensieve.hf.families import decoder_of, family_of
-from tokensieve.hf.fingerprint import encoder_info, llm_info, warn_of_other_weights
-from tokensieve.hf.inside import check_signals
-from tokensieve.hf.stage import Policy, Stage
+from tokensieve.hf.encoder.inside import require_inside
+from tokensieve.hf.families.fingerprint import encoder_info, llm_info, warn_of_other_weights
+from tokensieve.hf.families.table import decoder_of, family_of
+from tokensieve.hf.llm.inside import check_signals
+from tokensieve.hf.llm.stage import Policy, Stage
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method

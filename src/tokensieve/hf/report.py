@@ -14,9 +14,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokensieve.budget import Pool
-from tokensieve.hf.encode import Encoded
-from tokensieve.hf.layout import Packing
-from tokensieve.hf.reduce import ImageReduction
+from tokensieve.hf.encoder.encode import Encoded
+from tokensieve.hf.encoder.reduction import ImageReduction
+from tokensieve.hf.families.layout import Packing
 
 _LOCK = Lock()  # one for all: a report can be copied and pickled
 

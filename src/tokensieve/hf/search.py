@@ -14,10 +14,10 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.fields import check_names, shown
-from tokensieve.hf.arguments import require_inputs
-from tokensieve.hf.families import decoder_of
-from tokensieve.hf.fingerprint import llm_info
-from tokensieve.hf.positions import mask_of
+from tokensieve.hf.families.fingerprint import llm_info
+from tokensieve.hf.families.positions import mask_of
+from tokensieve.hf.families.table import decoder_of
+from tokensieve.hf.runtime.arguments import require_inputs
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.base import Method
 from tokensieve.schedules import Searched, greedy_search

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.hf import hooks
-from tokensieve.hf.ahead import installed
-from tokensieve.hf.arguments import require_cache, require_inputs
-from tokensieve.hf.call import (
+from tokensieve.hf.cache.memory import is_filled, memory_of, read_by_hand, shut, unshut
+from tokensieve.hf.calls.ahead import installed
+from tokensieve.hf.calls.call import (
     Call,
     Calls,
     answer_of,
@@ -33,17 +32,18 @@ from tokensieve.hf.call import (
     refuse_paged,
     with_prompt,
 )
-from tokensieve.hf.callbacks import View
-from tokensieve.hf.compat import cache_in, cache_of, in_plain_generate, require_generation
+from tokensieve.hf.calls.callbacks import View
+from tokensieve.hf.calls.turn import next_turn
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
-from tokensieve.hf.encode import PIXELS, refuse_unsupported, require_both
-from tokensieve.hf.hooks import Point, When
-from tokensieve.hf.memory import is_filled, memory_of, read_by_hand, shut, unshut
-from tokensieve.hf.once import remembered
+from tokensieve.hf.encoder.encode import PIXELS, refuse_unsupported, require_both
+from tokensieve.hf.llm.stages import Stages
 from tokensieve.hf.report import Report
-from tokensieve.hf.stages import Stages
-from tokensieve.hf.timing import now_ms
-from tokensieve.hf.turn import next_turn
+from tokensieve.hf.runtime import hooks
+from tokensieve.hf.runtime.arguments import require_cache, require_inputs
+from tokensieve.hf.runtime.compat import cache_in, cache_of, in_plain_generate, require_generation
+from tokensieve.hf.runtime.hooks import Point, When
+from tokensieve.hf.runtime.once import remembered
+from tokensieve.hf.runtime.timing import now_ms
 
 _PATCHED = (
     "generate",

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tokensieve.hf.compress import Compressed, Plan, compress
-from tokensieve.hf.encode import Encoded, encode
-from tokensieve.hf.fingerprint import encoder_info
+from tokensieve.hf.encoder.encode import Encoded, encode
+from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.report import Report
 from tokensieve.hf.session import Session
 from tokensieve.methods.base import Method
@@ -63,7 +63,7 @@ def sieve(
     Methods that choose by text are told the question: what stands behind the last picture, less
     special tokens, padding and answers that `labels` mark. An entry `text_mask` of the inputs, 1 at
     the question's tokens, says so where template words ("ASSISTANT:") or a question in front of the
-    picture matter; the model never gets it. See `tokensieve.hf.text`.
+    picture matter; the model never gets it. See `tokensieve.hf.prompt.text`.
 
     `generate` returns the prompt as given with the answer behind it; a forward returns logits of
     the shortened prompt; with labels and in evaluation of the whole one, zeros where a token was
@@ -75,7 +75,7 @@ def sieve(
     no use outside the sieve.
 
     It holds for the model in every thread; a call begun under it ends under it, even if it was
-    closed meanwhile. Inside, a chat goes on with its cache: see `tokensieve.hf.turn`.
+    closed meanwhile. Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
 
     Raises `ConfigError` for wrong use and for a second sieve on the model, `UnsupportedError` for
     what cannot be shortened (videos, `inputs_embeds`, continuous batching, pictures behind a filled

@@ -34,8 +34,8 @@ class Conditional(ScoringMethod):
     The selector is trained on the hidden states that enter a decoder layer; from there on only the
     tokens it ranks highest remain. A causal LLM reads in order: visual tokens are aware of the
     question only if it stands *before* the picture, so prompts are question + image + question
-    (`tokensieve.hf.prompts.ask_first` builds them). With the question behind the picture alone
-    the choice cannot depend on it.
+    (`tokensieve.hf.prompt.template.ask_first` builds them). With the question behind the picture
+    alone the choice cannot depend on it.
 
     weights: a folder, a hub name or a loaded `Selector`; there is none that fits every LLM. They
         say which LLM and which layer they are for.
@@ -88,7 +88,7 @@ class Conditional(ScoringMethod):
         if self.weights is None:
             raise WeightsError(
                 "Expected `weights` of a selector trained on hidden states of this LLM. Got none. "
-                "Pass weights=FOLDER, or train them (docs/conditional.md)."
+                "Pass weights=FOLDER, or train them (docs/results/conditional.md)."
             )
         selector = self.weights
         if not isinstance(selector, Selector):

@@ -107,14 +107,15 @@ class LearnedSelection(ScoringMethod):
             )
         if not config.thresholds:
             raise WeightsError(
-                "Expected weights with thresholds for counts='adaptive'. Got none. Measure them on "
-                "features of training pictures: python -m tokensieve.train.calibrate --help."
+                "Expected weights with thresholds for counts='adaptive'. Got none. Measure them "
+                "on features of training pictures: "
+                "python -m tokensieve.train.calibration.selector --help."
             )
         if self.chosen_rule != config.rule:
             raise WeightsError(
                 f"Expected the rule '{config.rule}', for which the thresholds of these weights "
                 f"were measured. Got '{self.chosen_rule}'. Calibrate for it: python -m "
-                "tokensieve.train.calibrate --help."
+                "tokensieve.train.calibration.selector --help."
             )
 
     def trained_for(self) -> TrainedFor | None:

@@ -131,7 +131,7 @@ class SelectorConfig(StackConfig):
             return
         raise ConfigError(
             f"Expected `thresholds` as {len(SHARES)} numbers, or none. Got {len(got)}. Leave "
-            "them out and measure them: python -m tokensieve.train.calibrate --help."
+            "them out and measure them: python -m tokensieve.train.calibration.selector --help."
         )
 
 

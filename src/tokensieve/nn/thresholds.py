@@ -22,7 +22,7 @@ from tokensieve.fields import as_fields, check_fields, read_object
 from tokensieve.files import write_text
 from tokensieve.types import EncoderInfo
 
-_MAKE = "Make them: python -m tokensieve.train.calibrate_dymu --help."
+_MAKE = "Make them: python -m tokensieve.train.calibration.dymu --help."
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokensieve.data.features import FeatureBatch, FeatureStore
+from tokensieve.data.store.features import FeatureBatch, FeatureStore
 from tokensieve.errors import ConfigError, UnknownNameError
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
-from tokensieve.data.pictures import LIMITS, Limits
+from tokensieve.data.pictures.decode import LIMITS, Limits
 from tokensieve.data.sources.base import Listing, Read, Source, content_hash
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.data.sources.files import PICTURES, FolderSource, TarSource, read_bytes

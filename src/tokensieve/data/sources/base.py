@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from tokensieve.data.pictures import LIMITS, Limits, decode_picture, named
+from tokensieve.data.pictures.decode import LIMITS, Limits, decode_picture, named
 from tokensieve.data.sources.content import plain
 from tokensieve.errors import ConfigError, PictureError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tokensieve.data.pictures import LIMITS, Limits, check_bytes, check_file, named
+from tokensieve.data.pictures.decode import LIMITS, Limits, check_bytes, check_file, named
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.data.sources.video import VIDEOS, FrameReader, frame_keys, need_av
 from tokensieve.errors import InputError, PictureError, brief

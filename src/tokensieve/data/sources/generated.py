@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from tokensieve.data.pictures import LIMITS, Limits
+from tokensieve.data.pictures.decode import LIMITS, Limits
 from tokensieve.data.synth import KINDS, ROTATION, SPLITS, generate
 from tokensieve.errors import ConfigError, UnknownNameError
 

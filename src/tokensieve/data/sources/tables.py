@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.data.extras import need
-from tokensieve.data.pictures import LIMITS, Limits, named
+from tokensieve.data.pictures.decode import LIMITS, Limits, named
 from tokensieve.data.sources.content import in_parts, inside, plain, spans_hash, spread
 from tokensieve.data.sources.files import read_bytes
 from tokensieve.errors import ConfigError, InputError, MissingPackageError, PictureError, brief

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from tokensieve.data.extras import need
-from tokensieve.data.pictures import LIMITS, Limits, animated, check_file, check_size, named
+from tokensieve.data.pictures.decode import LIMITS, Limits, animated, check_file, check_size, named
 from tokensieve.data.sources.content import plain, spans_hash, whole_files
 from tokensieve.errors import ConfigError, InputError, PictureError
 

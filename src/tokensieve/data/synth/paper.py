@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from tokensieve.data.pictures import decode_picture
+from tokensieve.data.pictures.decode import decode_picture
 from tokensieve.data.synth.canvas import Rgb
 from tokensieve.data.synth.picture import SIZE
 

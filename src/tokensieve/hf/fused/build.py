@@ -12,13 +12,13 @@ from torch import nn
 
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_number
-from tokensieve.hf.arguments import require_model, require_processor
-from tokensieve.hf.devices import input_device
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, check_blocks, pair
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration, drawn_projector
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
-from tokensieve.hf.models import Loaded
-from tokensieve.hf.prompts import placeholder_of
+from tokensieve.hf.models.loaded import Loaded
+from tokensieve.hf.prompt.template import placeholder_of
+from tokensieve.hf.runtime.arguments import require_model, require_processor
+from tokensieve.hf.runtime.devices import input_device
 from tokensieve.nn.fusion import spaced_blocks
 
 _ONE_VIEW = ("llava", "vipllava", "fused_llava")  # their processors cut no tiles

@@ -10,7 +10,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from tokensieve.errors import WeightsError
-from tokensieve.hf.models import code_refused, first_line
+from tokensieve.hf.models.loaded import code_refused, first_line
 
 IMAGE = "<image>"
 # the conversation that LLaVA-1.5 was trained on

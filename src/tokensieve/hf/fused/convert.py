@@ -29,7 +29,7 @@ from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, encoder_grid,
 from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
 from tokensieve.hf.fused.released import Released, blocks_read, read_released, renamed
-from tokensieve.hf.models import Loaded, code_refused, first_line, hush
+from tokensieve.hf.models.loaded import Loaded, code_refused, first_line, hush
 
 LLMS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
 _LEGACY = ("rope_theta", "rope_scaling")  # fields that older configs have
@@ -254,7 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, columns = encoder_grid(config.vision_config)
     sys.stdout.write(
         f"{made.name}: {config.image_seq_length} tokens a picture of {rows} x {columns} patches, "
-        f"blocks {config.vision_feature_layer}. Load it with tokensieve.hf.models.load_model.\n"
+        f"blocks {config.vision_feature_layer}. "
+        "Load it with tokensieve.load_model.\n"
     )
     return 0
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tokensieve.errors import ConfigError
 from tokensieve.hf.fused import FusedLlavaConfig, fuse
-from tokensieve.hf.models import Loaded, load_model
+from tokensieve.hf.load import load_model
+from tokensieve.hf.models.loaded import Loaded
 from tokensieve.train.fusion.model import load_projector
 
 

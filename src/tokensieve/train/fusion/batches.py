@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tokensieve.data.llava import Found, Row
-from tokensieve.data.pictures import named, open_picture
+from tokensieve.data.pictures.decode import named, open_picture
 from tokensieve.errors import ConfigError, PictureError, RowError
 from tokensieve.train.batches import generator_of
 from tokensieve.train.fusion.tokens import IGNORED, Reader

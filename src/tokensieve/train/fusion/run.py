@@ -26,8 +26,8 @@ from tokensieve.data.provenance import git, version_of
 from tokensieve.errors import WeightsError
 from tokensieve.fields import check_number
 from tokensieve.folders import Kind, check_ours, claimed, told_in
-from tokensieve.hf.fingerprint import state_hash
-from tokensieve.hf.models import Loaded
+from tokensieve.hf.families.fingerprint import state_hash
+from tokensieve.hf.models.loaded import Loaded
 from tokensieve.nn.pretrained import read_json, write_json
 from tokensieve.train.fusion.batches import UNREADABLE, Conversations, order_of
 from tokensieve.train.fusion.checkpoint import find_checkpoint, mark_whole
@@ -36,8 +36,8 @@ from tokensieve.train.fusion.recipe import Recipe, uses_bf16
 from tokensieve.train.fusion.sharding import processes, wrapping
 from tokensieve.train.fusion.tokens import Reader
 from tokensieve.train.journal import Journal
-from tokensieve.train.loop import end
 from tokensieve.train.room import check_room
+from tokensieve.train.selector.loop import end
 
 logger = logging.getLogger("tokensieve.train")
 RUN = Kind("the training of a fusion projector", told_in("train.json", "weights", "projector"))

@@ -1,0 +1,320 @@
+"""What choosing tokens costs by itself: time and peak memory of every method, beside naive code.
+
+    python -m lab.benchmarks.selection [--methods divprune] [--n 576 2880 11520] [--rounds 5]
+    python -m lab.benchmarks.selection --page
+
+Writes one record per method to results/selection/ and from all there docs/results/selection.md.
+Tokens and signals are random. Times are medians; `product` is one n x n product of the tokens
+(float32) in the same run, which methods that compare all tokens cannot avoid. Memory is the peak of
+what torch holds on top of the inputs, from its profiler. The naive form (`naive.py`) runs once, for
+one crop in float32, up to --naive-up-to tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from lab.benchmarks.naive import NAIVE, Crop
+from lab.report.markdown import table
+from tokensieve.evaluate import records
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.nn.config import SelectorConfig
+from tokensieve.nn.selector import Selector
+from tokensieve.nn.thresholds import Thresholds
+from tokensieve.types import EncoderInfo, Kind, Reduction, Site, TextContext, VisionTokens
+
+GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}
+ENCODER = EncoderInfo("clip_vision_model", 1024, -2, 24, 16, 4096)
+LLM = EncoderInfo("llama", 4096, 2, 32, 32, 11008, site=Site.LLM)
+PIXELS, KEY, TEXT, HEADS = 588, 64, 32, 32
+FOLDER, PAGE = Path("results/selection"), Path("docs/results/selection.md")
+PRODUCT_UP_TO = 2880  # tokens; above, the product alone takes longer than all methods
+LIMIT = 15  # per cent of the saved prefill
+SHARES = Path("results/prefill-share/llava-next-7b.json")
+ALIKE = 0.99  # of tokens kept by both forms: a greedy choice may turn on the last bit
+
+
+def timed(method: str) -> bool:
+    """Whether it chooses among tokens at all."""
+    cls = method_class(method)
+    return cls.site is not Site.PIXELS and cls.reads_picture and method != "full"
+
+
+def ready(name: str) -> Method:
+    """Bound to a tower or LLM of LLaVA's shape; trained ones with weights of no meaning."""
+    info = LLM if method_class(name).site is Site.LLM else ENCODER
+    if name == "dymu":  # thresholds by which it merges as much as it may
+        lowest = Thresholds(info, (0.5,), ((-1.0,) * (info.block + 1),))
+        return get_method(name, thresholds=lowest).bind(info)
+    if method_class(name).trained:
+        return get_method(name, weights=Selector(SelectorConfig(encoder=info)).eval()).bind(info)
+    return get_method(name).bind(info)
+
+
+def inputs(method: Method, n: int, batch: int, dtype: torch.dtype) -> VisionTokens:
+    """Random tokens and the signals the method asks for."""
+    g = torch.Generator().manual_seed(n + batch)
+    width = ENCODER.width if method.site in (Site.FEATURES, Site.ENCODER) else LLM.width
+    grid = GRIDS.get(n) or ((n // 8, 8) if n % 8 == 0 else None)
+    info = LLM if method.site is Site.LLM else ENCODER
+    return VisionTokens(
+        torch.randn(batch, n, width, generator=g).add_(0.5).to(dtype),
+        grid=grid,
+        patches=torch.rand(batch, n, PIXELS, generator=g) if "pixels" in method.needs else None,
+        keys=tuple(range(batch)),
+        signals={
+            name: _signal(signal.kind, batch, n, g).to(dtype)
+            for name, signal in method.signals(info).items()
+        },
+        sizes=torch.ones(batch, n) if method.site is Site.ENCODER else None,
+    )
+
+
+def _signal(kind: Kind, B: int, n: int, g: torch.Generator) -> Tensor:
+    width = {Kind.KEYS: KEY, Kind.KEYS_UNROTATED: KEY * HEADS, Kind.ATTENTION_MAP: n,
+             Kind.TEXT_ATTENTION: TEXT}.get(kind)  # fmt: skip
+    if width is None:
+        return torch.randn(B, n, generator=g).softmax(-1)
+    drawn = torch.randn(B, n, width, generator=g)
+    return drawn if kind in (Kind.KEYS, Kind.KEYS_UNROTATED) else drawn.softmax(-1)
+
+
+def measure(
+    method: Method, name: str, v: VisionTokens, keep: float, rounds: int, naive: bool
+) -> Any:
+    """One row of a record."""
+    B, n, C = v.tokens.shape
+    counts = torch.full((B,), max(1, round(keep * n)))
+    text = TextContext(torch.randn(TEXT, C, generator=torch.Generator().manual_seed(1)))
+
+    def ours() -> Reduction:
+        return method.reduce(v, counts, text if "text" in method.needs else None)
+
+    x = v.tokens[0].float()
+    beside = [lambda: x @ x.T] if n <= PRODUCT_UP_TO else []
+    ours()
+    seconds, *product_s = _medians((ours, *beside), rounds)
+    row: dict[str, Any] = {
+        "n": n,
+        "batch": B,
+        "keep": keep,
+        "dtype": str(v.tokens.dtype).removeprefix("torch."),
+        "s": seconds,
+        "peak_mb": round(peak_bytes(ours) / 1e6, 1),
+    }
+    if product_s:
+        row["product_s"] = B * product_s[0]
+    if naive and name in NAIVE:
+        crops = [
+            Crop(v.tokens[b].float(), {k: s[b].float() for k, s in v.signals.items()},
+                 int(counts[b]), v.grid or (1, n), text.embeds)
+            for b in range(B)
+        ]  # fmt: skip
+        start = perf_counter()
+        want = [NAIVE[name](crop) for crop in crops]
+        row["naive_s"] = perf_counter() - start
+        _require_same(ours(), v, want)
+    return row
+
+
+def _require_same(got: Reduction, v: VisionTokens, want: list[Any]) -> None:
+    for b, (index, tokens) in enumerate(zip(got.indices(), got.apply(v.tokens), strict=True)):
+        places, values = want[b]
+        common = len(set(places) & set(index.tolist())) / max(len(places), 1)
+        if len(places) != len(index) or common < ALIKE:
+            raise SystemExit(f"Expected both forms to keep the same. Got {common:.1%} in common.")
+        if values is not None and places == index.tolist():
+            tolerance = 2e-4 if v.tokens.dtype == torch.float32 else 2e-2
+            torch.testing.assert_close(tokens.float(), values, atol=tolerance, rtol=tolerance)
+
+
+def _medians(runs: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Seconds of each, in turns, so that what else runs on the machine slows both alike."""
+    times: list[list[float]] = [[] for _ in runs]
+    while len(times[0]) < rounds and sum(map(sum, times)) < 60:
+        for run, took in zip(runs, times, strict=True):
+            start = perf_counter()
+            run()
+            took.append(perf_counter() - start)
+    return [median(took) for took in times]
+
+
+def peak_bytes(run: Any) -> int:
+    """The most that torch's CPU allocator held at once during `run`, what was there before not
+    counted."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        held = run()
+    del held
+    events, allocations = list(seen.profiler.kineto_results.experimental_event_tree()), []
+    while events:
+        event = events.pop()
+        events += event.children
+        if type(event.extra_fields).__name__ == "_ExtraFields_Allocation":
+            allocations.append((event.start_time_ns, event.extra_fields))
+    total = peak = 0
+    alive = set[int]()
+    for _, fields in sorted(allocations, key=lambda pair: pair[0]):
+        pointer = int(fields.ptr)
+        if fields.alloc_size > 0:
+            alive.add(pointer)
+        elif pointer not in alive:  # from before
+            continue
+        else:
+            alive.discard(pointer)
+        total += fields.alloc_size
+        peak = max(peak, total)
+    return peak
+
+
+def page(folder: Path) -> str:
+    """docs/results/selection.md from the records."""
+    found = list(records.read_all(folder))
+    made = {
+        f"{r['provenance']['machine']['cpu']}, {r['config']['threads']} thread(s), commit "
+        f"{r['provenance']['commit'][:9]}"
+        for r in found
+    }
+    parts = [
+        "# What choosing costs",
+        "Made by `python -m lab.benchmarks.selection` and `python -m lab.benchmarks.prefill_share`"
+        "; do not edit.",
+        *_shares(),
+        "## Time and memory of the choice alone",
+        'On random tokens and signals; attention itself is not counted. "of one product": '
+        'against one n x n product of the tokens in float32, timed in turns with it. "naive / '
+        'ours": how many times longer the form takes that is usually published '
+        "(`lab/benchmarks/naive.py`), which keeps the same tokens; empty where there is none or it "
+        "was not run. Peak memory: on top of the inputs.",
+        f"Measured on: {'; '.join(sorted(made))}." if made else "Not run.",
+        "### At a glance: one crop, float32, .22 kept",
+        table(_glance(found)),
+        "### Everything",
+        table(_everything(found)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _glance(found: Sequence[records.Record]) -> list[list[str]]:
+    rows = [["method", *[f"ms at {n:,}" for n in GRIDS], "of one product at 2,880",
+             "naive / ours at 2,880", f"peak MB at {max(GRIDS):,}"]]  # fmt: skip
+    for record in found:
+        of = {
+            r["n"]: r
+            for r in record["rows"]
+            if (r["batch"], r["keep"], r["dtype"]) == (1, 0.22, "float32")
+        }
+        middle, largest = of.get(2880, {}), of.get(max(GRIDS), {})
+        rows.append([
+            f"`{record['config']['method']}`",
+            *[f"{1e3 * of[n]['s']:.1f}" if n in of else "not run" for n in GRIDS],
+            _ratio(middle, "s", "product_s"), _ratio(middle, "naive_s", "s"),
+            f"{largest['peak_mb']:.0f}" if largest else "not run",
+        ])  # fmt: skip
+    return rows
+
+
+def _everything(found: Sequence[records.Record]) -> list[list[str]]:
+    rows = [["method", "n", "batch", "keep", "dtype", "ms", "of one product", "naive / ours",
+             "peak, MB"]]  # fmt: skip
+    for record in found:
+        rows += [
+            [f"`{record['config']['method']}`", str(r["n"]), str(r["batch"]), f"{r['keep']:g}",
+             r["dtype"], f"{1e3 * r['s']:.1f}", _ratio(r, "s", "product_s"),
+             _ratio(r, "naive_s", "s"), f"{r['peak_mb']:.0f}"]
+            for r in record["rows"]
+        ]  # fmt: skip
+    return rows
+
+
+def _ratio(row: records.Record, above: str, below: str) -> str:
+    """Empty where one of both was not measured."""
+    return f"{row[above] / row[below]:.2f}" if above in row and below in row else ""
+
+
+def _shares() -> list[str]:
+    """What choosing takes of the prefill it saves, from the record of `prefill_share.py`."""
+    if not SHARES.exists():
+        return ["Not run: `python lab/benchmarks/prefill_share.py`."]
+    record = records.read(SHARES)
+    keeps = record["config"]["keep"]
+    rows = [["selection, % of the prefill it saves", "site", *[f"{keep:g}" for keep in keeps],
+             "of that attention, at .22"]]  # fmt: skip
+    for name in dict.fromkeys(row["method"] for row in record["rows"]):
+        of = {row["keep"]: row for row in record["rows"] if row["method"] == name}
+        cells = [100 * (of[k]["select_s"] + of[k]["signals_s"]) / of[k]["saved_s"] for k in keeps]
+        told = of[keeps[len(keeps) // 2]]
+        part = told["signals_s"] / (told["select_s"] + told["signals_s"])
+        rows.append([
+            f"`{name}`", of[keeps[0]]["site"],
+            *[f"**{c:.1f}**" if c > LIMIT else f"{c:.1f}" for c in cells], f"{100 * part:.0f} %",
+        ])  # fmt: skip
+    layer = ", ".join(f"{1e3 * s:.0f} ms at {n}" for n, s in record["layer_s"].items())
+    return [
+        "## Beside the prefill it saves",
+        f"LLaVA-NeXT-7B's shapes: {record['config']['tokens']:,} visual tokens and "
+        f"{record['config']['text']} of text, float32, {record['config']['threads']} thread(s) of "
+        f"{record['machine']['cpu']}, commit {record['commit'][:9]}, load "
+        f"{record['machine']['load']}. The prefill is {record['config']['layers']} times one "
+        f"measured decoder layer ({layer} visual tokens). What a method asks of attention is "
+        "computed from queries and keys and counted; a method inside the encoder is charged for "
+        "all its steps, one inside the LLM for all its cuts, which save only the layers behind "
+        f"them. In bold what is above {LIMIT} %. Trained methods are timed with the default "
+        "selector of that width and weights of no meaning. On a GPU the prefill shrinks far more "
+        "than a choice that takes one token after the other and is bound by launches: these shares "
+        "are not to be carried over, and none was lent to measure them.",
+        table(rows),
+    ]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="+", default=[m for m in method_names() if timed(m)])
+    parser.add_argument("--n", type=int, nargs="+", default=[576, 2880, 11520])
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.05, 0.22, 0.5])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--naive-up-to", type=int, default=2880)
+    parser.add_argument("--most", type=int, default=100_000, help="tokens of all crops at most")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--page", action="store_true", help="only write the page from the records")
+    o = parser.parse_args()
+    torch.set_num_threads(o.threads)
+    for name in [] if o.page else o.methods:
+        rows, method = [], ready(name)
+        for n in o.n:
+            for batch in (b for b in o.batch if b * n <= o.most):
+                for dtype in o.dtype:
+                    v = inputs(method, n, batch, getattr(torch, dtype))
+                    for keep in o.keep:
+                        naive = n <= o.naive_up_to and batch == 1 and dtype == "float32"
+                        with torch.inference_mode():
+                            rounds = o.rounds if n <= PRODUCT_UP_TO else 1
+                            row = measure(method, name, v, keep, rounds, naive)
+                        rows.append(row)
+                        print(name, json.dumps(row), flush=True)
+        config = {"method": name, "n": o.n, "keep": o.keep, "batch": o.batch, "dtype": o.dtype,
+                  "rounds": o.rounds, "most": o.most, "threads": o.threads}  # fmt: skip
+        record = {"config": config, "rows": rows, "provenance": records.provenance()}
+        records.write(o.out / f"{name}.json", record)
+    if o.out == FOLDER:
+        PAGE.write_text(page(o.out))
+    else:
+        print(page(o.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""A page with a question, as the processor hands it to the model: what times are taken on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokensieve.data.synth import generate
+from tokensieve.evaluate.score import prompt
+from tokensieve.evaluate.subject import Subject
+
+
+def picture_inputs(subject: Subject, ordinal: int) -> dict[str, Any]:
+    """What the processor makes of a cluttered page of the validation split and a question."""
+    picture = generate("cluttered", ordinal, "val")
+    text = prompt(subject.processor, picture.questions[0].text)
+    return dict(subject.processor(images=[picture.image], text=[text], return_tensors="pt"))

@@ -1,0 +1,31 @@
+"""Run a suite into records, with its ceilings: `python -m lab.run lab/studies/nano/suite.json`.
+
+As `tokensieve.evaluate.run`, whose options it takes; `oracle-text` is known besides.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from lab.oracle import TextOracle
+from tokensieve.data.progress import run_to_the_end
+from tokensieve.evaluate import run
+from tokensieve.evaluate.subject import Told
+
+CEILINGS: dict[str, Told] = {
+    "oracle-text": lambda items, seed: TextOracle(
+        text=torch.stack([item.text_mask for item in items]), seed=seed
+    )
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run this shard's jobs."""
+    run.main(arguments, CEILINGS)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    raise SystemExit(run_to_the_end(main, "record"))

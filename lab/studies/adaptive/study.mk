@@ -1,0 +1,4 @@
+.PHONY: results-adaptive
+
+results-adaptive: .venv/.test  ## Measure adaptive counts
+	$(TRAIN) lab.studies.adaptive.measure

@@ -1,1 +1,0 @@
-"""What each choice of the recipe is worth: measures, table and plots of `experiments/ablations`."""

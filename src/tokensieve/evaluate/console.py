@@ -1,0 +1,96 @@
+"""Answers and methods as tables for a terminal: readable at 80 columns and when piped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from tokensieve.evaluate.ask import Answer
+
+PLAIN_WIDTH = 80
+SHORT = 17  # characters an answer may have in a table 80 wide
+
+
+def show(*parts: RenderableType) -> None:
+    """Print to standard output; where that is no terminal, without colours and 80 wide."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH, no_color=True)
+    for part in parts:
+        console.print(part)
+
+
+def table(*headers: str, title: str = "", right: Sequence[str] = (), fold: str = "") -> Table:
+    """An empty table in the house's look: columns in `right` set right, `fold` may take lines."""
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for header in headers:
+        side: Literal["left", "right"] = "right" if header in right else "left"
+        made.add_column(header, justify=side, overflow="fold", no_wrap=header != fold)
+    return made
+
+
+COST_HEADERS = ("tokens", "KV cache", "FLOPs", "select", "prefill", "decode")
+COST_NOTE = "tokens: visual, kept of all. FLOPs: of the LLM. Last three columns in ms."
+
+
+def cost_cells(answer: Answer) -> list[str]:
+    """The cells below `COST_HEADERS`; times in ms."""
+    return [
+        f"{answer.kept_tokens}/{answer.visual_tokens}",
+        scaled(answer.kv_bytes, "B"),
+        scaled(answer.llm_flops),
+        *(f"{answer.ms[stage]:.1f}" for stage in ("select", "prefill", "decode")),
+    ]
+
+
+def answers_table(question: str, answers: Sequence[Answer]) -> RenderableType:
+    """One row an answer: what was said, with how many tokens, at what cost.
+
+    Answers too long for a column stand in full below the table.
+    """
+    short = all(len(answer.answer) <= SHORT for answer in answers)
+    headers = ("method", "answer", *COST_HEADERS) if short else ("method", *COST_HEADERS)
+    title = escape(f"{question} ({answers[0].model})")
+    made = table(*headers, title=title, right=COST_HEADERS, fold="answer")
+    for answer in answers:
+        said = [escape(answer.answer)] if short else []
+        made.add_row(answer.method, *said, *cost_cells(answer))
+    made.caption = COST_NOTE
+    if short:
+        return made
+    return Group(made, *(escape(f"{one.method}: {one.answer}") for one in answers))
+
+
+def methods_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The registry, one row a method: what it does, where, and what it takes."""
+    made = table("name", "what it does", "site", "takes", fold="what it does")
+    for row in rows:
+        about = row["about"] + (f"\n[{row['paper']}]" if row["paper"] else "")
+        takes = [*(["weights"] if row["trained"] else []), *row["needs"]]
+        site = row["site"].replace(" or ", "\n")
+        made.add_row(row["name"], escape(about), site, "\n".join(takes) or "-")
+    return made
+
+
+def scaled(value: float | int | None, unit: str = "") -> str:
+    """`value` in thousands, millions, ... with three digits: 12300 -> "12.3 k"; None -> "?"."""
+    if value is None:
+        return "?"
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if value < 999.5 or prefix == "P":
+            break
+        value /= 1000
+    digits = 0 if value >= 99.95 or not prefix else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {prefix}{unit}".rstrip()

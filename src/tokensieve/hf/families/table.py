@@ -1,0 +1,181 @@
+"""What differs between VLM families: one row each, and defaults that fit most.
+
+n crops of a picture, L tokens of a crop, C encoder width, N rows of a picture in the prompt.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensieve.errors import UnsupportedError
+from tokensieve.hf.families.layout import (
+    Packing,
+    pack_anyres,
+    pack_fused,
+    pack_plain,
+    patches_of_cells,
+)
+from tokensieve.hf.families.windows import unwindow
+from tokensieve.hf.runtime.arguments import require_head, require_model
+from tokensieve.hf.runtime.once import once
+
+Pack = Callable[[Any, Mapping[str, Any], Sequence[int]], list[Packing]]
+Order = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
+Patches = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of models feeds pictures to its LLM.
+
+    pack: rows of each picture -> `Packing`.
+    projector: path, from the base model, of the module whose input is the site "features".
+    merged: that input holds one row per patch, and several neighbouring rows make one LLM token.
+    order: puts rows taken at the projector, one per LLM token, in the LLM's order.
+    split_runs: the encoder gives one item per prompt; its pictures are the placeholder runs.
+    resizable: its encoder can be run on a picture of another size (site "pixels").
+    stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
+    inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
+    patches: model -> (L, m) patches of a crop that make each token, where the family has code of
+        its own for that.
+    both_ways: every token of a prompt sees every other, so that no later turn can be added to it.
+    """
+
+    pack: Pack = pack_plain
+    projector: str = "multi_modal_projector"
+    merged: bool = False
+    order: Order | None = None
+    split_runs: bool = False
+    resizable: bool = False
+    stages: bool = False
+    inside: bool = False
+    patches: Patches | None = None
+    both_ways: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "llava": Family(resizable=True, stages=True, inside=True),
+    "llava_next": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
+    "llava_next_video": Family(pack=pack_anyres, resizable=True),
+    "llava_onevision": Family(pack=pack_anyres, resizable=True, inside=True),
+    "internvl": Family(inside=True),
+    "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True),
+    "qwen2_5_vl": Family(
+        projector="visual.merger", merged=True, order=unwindow, resizable=True, stages=True
+    ),
+    "qwen3_vl": Family(projector="visual.merger", merged=True),
+    "idefics3": Family(projector="connector", split_runs=True),
+    "smolvlm": Family(projector="connector", split_runs=True),
+    "paligemma": Family(both_ways=True),
+    # its encoder must fill the grid that is fused: neither resized nor thinned out
+    "fused_llava": Family(
+        pack=pack_fused,
+        projector="multi_modal_projector.spatial.mlp",
+        stages=True,
+        patches=patches_of_cells,
+    ),
+}
+
+
+@once
+def family_of(model: Any) -> Family:
+    """The family of `model`: its row of the table, or the default.
+
+    Raises `UnsupportedError` for a model that has no visual tokens in its prompt.
+    """
+    require_model(model)
+    config = model.config
+    base = getattr(model, "base_model", model)
+    if (
+        getattr(config, "image_token_id", None) is None
+        or not hasattr(base, "get_image_features")
+        or getattr(config, "is_encoder_decoder", False)
+    ):
+        raise UnsupportedError(
+            "Expected a decoder-only vision-language model with image placeholders in its prompt "
+            f"(LLaVA, Qwen-VL, ...). Got {type(model).__name__}, which has no visual tokens."
+        )
+    if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
+        raise UnsupportedError(
+            "Expected a model whose forward takes `mm_encoder_outputs`, as in Transformers. "
+            f"Got {type(model).__name__}. If it is around another model, pass that one."
+        )
+    require_head(model)
+    return FAMILIES.get(config.model_type, Family())
+
+
+def decoder_of(model: Any) -> Any:
+    """The LLM's stack of decoder layers: a module with `layers`.
+
+    Raises `UnsupportedError` for a family whose layers have not been shown to bear a cut.
+    """
+    family, base = family_of(model), model.base_model
+    parts = (getattr(base, name, None) for name in ("language_model", "text_model"))
+    decoder = next((part for part in parts if part is not None), None)
+    if not family.stages or not hasattr(decoder, "layers"):
+        known = ", ".join(name for name, row in FAMILIES.items() if row.stages)
+        raise UnsupportedError(
+            f"Expected a family whose LLM can be cut at a layer ({known}). Got "
+            f"'{model.config.model_type}'. Use a method that acts before the LLM."
+        )
+    return decoder
+
+
+def projector_of(model: Any, family: Family) -> torch.nn.Module | None:
+    """The module whose input is the site "features", or None if there is none of that name."""
+    module: Any = model.base_model
+    for name in family.projector.split("."):
+        module = getattr(module, name, None)
+    return module if isinstance(module, torch.nn.Module) else None
+
+
+def crop_features(
+    model: Any,
+    family: Family,
+    inputs: Mapping[str, Any],
+    tapped: Sequence[Tensor],
+    packings: Sequence[Packing],
+) -> tuple[Tensor, ...] | None:
+    """The projector's input as (n, L, C) per picture; None if it is not one row per token."""
+    if not tapped or len({part.shape[-1] for part in tapped}) > 1:
+        return None
+    rows = torch.cat([part.flatten(0, -2) for part in tapped])
+    total = sum(p.crops * p.length for p in packings)
+    if family.merged:
+        if len(rows) % total:
+            return None
+        rows = rows.reshape(total, -1)
+    if len(rows) != total:
+        return None
+    if family.order is not None:
+        rows = family.order(model, inputs, rows)
+    parts = torch.split(rows, [p.crops * p.length for p in packings])
+    return tuple(part.view(p.crops, p.length, -1) for part, p in zip(parts, packings, strict=True))
+
+
+def project(model: Any, family: Family, features_nLC: Tensor) -> Tensor:
+    """Features put through the model's own projector, token by token: (n, L, D).
+
+    Raises `UnsupportedError` where the projector does not map one feature to one token.
+    """
+    module = projector_of(model, family)
+    n, L, C = features_nLC.shape
+    if module is not None:
+        source = features_nLC.reshape(n * L, C)
+        if family.merged:
+            source = source.reshape(-1, C // model.config.vision_config.spatial_merge_size**2)
+            out = module(source)
+        else:
+            out = module(features_nLC)
+        if out.numel() and out.flatten(0, -2).shape[0] == n * L:
+            return torch.as_tensor(out).reshape(n, L, -1)
+    raise UnsupportedError(
+        f"Expected a projector that maps one feature to one token. Got {type(model).__name__}'s, "
+        "which does not. Use a method that keeps features as they are, or acts on 'embeds'."
+    )

@@ -1,0 +1,72 @@
+"""What a cut inside the LLM is asked to do, and what it needs to know of the prompt.
+
+B prompts, S prompt length, N rows of a picture, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+from tokensieve.budget import Pool
+from tokensieve.errors import UnsupportedError
+from tokensieve.hf.families.layout import Packing
+from tokensieve.hf.report import PromptReport
+from tokensieve.methods.base import Method
+from tokensieve.types import Signal
+
+
+@dataclass(frozen=True)
+class Stage:
+    """From decoder layer `layer` on, the share `keep` of a picture's tokens, or at most that
+    many, remain.
+
+    `method` chooses them by the hidden states that enter the layer if its site is "llm"; otherwise
+    it has chosen at its own site, before the LLM. signals: what it must be told of the attention
+    of the layer before.
+    """
+
+    layer: int
+    keep: float | int
+    method: Method
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What holds for all stages of a prompt."""
+
+    pool: Pool
+    drop_newlines: bool
+    keys: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Before:
+    """What another method left before the LLM: the pictures as they were, and its report."""
+
+    packings: Sequence[Packing]
+    prompts: tuple[PromptReport, ...]
+
+
+def overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
+    """Rows of tokens from `new`, structural ones as they are."""
+    origin_N = origin_N.to(rows_ND.device)
+    taken = new_TD[origin_N.clamp(min=0)]
+    token_N: Bool[Tensor, "N"] = origin_N >= 0
+    return torch.where(token_N[:, None], taken, rows_ND)
+
+
+def require_growing(cache: Cache | None) -> None:
+    if cache is None or (type(cache) is DynamicCache and not any(cache.is_sliding)):
+        return
+    raise UnsupportedError(
+        "Expected a DynamicCache without sliding windows, whose layers may differ in length. Got "
+        f"{type(cache).__name__}. Leave out `cache_implementation` and `past_key_values`, or use a "
+        "method that acts before the LLM."
+    )

@@ -1,0 +1,297 @@
+"""Cuts inside the LLM: from a decoder layer on, only some visual tokens remain.
+
+Hooks on the decoder layers gather what a layer is handed (hidden states, rotary embeddings,
+position ids, mask), so every layer's cache holds just the tokens left there; positions stay what
+they were. Behind the last layer the sequence gets its length back, zeros where a token went.
+
+B prompts, E rows a prompt has (beams), S prompt length, R visual rows of all prompts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokensieve.errors import PromptError, UnsupportedError
+from tokensieve.hf.encoder.encode import Encoded
+from tokensieve.hf.encoder.reduction import ImageReduction, crop_keys
+from tokensieve.hf.families.table import decoder_of
+from tokensieve.hf.llm import cut
+from tokensieve.hf.llm.inside import Held, Listening, by_kind, require_finite
+from tokensieve.hf.llm.stage import Before, Policy, Stage, overlay, require_growing
+from tokensieve.hf.prompt.compaction import Gather, pads_left
+from tokensieve.hf.prompt.reduce import reduce_visions, scatter_rows
+from tokensieve.hf.prompt.text import Asked
+from tokensieve.hf.report import Call, StageReport, prompt_reports, row_mask, since
+from tokensieve.hf.runtime.compat import cache_at
+from tokensieve.hf.runtime.devices import moved
+from tokensieve.hf.runtime.hooks import Action, Point, When, acting
+from tokensieve.hf.runtime.timing import timed
+from tokensieve.types import TextContext, VisionTokens
+
+
+class Stages:
+    """The stages at work on one prompt: choose during prefill, remember for what is decoded.
+
+    early: per stage what its method chose before the LLM; None where it chooses inside.
+    before: if the prompts had been shortened already; shares of tokens and reports are then of the
+        pictures as they were.
+
+    Raises `UnsupportedError` for a cache whose layers cannot differ in length, gradient
+    checkpointing and masks that are no tensors.
+    """
+
+    def __init__(
+        self, model: Any, encoded: Encoded, mask_BS: Tensor, stages: Sequence[Stage],
+        early: Sequence[list[ImageReduction] | None], policy: Policy, before: Before | None = None,
+    ) -> None:  # fmt: skip
+        self.policy, self.before = policy, before
+        told = {k: v for k, v in encoded.inputs.items() if k in ("input_ids", "labels")}
+        self.encoded = replace(encoded, inputs=told, output=None, features=None, signals={})
+        self.decoder = decoder_of(model)
+        self.stages = {s.layer: (s, made) for s, made in zip(stages, early, strict=True)}
+        self.place_BS = encoded.inputs["input_ids"] == encoded.placeholder
+        self.keep_BS, self.left = mask_BS.bool(), pads_left(mask_BS)
+        self.asked = Asked.of(model, encoded.inputs, mask_BS)
+        token_R = torch.cat([packing.origin_N >= 0 for packing in encoded.packings])
+        self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
+        self.gathers: dict[int, Gather] = {}  # by the first layer each is in force at
+        self.filled = False  # the prompt has been read
+        self.reports = [] if before is None else [StageReport(0, before.prompts)]
+        self.ms: dict[str, float] = {}
+        self.masks: dict[tuple[int, int], Tensor | None] = {}
+        wanted = {at: s.signals for at, (s, made) in self.stages.items() if made is None}
+        self.listening = Listening(self.decoder, wanted)  # to the layers before cuts
+        self.actions = self._actions()
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return int(self.place_BS.shape[1])
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While open, what this thread runs of the model's decoder is cut."""
+        with ExitStack() as stack:
+            stack.enter_context(acting(self.actions))
+            if not self.filled:  # what is decoded is not listened to
+                stack.enter_context(self.listening.open())
+            yield
+
+    def _actions(self) -> dict[Point, Action]:
+        layers = self.decoder.layers
+        actions: dict[Point, Action] = {Point(self.decoder, When.BEFORE): self._begin}
+        for number in range(min(self.stages), len(layers)):
+
+            def before(
+                _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number
+            ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+                return self._before_layer(number, args, kwargs)
+
+            actions[Point(layers[number], When.BEFORE)] = before
+        actions[Point(layers[-1], When.AFTER)] = self._after_last
+        return actions
+
+    def call(self, ms: dict[str, float]) -> Call:
+        """What was done, once the prompt has been read."""
+        last = self.reports[-1].prompts if self.reports else ()
+        return Call(last, {**ms, **self.ms}, tuple(self.reports))
+
+    def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the first layer: refuse what would go wrong silently."""
+        self.masks = {}
+        if self.filled:
+            return
+        require_growing(cache_at(module, args, kwargs))
+        if self.decoder.training and getattr(self.decoder, "gradient_checkpointing", False):
+            raise UnsupportedError(
+                "Expected no gradient checkpointing, which runs layers twice. Got it switched on. "
+                "Call model.gradient_checkpointing_disable()."
+            )
+
+    def _before_layer(
+        self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+        if not self.filled and number in self.stages:
+            require_growing(cache_at(self.decoder.layers[number], args, kwargs))  # made meanwhile
+            hidden = self._cut(number, hidden)
+        gather = self._gather(number)
+        if gather is None:
+            return None
+        kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+        mask, flash = kwargs.get("attention_mask"), self._flash
+        key = (id(mask), id(gather))
+        if self.filled:
+            if key not in self.masks:
+                new = hidden.shape[1]
+                self.masks[key] = cut.decode_mask(mask, gather, self.length, new, flash=flash)
+        else:
+            if key not in self.masks:
+                self.masks[key] = cut.prefill_mask(mask, gather, flash=flash)
+            if (rotary := kwargs.get("position_embeddings")) is not None:
+                rows = (cut.take_rows(values, gather.index_BT) for values in rotary)
+                kwargs["position_embeddings"] = tuple(rows)
+            if (places := kwargs.get("position_ids")) is not None:
+                kwargs["position_ids"] = cut.take_places(places, gather.index_BT)
+        kwargs["attention_mask"] = self.masks[key]
+        return (hidden, *rest), kwargs
+
+    @property
+    def _flash(self) -> bool:
+        return "flash" in str(self.decoder.config._attn_implementation)
+
+    def _gather(self, number: int) -> Gather | None:
+        """What is left at a layer; None: everything."""
+        past = [layer for layer in self.gathers if layer <= number]
+        return self.gathers[max(past)] if past else None
+
+    def _after_last(self, _module: Any, _args: Any, output: Any) -> Any:
+        if self.filled:
+            return output
+        self.filled, self.masks = True, {}
+        gather = self._gather(len(self.decoder.layers))
+        if gather is None:
+            return output
+        if isinstance(output, tuple):
+            return (cut.put_back(output[0], gather, self.length), *output[1:])
+        return cut.put_back(output, gather, self.length)
+
+    def _cut(self, number: int, hidden_ETD: Tensor) -> Tensor:
+        """Choose at a stage; hidden states of what is left, (B * E, T, D)."""
+        self._follow(hidden_ETD.device)
+        repeats = len(hidden_ETD) // len(self.place_BS)
+        before = self._gather(number)
+        whole = hidden_ETD if before is None else cut.put_back(hidden_ETD, before, self.length)
+        with timed(self.ms, "select", hidden_ETD.device):
+            reductions = self._choose(number, whole[::repeats], before, repeats)
+        masks = [
+            row_mask(packing, reduction.kept_nL, drop_newlines=self.policy.drop_newlines)
+            for packing, reduction in zip(self.encoded.packings, reductions, strict=True)
+        ]
+        prompts = prompt_reports(self.encoded, reductions, masks)
+        if self.before is not None:
+            prompts = since(self.before.prompts, prompts)
+        self.reports.append(StageReport(number, prompts))
+        alive_BS = self.keep_BS
+        kept_BS = torch.ones_like(alive_BS).masked_scatter(
+            self.place_BS, torch.cat(masks).to(alive_BS.device)
+        )
+        kept_BS &= alive_BS
+        if torch.equal(kept_BS, alive_BS):
+            return hidden_ETD
+        if not bool(kept_BS.any(-1).all()):
+            raise PromptError(
+                f"Expected text beside the picture. Got a prompt of which nothing stays from layer "
+                f"{number} of the LLM on. Add a question."
+            )
+        if any(reduction.rows_nLD is not None for reduction in reductions):
+            whole = self._renewed(whole, reductions, repeats)
+            hidden_ETD = whole if before is None else cut.take_rows(whole, before.index_BT)
+        self.keep_BS = kept_BS
+        gather = Gather.of(kept_BS.repeat_interleave(repeats, 0), left=self.left)
+        self.gathers[number] = gather
+        return cut.take_rows(hidden_ETD, cut.compose(before, gather, self.length))
+
+    def _follow(self, device: torch.device) -> None:
+        """Layers may lie on several devices: what is known of the prompt goes along."""
+        for name in ("place_BS", "keep_BS", "token_BS"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.asked = moved(self.asked, device)
+
+    def _choose(
+        self, number: int, whole_BSD: Float[Tensor, "B S D"], before: Gather | None, repeats: int
+    ) -> list[ImageReduction]:
+        """What a stage keeps of each picture. before: what the layers up to it held."""
+        stage, early = self.stages[number]
+        if early is not None:
+            return early
+        encoded, packings = self.encoded, self.encoded.packings
+        whole = packings if self.before is None else self.before.packings
+        told = self._signals(number, before, repeats)
+        alive = self._of_pictures(self.keep_BS[..., None])
+        rows = self._of_pictures(whole_BSD)
+        visions = []
+        keys = crop_keys(encoded, self.policy.keys)
+        for i, packing in enumerate(packings):
+            vision = VisionTokens(
+                rows[i], packing.grid, moved(packing, rows[i].device).valid_nL & alive[i][..., 0],
+                keys=keys[i],
+                signals={name: of_picture[i] for name, of_picture in told.items()},
+            )  # fmt: skip
+            vision.require_finite(f"layer {number} of the LLM, picture {i + 1}")
+            visions.append(vision)
+        if not any(bool(vision.valid_BL.any()) for vision in visions):
+            return [ImageReduction(vision.valid_BL) for vision in visions]  # all gone before
+
+        def text(prompt: int) -> TextContext:
+            return TextContext(whole_BSD[prompt][self.asked.seeing(self.keep_BS)[prompt]])
+
+        found = reduce_visions(
+            stage.method, visions, encoded.prompt_of, stage.keep, self.policy.pool, text,
+            whole=[packing.valid_nL for packing in whole],
+        )  # fmt: skip
+        return [
+            ImageReduction(reduction.kept & vision.valid_BL, reduction.tokens, reduction.assign)
+            for vision, reduction in zip(visions, found, strict=True)
+        ]
+
+    def _signals(
+        self, number: int, before: Gather | None, repeats: int
+    ) -> dict[str, list[Float[Tensor, "n L *K"]]]:
+        """What the stage's method is told of the layer before, per picture."""
+        wanted = self.stages[number][0].signals
+        if not wanted:
+            return {}
+        first = None
+        if before is not None:
+            before = moved(before, self.keep_BS.device)
+            first = Gather(before.index_BT[::repeats], before.real_BT[::repeats])
+        words_BS, read_BS = self.asked.seeing(self.keep_BS), self.asked.read_BS & self.keep_BS
+        masks = (self.keep_BS, words_BS, self.token_BS & self.keep_BS, read_BS)
+        held = Held(*(mask if first is None else first.take(mask, False) for mask in masks))
+        heard = self.listening.signals(number, held, repeats)
+        texts = words_BS.sum(-1).tolist()
+        lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
+        found = {}
+        for name, values_BNK in heard.items():
+            whole = values_BNK
+            if first is not None:
+                whole = cut.put_back(values_BNK, first, self.length)
+            parts = by_kind(wanted[name].kind, self._of_pictures(whole), lengths)
+            require_finite(parts, number - 1)
+            found[name] = parts
+        return found
+
+    def _of_pictures(self, values_BSK: Tensor) -> list[Tensor]:
+        """(n, L, K) per picture of values along the prompts; zeros where a token has no row, or
+        where it is gone."""
+        alive_BS1 = self.keep_BS[..., None]
+        zero = torch.zeros((), dtype=values_BSK.dtype, device=values_BSK.device)
+        values = torch.where(alive_BS1, values_BSK, zero)[self.place_BS]
+        parts = []
+        for rows, packing in zip(
+            torch.split(values, self.encoded.image_rows), self.encoded.packings, strict=True
+        ):
+            shape = (packing.crops, packing.length, values.shape[-1])
+            total = packing.crops * packing.length
+            parts.append(scatter_rows(rows, packing.origin_N, total).view(shape))
+        return parts
+
+    def _renewed(self, whole: Tensor, reductions: Sequence[ImageReduction], repeats: int) -> Tensor:
+        """Hidden states with the values a method made for its kept tokens."""
+        place = self.place_BS.repeat_interleave(repeats, 0)
+        parts = list(torch.split(whole[::repeats][self.place_BS], self.encoded.image_rows))
+        for i, reduction in enumerate(reductions):
+            if reduction.rows_nLD is not None:
+                new = reduction.rows_nLD.flatten(0, 1).to(whole.dtype)
+                parts[i] = overlay(parts[i], new, self.encoded.packings[i].origin_N)
+        of_prompt = torch.split(torch.cat(parts), self.place_BS.sum(-1).tolist())
+        repeated = [rows for rows in of_prompt for _ in range(repeats)]
+        return whole.masked_scatter(place[..., None], torch.cat(repeated))

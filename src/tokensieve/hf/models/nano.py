@@ -1,0 +1,147 @@
+"""The embedded model: a Llava model of 1.7 M parameters that really reads, in the package.
+
+Trained from scratch by `make nano` on generated pictures; see `lab.nano`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.processing_utils import ProcessorMixin
+
+from tokensieve.assets import asset_path
+from tokensieve.errors import WeightsError
+from tokensieve.fields import check_names
+from tokensieve.nn.pretrained import read_weights
+
+NANO = asset_path("nano")
+VARIANTS = ("llava", "llava-next", "control")
+PINPOINTS = [[192, 192], [192, 384], [384, 192], [384, 384], [192, 576], [576, 192]]
+
+
+def load_nano(
+    variant: str = "llava", dtype: torch.dtype = torch.float32, path: Path = NANO
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The embedded model and its processor, in evaluation mode on the CPU.
+
+    `variant`: "llava" (256 visual tokens a picture); "llava-next" (the same weights with 1+n
+    crops of 192 pixels and row-end tokens, which were never trained); "control" (the same
+    encoder with a language model that never saw a shortened sequence). The weights are kept
+    in fp16; `dtype` is what they are computed in.
+
+    Raises:
+        UnknownNameError: no such variant.
+        WeightsError: a weight file is not there or damaged.
+    """
+    check_names("variant of nano", [variant], VARIANTS)
+    reader = path.with_name(path.name + "-control") / "reader.safetensors"
+    needed = reader if variant == "control" else path / "config.json"
+    if not needed.exists():
+        made = "make control" if variant == "control" else "make nano"
+        raise WeightsError(f"Expected the weights of nano at {needed}. Run `{made}` first.")
+    try:
+        model = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False
+        )
+        if variant == "llava-next":
+            return as_next(model, path), processor(path, crops=True)
+        if variant == "control":
+            load_reader(model, reader)
+        model.train(False)
+        return model, processor(path)
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"Expected whole files of nano in {path}. Got: {str(error).splitlines()[0]}. Install "
+            f"the package again, or run `make nano`."
+        ) from error
+
+
+def load_reader(model: LlavaForConditionalGeneration, weights: Path) -> None:
+    """Replace projector, language model and output layer by those of a safetensors file.
+
+    Raises `WeightsError` where it is broken or holds others.
+    """
+    parts = {
+        "projector": model.model.multi_modal_projector,
+        "language_model": model.model.language_model,
+        "lm_head": model.lm_head,
+    }
+    own = {f"{part}.{n}": v for part, m in parts.items() for n, v in m.state_dict().items()}
+    for name, tensors in split_by_head(read_weights(weights, own)).items():
+        parts[name].load_state_dict(tensors)
+
+
+def split_by_head(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """`{"a.b.c": t}` to `{"a": {"b.c": t}}`."""
+    out: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        head, rest = key.split(".", 1)
+        out.setdefault(head, {})[rest] = value
+    return out
+
+
+def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForConditionalGeneration:
+    """A LLaVA-NeXT model that shares the parts of `model`."""
+    old = model.config
+    config = LlavaNextConfig(
+        vision_config=old.vision_config,
+        text_config=old.text_config,
+        image_token_index=old.image_token_id,
+        vision_feature_layer=old.vision_feature_layer,
+        vision_feature_select_strategy=old.vision_feature_select_strategy,
+        image_grid_pinpoints=PINPOINTS,
+        image_seq_length=old.image_seq_length,
+        tie_word_embeddings=False,
+    )
+    grown = LlavaNextForConditionalGeneration(config)
+    torch.nn.Module.to(grown, model.dtype)
+    grown.model.vision_tower = model.model.vision_tower
+    grown.model.multi_modal_projector = model.model.multi_modal_projector
+    grown.model.language_model = model.model.language_model
+    grown.lm_head = model.lm_head
+    row_end = load_file(path / "newline.safetensors")["image_newline"]
+    grown.model.image_newline = torch.nn.Parameter(row_end.to(model.dtype))
+    grown.generation_config = model.generation_config
+    grown.train(False)
+    return grown
+
+
+def processor(path: Path = NANO, crops: bool = False) -> ProcessorMixin:
+    """The processor (Pillow only, no torchvision), for one picture or for 1+n crops."""
+    layout = json.loads((path / "processor_config.json").read_text())
+    layout.pop("processor_class")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False)
+    template = tokenizer.chat_template
+    images = CLIPImageProcessorPil.from_pretrained(path, trust_remote_code=False)
+    if not crops:
+        return LlavaProcessor(  # type: ignore[no-untyped-call]
+            images, tokenizer, chat_template=template, **layout
+        )
+    tiles = LlavaNextImageProcessorPil(
+        size=images.size,
+        crop_size=images.crop_size,
+        do_center_crop=False,
+        image_mean=images.image_mean,
+        image_std=images.image_std,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return LlavaNextProcessor(  # type: ignore[no-untyped-call]
+        tiles, tokenizer, chat_template=template, **layout
+    )
