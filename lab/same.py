@@ -2,7 +2,7 @@
 
 For a change of shape that must change nothing else. Every method of the registry answers about the
 shipped pictures with the code of both revisions, each in a process of its own: kept sets, answers
-and logits are held against each other bit for bit. Then every record: all but where its weights lie.
+and logits are held against each other bit for bit. Then every record, but for where weights lie.
 """
 
 from __future__ import annotations
