@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokensieve.hf.load import load_model as load_model
     from tokensieve.hf.models.nano import load_nano as load_nano
     from tokensieve.hf.sieve import compress as compress
     from tokensieve.hf.sieve import sieve as sieve
@@ -24,11 +25,12 @@ _EXPORTS = {
     "Selector": "tokensieve.nn.selector",
     "compress": "tokensieve.hf.sieve",
     "get_method": "tokensieve.methods.registry",
+    "load_model": "tokensieve.hf.load",
     "load_nano": "tokensieve.hf.models.nano",
     "method_names": "tokensieve.methods.registry",
     "sieve": "tokensieve.hf.sieve",
 }
-__all__ = ["Selector", "compress", "get_method", "load_nano", "method_names", "sieve"]
+__all__ = ["Selector", "compress", "get_method", "load_model", "load_nano", "method_names", "sieve"]
 
 
 def __getattr__(name: str) -> Any:
