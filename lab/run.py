@@ -5,12 +5,10 @@ As `tokensieve.evaluate.run`, whose options it takes; `oracle-text` is known bes
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from lab import command
 from lab.oracle import TextOracle
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.evaluate import run
 from tokensieve.evaluate.subject import Told
 
@@ -27,5 +25,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

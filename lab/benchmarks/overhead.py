@@ -1,6 +1,6 @@
 """What an open sieve costs a forward that keeps everything: ratios of one run, in turns.
 
-    python lab/benchmarks/overhead.py
+    python -m lab.benchmarks.overhead
 
 Times are of this thread's CPU, medians over rounds in which a plain forward and one under a sieve
 take turns, on the embedded model and one page. Other work on the machine widens them all the same.
@@ -15,6 +15,7 @@ import time
 import torch
 from PIL import Image
 
+from lab import command
 from tokensieve import load_nano, sieve
 from tokensieve.assets import asset_path
 
@@ -23,8 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", default="full,divprune,selector,fastervlm")
     parser.add_argument("--rounds", type=int, default=60)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = command.parse(parser)
     model, processor = load_nano()
     page = Image.open(asset_path("pictures") / "cluttered.png")
     inputs = dict(processor(images=page, text="<image>What is KR?<answer>", return_tensors="pt"))
@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -1,6 +1,6 @@
 """Does choosing cost more than it saves? Selection against the prefill it spares a 7B LLM.
 
-    python lab/benchmarks/prefill_share.py [--methods divprune cdpruner] [--keep 0.05 0.22 0.5]
+    python -m lab.benchmarks.prefill_share [--methods divprune cdpruner] [--keep 0.05 0.22 0.5]
 
 LLaVA-NeXT's shapes: five crops of 576 tokens from a CLIP-L tower, 2,880 of them in one choice, an
 LLM of 32 layers. The prefill saved is 32 times what one decoder layer takes less over fewer tokens.
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from lab import command
 from lab.benchmarks.decoder_layer import LAYERS, TEXT, DecoderLayer
 from lab.benchmarks.selection import ENCODER, LLM, inputs, ready, timed
 from lab.benchmarks.selection import TEXT as TOLD
@@ -109,8 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
-    o = parser.parse_args()
-    torch.set_num_threads(o.threads)
+    o = command.parse(parser)
     decoder, known = DecoderLayer(), dict[int, float]()
 
     def layer(visual: int) -> float:
@@ -147,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

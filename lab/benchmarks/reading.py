@@ -1,6 +1,6 @@
 """Is reading features ever the bottleneck? Samples per second of a store against a training step.
 
-    python lab/benchmarks/reading.py STORE... [--batch 16] [--steps 30]
+    python -m lab.benchmarks.reading STORE... [--batch 16] [--steps 30]
 
 Rows are drawn at random, as training draws them. Prints one JSON object; `ratio` is how many times
 faster reading is than training, the image term not counted.
@@ -16,6 +16,7 @@ from time import perf_counter
 
 import torch
 
+from lab import command
 from tokensieve.data.store.features import FeatureStore
 from tokensieve.train.selector.recipe import make_recipe
 from tokensieve.train.selector.run import train_selector
@@ -49,8 +50,7 @@ def main() -> None:
     parser.add_argument("stores", nargs="+")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = command.parse(parser)
     store = FeatureStore(options.stores)
     read = reading(store, options.batch, 10 * options.steps, pixels=False)
     told = {"crops": len(store), "batch": options.batch, "read_per_s": round(read)}
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

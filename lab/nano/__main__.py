@@ -11,6 +11,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from lab import command
 from lab.nano.encoder import train_encoder
 from lab.nano.export import MODEL, export_control, export_nano
 from lab.nano.features import cache_features
@@ -19,7 +20,6 @@ from lab.nano.parallel import run
 from lab.nano.pool import RUN, make_pool
 from lab.nano.recipe import Recipe
 from lab.nano.state import Log
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import TrainingError
 from tokensieve.files import written_folder
 from tokensieve.folders import check_ours, claimed
@@ -102,4 +102,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "checkpoint"))
+    command.run(main, "checkpoint")

@@ -10,12 +10,10 @@ import argparse
 import time
 from pathlib import Path
 
-import torch
-
+from lab import command
 from lab.studies.ablations.measure import config_of, encode_pictures, measure
 from lab.studies.ablations.page import write_report
 from lab.studies.ablations.spec import trainings
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.evaluate import records
 from tokensieve.evaluate.subject import load_subject
 from tokensieve.nn.pretrained import read_json
@@ -29,8 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--root", type=Path, default=Path(), help="where docs/ lies")
     parser.add_argument("--report-only", action="store_true", help="measure nothing")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     spec = read_json(options.spec)
     folder = options.results / spec["suite"]
     if not options.report_only:
@@ -61,4 +58,4 @@ def run(spec: dict[str, object], runs: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

@@ -11,12 +11,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from lab import command
 from lab.studies.ablations.spec import trainings
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.data.store.features import FeatureStore
-from tokensieve.errors import ConfigError
 from tokensieve.nn.pretrained import read_json
 from tokensieve.train.console import log_to_terminal
 from tokensieve.train.selector.recipe import make_recipe
@@ -25,30 +22,23 @@ from tokensieve.train.selector.run import train_selector
 logger = logging.getLogger("tokensieve.train")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code, 2 for an error of the caller's making."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec", type=Path, help="lab/studies/ablations/suite.json")
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="feature stores")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # two shards on two cores beat one shard on both
+    options = command.parse(parser, arguments)
     log_to_terminal(logging.WARNING)
-    return run_to_the_end(
-        lambda: train_all(options.spec, FeatureStore(options.features), options.out, options.shard),
-        "checkpoint",
-    )
+    train_all(options.spec, FeatureStore(options.features), options.out, options.shard)
 
 
 def train_all(spec: Path, store: FeatureStore, out: Path, shard: str) -> None:
     """Train what is missing of this process's part, "i/n". Raises `ConfigError` for another."""
-    part, _, parts = shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
-        raise ConfigError(f"Expected a shard as i/n with 0 <= i < n. Got '{shard}'.")
-    for number, one in enumerate(trainings(read_json(spec))):
+    for one in command.share(trainings(read_json(spec)), shard):
         folder = out / one.folder
-        if number % int(parts) != int(part) or _done(folder, store):
+        if _done(folder, store):
             continue
         recipe = make_recipe(store.encoder, "default", one.texts)
         logger.warning("%s %s seed %d", one.folder, dict(one.settings), one.seed)
@@ -63,4 +53,4 @@ def _done(folder: Path, store: FeatureStore) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command.run(main, "checkpoint")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokensieve.data.progress import run_to_the_end
+from lab import command
 from tokensieve.data.synth import generate
 from tokensieve.data.synth.picture import Picture, Question
 from tokensieve.evaluate import records
@@ -83,8 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/adaptive"))
     parser.add_argument("--root", type=Path, default=Path("."), help="where docs/ lies")
     parser.add_argument("--page-only", action="store_true", help="rebuild the page from records")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     config = AdaptiveConfig.read(
         options.suite, weights=options.weights, pictures=options.pictures, split=options.split
     )
@@ -246,5 +244,4 @@ def text_rows(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

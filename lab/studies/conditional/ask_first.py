@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lab import command
 from lab.nano.features import load_examples
 from lab.nano.lm import Reader, shown_features
 from lab.nano.muon import Muon
 from lab.nano.packing import Example, Packed, pack
 from lab.nano.state import Log, learning_rate, load_state, save_state
 from lab.nano.vocabulary import ANSWER, PAD, vocabulary
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.folders import Kind, claimed, lies_in
 from tokensieve.hf.models.nano import load_nano
 from tokensieve.nn.pretrained import write_weights
@@ -166,8 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of `make nano`: pool, ...")
     parser.add_argument("--out", type=Path, required=True, help="state, log, reader.safetensors")
     parser.add_argument("--shards", type=int, default=24, help="shards of the pool to use")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     with claimed(options.out, RUN):
         reader = train(AskFirst(), options.data, options.out, options.shards)
         tensors = {name: value.half().contiguous() for name, value in reader.state_dict().items()}
@@ -175,4 +174,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "checkpoint"))
+    command.run(main, "checkpoint")

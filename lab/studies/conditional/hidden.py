@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from lab import command
 from lab.nano.features import load_examples
 from lab.nano.packing import Example
 from lab.nano.vocabulary import ANSWER, PAD, vocabulary
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.data.store.features import write_store
 from tokensieve.files import make_folder
 from tokensieve.hf.families.fingerprint import encoder_info, llm_info
@@ -78,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--shards", type=int, default=9, help="shards of the pool to use")
     parser.add_argument("--seed", type=int, default=0, help="of the questions drawn")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     model = load_model(options.reader)
     train = [("train", number) for number in range(options.shards)]
     features, examples = load_examples(options.data, train)
@@ -97,4 +96,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "store"))
+    command.run(main, "store")

@@ -6,14 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from lab import command
 from lab.nano.pool import RUN as MAKING
 from lab.studies.fusion.arms import Study
 from lab.studies.fusion.blocks import cache_blocks
 from lab.studies.fusion.train import RUN, export, place, train
-from tokensieve.data.progress import run_to_the_end
-from tokensieve.errors import ConfigError
 from tokensieve.folders import check_ours, claimed
 
 
@@ -25,22 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="states, logs and models")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th training, from the i-th")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     study = Study.load(options.study)
     wanted = {study.arm(name).name for name in options.arms or [arm.name for arm in study.arms]}
-    part, _, parts = options.shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
-        raise ConfigError(f"Expected a shard as i/n with 0 <= i < n. Got '{options.shard}'.")
+    runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
+    mine = command.share(runs, options.shard)
     shards = [("train", number) for number in range(study.train_shards)]
     check_ours(options.data, MAKING)
     cache_blocks(options.data, [*shards, ("val", 0)])
-    runs = [(arm, seed) for arm, seed in study.runs() if arm.name in wanted]
-    for arm, seed in runs[int(part) :: int(parts)]:
+    for arm, seed in mine:
         with claimed(place(options.out, arm, seed), RUN):
             train(study, arm, seed, options.data, options.out)
             export(study, arm, seed, options.out)
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "checkpoint"))
+    command.run(main, "checkpoint")

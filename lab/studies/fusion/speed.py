@@ -1,6 +1,6 @@
 """Are fused tokens faster? Projector, choice and prefill of every row of docs/results/fusion.md.
 
-    python lab/studies/fusion/speed.py [--rounds 15] [--llava-rounds 2]
+    python -m lab.studies.fusion.speed [--rounds 15] [--llava-rounds 2]
 
 Two records in results/fusion-time. "nano": projector, choice of tokens and one pass of the LLM over
 prompt and picture, batch 1, one thread, as a share of LLaVA's projector on every token; all parts
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from lab import command
 from lab.benchmarks.decoder_layer import LAYERS, TEXT, DecoderLayer
 from lab.studies.fusion.arms import Study
 from lab.studies.fusion.page import llava_shapes
@@ -146,8 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--llava-rounds", type=int, default=2, help="0: leave it out")
-    o = parser.parse_args()
-    torch.set_num_threads(1)
+    o = command.parse(parser)
     config: dict[str, Any] = {"model": "nano", "rounds": o.rounds, "threads": 1}
     records.write(OUT / "nano.json", {
         "form": "fusion-time", "identity": records.identity(config), "config": config,
@@ -162,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

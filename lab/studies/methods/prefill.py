@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab import command
 from lab.report.asked import picture_inputs
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import BudgetError
 from tokensieve.evaluate import records
 from tokensieve.evaluate.subject import Subject, load_subject
@@ -35,8 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("results/prefill"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     subject = load_subject("nano")
     named = options.methods.split(",") if options.methods else _timeable()
     for name in named:
@@ -110,4 +109,4 @@ def _medians(
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab import command
 from lab.report.asked import picture_inputs
 from tokensieve.cost.flops import prefill_flops
 from tokensieve.cost.shapes import TransformerShape
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.evaluate import records
 from tokensieve.evaluate.stats import bootstrap_mean
 from tokensieve.evaluate.subject import Subject, load_subject
@@ -35,8 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("results/timing"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     for name in options.models.split(","):
         subject = load_subject(name)
         record = measure(subject, name, options.method, options.pictures, options.rounds)
@@ -110,4 +109,4 @@ def _one_picture(
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

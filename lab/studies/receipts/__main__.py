@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab import command
 from lab.studies.receipts.overlay import save_overlay
 from lab.studies.receipts.tiles import Receipt, Tiling, load_receipt, receipt_names
 from lab.studies.receipts.tokens import Encoder, ReceiptTokens, encode_receipt
 from tokensieve.budget import count
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import ConfigError, UnknownNameError
 from tokensieve.evaluate import records
 from tokensieve.evaluate.config import Variant
@@ -57,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", help="variants to run, separated by commas")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of suites")
     parser.add_argument("--overlays", type=Path, help="folder for overlays of the first receipts")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     suite = load(options.suite, text_height=options.text_height, model=options.model)
     only = set(options.only.split(",")) if options.only else None
     if options.overlays is not None:
@@ -221,4 +220,4 @@ def note(suite: ReceiptSuite, half: str, receipts: int, touched: float) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

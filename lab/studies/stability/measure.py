@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from tokensieve.data.progress import run_to_the_end
+from lab import command
 from tokensieve.data.synth.picture import GRID, PATCH, SIZE
 from tokensieve.errors import UnknownNameError
 from tokensieve.evaluate import records
@@ -92,8 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=40, help="pictures per kind")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--page-only", action="store_true", help="rebuild the page from records")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = command.parse(parser, arguments)
     if not options.page_only:
         config = StabilityConfig(pictures=options.pictures, split=options.split)
         run(config, tuple(options.weights), options.out)
@@ -273,5 +271,4 @@ def unpack_kept(packed: str, n: int) -> list[Kept]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from lab import command
 from lab.studies.training.towers import build_tower, tower_inputs
 from tokensieve.cost.encoders import SHAPES, EncoderShape, encode_flops, encoder_shape
 from tokensieve.cost.recipes import recipe_of, training_shape
-from tokensieve.data.progress import run_to_the_end
 from tokensieve.errors import ConfigError
 from tokensieve.evaluate import records
 from tokensieve.nn.autoencoder import SelectorAutoencoder
@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, help="default: 2 on cpu, else 10")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("results/rates"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = command.parse(parser, arguments)
     slow = options.device == "cpu"
     for name in options.shapes:
         record = measure(
@@ -194,4 +193,4 @@ def _peak(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_to_the_end(main, "record"))
+    command.run(main)

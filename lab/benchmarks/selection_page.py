@@ -1,0 +1,113 @@
+"""docs/results/selection.md from the records of `selection.py` and `prefill_share.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.report.markdown import table
+from tokensieve.evaluate import records
+
+GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}  # by number of tokens
+LIMIT = 15  # per cent of the saved prefill
+SHARES = Path("results/prefill-share/llava-next-7b.json")
+
+
+def page(folder: Path) -> str:
+    """docs/results/selection.md from the records."""
+    found = list(records.read_all(folder))
+    made = {
+        f"{r['provenance']['machine']['cpu']}, {r['config']['threads']} thread(s), commit "
+        f"{r['provenance']['commit'][:9]}"
+        for r in found
+    }
+    parts = [
+        "# What choosing costs",
+        "Made by `python -m lab.benchmarks.selection` and `python -m lab.benchmarks.prefill_share`"
+        "; do not edit.",
+        *_shares(),
+        "## Time and memory of the choice alone",
+        'On random tokens and signals; attention itself is not counted. "of one product": '
+        'against one n x n product of the tokens in float32, timed in turns with it. "naive / '
+        'ours": how many times longer the form takes that is usually published '
+        "(`lab/benchmarks/naive.py`), which keeps the same tokens; empty where there is none or it "
+        "was not run. Peak memory: on top of the inputs.",
+        f"Measured on: {'; '.join(sorted(made))}." if made else "Not run.",
+        "### At a glance: one crop, float32, .22 kept",
+        table(_glance(found)),
+        "### Everything",
+        table(_everything(found)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _glance(found: Sequence[records.Record]) -> list[list[str]]:
+    rows = [["method", *[f"ms at {n:,}" for n in GRIDS], "of one product at 2,880",
+             "naive / ours at 2,880", f"peak MB at {max(GRIDS):,}"]]  # fmt: skip
+    for record in found:
+        of = {
+            r["n"]: r
+            for r in record["rows"]
+            if (r["batch"], r["keep"], r["dtype"]) == (1, 0.22, "float32")
+        }
+        middle, largest = of.get(2880, {}), of.get(max(GRIDS), {})
+        rows.append([
+            f"`{record['config']['method']}`",
+            *[f"{1e3 * of[n]['s']:.1f}" if n in of else "not run" for n in GRIDS],
+            _ratio(middle, "s", "product_s"), _ratio(middle, "naive_s", "s"),
+            f"{largest['peak_mb']:.0f}" if largest else "not run",
+        ])  # fmt: skip
+    return rows
+
+
+def _everything(found: Sequence[records.Record]) -> list[list[str]]:
+    rows = [["method", "n", "batch", "keep", "dtype", "ms", "of one product", "naive / ours",
+             "peak, MB"]]  # fmt: skip
+    for record in found:
+        rows += [
+            [f"`{record['config']['method']}`", str(r["n"]), str(r["batch"]), f"{r['keep']:g}",
+             r["dtype"], f"{1e3 * r['s']:.1f}", _ratio(r, "s", "product_s"),
+             _ratio(r, "naive_s", "s"), f"{r['peak_mb']:.0f}"]
+            for r in record["rows"]
+        ]  # fmt: skip
+    return rows
+
+
+def _ratio(row: records.Record, above: str, below: str) -> str:
+    """Empty where one of both was not measured."""
+    return f"{row[above] / row[below]:.2f}" if above in row and below in row else ""
+
+
+def _shares() -> list[str]:
+    """What choosing takes of the prefill it saves, from the record of `prefill_share.py`."""
+    if not SHARES.exists():
+        return ["Not run: `python -m lab.benchmarks.prefill_share`."]
+    record = records.read(SHARES)
+    keeps = record["config"]["keep"]
+    rows = [["selection, % of the prefill it saves", "site", *[f"{keep:g}" for keep in keeps],
+             "of that attention, at .22"]]  # fmt: skip
+    for name in dict.fromkeys(row["method"] for row in record["rows"]):
+        of = {row["keep"]: row for row in record["rows"] if row["method"] == name}
+        cells = [100 * (of[k]["select_s"] + of[k]["signals_s"]) / of[k]["saved_s"] for k in keeps]
+        told = of[keeps[len(keeps) // 2]]
+        part = told["signals_s"] / (told["select_s"] + told["signals_s"])
+        rows.append([
+            f"`{name}`", of[keeps[0]]["site"],
+            *[f"**{c:.1f}**" if c > LIMIT else f"{c:.1f}" for c in cells], f"{100 * part:.0f} %",
+        ])  # fmt: skip
+    layer = ", ".join(f"{1e3 * s:.0f} ms at {n}" for n, s in record["layer_s"].items())
+    return [
+        "## Beside the prefill it saves",
+        f"LLaVA-NeXT-7B's shapes: {record['config']['tokens']:,} visual tokens and "
+        f"{record['config']['text']} of text, float32, {record['config']['threads']} thread(s) of "
+        f"{record['machine']['cpu']}, commit {record['commit'][:9]}, load "
+        f"{record['machine']['load']}. The prefill is {record['config']['layers']} times one "
+        f"measured decoder layer ({layer} visual tokens). What a method asks of attention is "
+        "computed from queries and keys and counted; a method inside the encoder is charged for "
+        "all its steps, one inside the LLM for all its cuts, which save only the layers behind "
+        f"them. In bold what is above {LIMIT} %. Trained methods are timed with the default "
+        "selector of that width and weights of no meaning. On a GPU the prefill shrinks far more "
+        "than a choice that takes one token after the other and is bound by launches: these shares "
+        "are not to be carried over, and none was lent to measure them.",
+        table(rows),
+    ]
