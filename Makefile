@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test test-versions fuzz check lint types layers clean
+.PHONY: help setup demo test test-versions fuzz check lint types layers docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -34,6 +34,10 @@ $(BIN)/python:
 
 .venv/.dev: .venv/.test
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.setup
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 setup: .venv/.setup  ## Create .venv with the tokensieve command
@@ -63,8 +67,11 @@ types: .venv/.dev  ## mypy --strict
 layers: .venv/.dev  ## import-linter: imports point one way
 	$(BIN)/lint-imports
 
+docs: .venv/.docs  ## The site, into site/; dead links and unknown names fail (make docs SERVE=1 shows it)
+	$(BIN)/mkdocs $(if $(SERVE),serve,build) --strict
+
 # What makes our own weights, tables and pages: each recipe and study brings its targets.
 include $(wildcard lab/*/*.mk lab/studies/*/study.mk)
 
 clean:  ## Remove the environment and everything built
-	rm -rf .venv .venvs runs out .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venvs runs out site .mypy_cache .ruff_cache .import_linter_cache

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from lab.report.markdown import table
 from tokensieve.files import write_text
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import method_class, method_names
@@ -26,16 +28,20 @@ def main() -> None:
 
 def page() -> str:
     """Every method under the site where it acts, in its own words."""
+    at = {title: [n for n in method_names() if method_class(n).site in sites]
+          for sites, title in TITLES.items()}  # fmt: skip
+    lists = [["acts", "methods"]]
+    lists += [[title, " ".join(f"[`{n}`](#{n})" for n in names)] for title, names in at.items()]
     parts = [
         "# Methods",
-        "Made from the registry by `python -m lab.report.methods`; do not edit. A method "
-        "is one file in `src/tokensieve/methods/` and one line in its `registry.py`; this page, "
-        "`tokensieve methods`, the contract tests, the comparison and the benchmark follow. How "
-        "they read: [comparison.md](results/comparison.md); what choosing costs: "
-        "[selection.md](results/selection.md).",
+        "Every method by the place where it acts, in its own words. Which to take: "
+        "[choose a method](guides/choose.md). How they read, beside each other: "
+        "[comparison](results/comparison.md). What choosing costs: "
+        "[selection](results/selection.md).",
+        table(lists).replace("--:", ":--"),
+        "Made from the registry by `python -m lab.report.methods`; do not edit.",
     ]
-    for sites, title in TITLES.items():
-        names = [name for name in method_names() if method_class(name).site in sites]
+    for title, names in at.items():
         parts += [f"## {title}"] if names else []
         for name in names:
             parts += _section(name, method_class(name))
@@ -44,7 +50,8 @@ def page() -> str:
 
 def _section(name: str, cls: type[Method]) -> Iterator[str]:
     yield f"### `{name}`"
-    yield inspect.cleandoc(cls.__doc__ or "").replace("*", "\\*")
+    doc = inspect.cleandoc(cls.__doc__ or "").replace("*", "\\*").replace("[CLS]", "\\[CLS]")
+    yield _with_list(doc, [field.name for field in fields(cls)])
     said = [f"Site: {cls.site_text()}"]
     if cls.needs:
         said.append(f"needs {', '.join(sorted(cls.needs))}")
@@ -55,6 +62,13 @@ def _section(name: str, cls: type[Method]) -> Iterator[str]:
     if not cls.exact:
         said.append("the budget is a mean" if cls.on_average else "may keep fewer than asked")
     yield "; ".join(said) + "."
+
+
+def _with_list(text: str, names: Sequence[str]) -> str:
+    """A line "option: what it is" of each of `names`, made an item of a list."""
+    for name in names:
+        text = re.sub(rf"^{name}: ", f"- `{name}`: ", text, flags=re.MULTILINE)
+    return text
 
 
 if __name__ == "__main__":

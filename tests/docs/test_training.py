@@ -1,4 +1,4 @@
-"""The commands of docs/training.md are ones the command line takes."""
+"""The commands of docs/guides/train.md are ones the command line takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokensieve.cost.encoders import SHAPES
 from tokensieve.train.selector.recipe import SECTIONS
 from tokensieve.train.settings import parse_settings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "train.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ")
 COMMANDS = sorted(
     {re.sub(r"#.*", "", line).split("tokensieve ", 1)[1].strip()

@@ -120,8 +120,8 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path):
 
 
 def test_docs_training_is_what_the_command_writes():
-    text = (ROOT / "docs" / "training.md").read_text()
+    text = (ROOT / "docs" / "guides" / "training-costs.md").read_text()
     block = training_page.block(list(records.read_all(ROOT / "results" / "rates")))
     assert text == training_page.with_block(text, block), (
-        "docs/training.md is stale: run `python -m lab.studies.training.page`"
+        "docs/guides/training-costs.md is stale: run `python -m lab.studies.training.page`"
     )

@@ -1,4 +1,4 @@
-"""Write the figures of docs/training.md: `python -m lab.studies.training.page`.
+"""Write the figures of docs/guides/training-costs.md: `python -m lab.studies.training.page`.
 
 Everything between its two markers comes from the formulas of `tokensieve.cost` and the records that
 `python -m lab.studies.training.rates` left in results/rates; the rest of it is written by hand.
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, rewrite the block."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rates", type=Path, default=Path("results/rates"))
-    parser.add_argument("--page", type=Path, default=Path("docs/training.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/guides/training-costs.md"))
     options = parser.parse_args(arguments)
     text = options.page.read_text() if options.page.exists() else ""
     write_text(options.page, with_block(text, block(list(read_all(options.rates)))))

@@ -1,7 +1,7 @@
 """How fast are real encoders and trainings on this machine? `python -m lab.studies.training.rates`
 
 Real shapes with random weights: nothing is downloaded. One record per shape and device, from which
-`python -m lab.studies.training.page` computes the hours of docs/training.md.
+`python -m lab.studies.training.page` computes the hours of docs/guides/training-costs.md.
 """
 
 from __future__ import annotations

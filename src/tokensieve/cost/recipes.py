@@ -1,4 +1,4 @@
-"""The training recipes that docs/training.md gives figures for, and the modules each one trains."""
+"""The recipes that docs/guides/training-costs.md has figures of, and the modules each trains."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def values(file: Path) -> Iterator[tuple[int, Any]]:
         if not text.lstrip().startswith("["):
             got = type(json.loads(text)).__name__
             raise InputError(
-                f"Expected a list of rows in {file}. Got {got}. See docs/training-fusion.md for "
-                "the layout."
+                f"Expected a list of rows in {file}. Got {got}. See "
+                "docs/guides/train-fusion.md for the layout."
             )
         yield from enumerate(_elements(text), 1)
     except InputError:

@@ -47,7 +47,7 @@ def read_parallel(name: str | None) -> dict[str, Any]:
     if not isinstance(values, dict) or not values or not values.keys() <= _KEYS:
         raise ConfigError(
             f"Expected {', '.join(sorted(_KEYS))} in {name}, or a config of DeepSpeed. Got other "
-            "JSON. See docs/training-fusion.md."
+            "JSON. See docs/guides/train-fusion.md."
         )
     if "deepspeed" in values:
         need("deepspeed", "deepspeed", "to share a model by ZeRO")
