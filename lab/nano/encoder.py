@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionModel
 
+from lab.nano.clip import Shape, clip, normalise, pixels_of
 from lab.nano.muon import Muon
-from lab.nano.parallel import average_gradients, rank_and_world
+from lab.nano.parallel import rank_and_world
 from lab.nano.pool import Shard, open_shard
 from lab.nano.recipe import EncoderRecipe, Recipe
 from lab.nano.state import Log, learning_rate, load_state, save_state
 from tokensieve.data.synth import (
     CHARS,
     COLOURS,
-    GRID,
     IGNORE,
     KEY_LETTERS,
     LABEL_NAMES,
@@ -48,38 +48,13 @@ CLASSES = {
     "background": len(COLOURS),
 }
 COARSE = [LABEL_NAMES.index(name) for name in ("index", "colour", "background")]
-HALF = PATCH // 2  # pixels are predicted at half resolution
-PIXELS = HALF * HALF * 3
-
-
-def sincos_positions(width: int) -> Tensor:
-    """2-D sin-cos positions of the patch grid, (L, C), values in -1..1."""
-    freqs = 1.0 / (100.0 ** (torch.arange(width // 4) / (width // 4)))
-    axis = torch.arange(GRID)[:, None] * freqs[None]
-    waves = torch.cat([axis.sin(), axis.cos()], dim=1)
-    rows = waves[:, None, :].expand(GRID, GRID, -1)
-    cols = waves[None, :, :].expand(GRID, GRID, -1)
-    return torch.cat([rows, cols], dim=-1).reshape(GRID * GRID, width)
+PIXELS = (PATCH // 2) ** 2 * 3  # of a patch, predicted at half resolution
 
 
 def build_encoder(recipe: EncoderRecipe) -> CLIPVisionModel:
-    """The untrained encoder with its positions set to half the sin-cos pattern."""
-    config = CLIPVisionConfig(
-        hidden_size=recipe.width,
-        intermediate_size=recipe.hidden,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        image_size=SIZE,
-        patch_size=PATCH,
-        projection_dim=recipe.width,
-        hidden_act="gelu",
-    )
-    model = CLIPVisionModel(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("position_embedding.weight"):
-                weight[1:] = 0.5 * sincos_positions(recipe.width)
-    return model
+    """The untrained encoder."""
+    sizes = (recipe.width, recipe.hidden, recipe.layers, recipe.heads)
+    return clip(Shape(*sizes, side=SIZE, patch=PATCH))
 
 
 class DenseEncoder(nn.Module):
@@ -97,18 +72,6 @@ class DenseEncoder(nn.Module):
         sizes = [*CLASSES.values(), 1, PIXELS]
         parts = self.head(self.norm(features_BLC)).split(sizes, dim=-1)
         return features_BLC, dict(zip([*CLASSES, "ink", "pixels"], parts, strict=True))
-
-
-def normalise(images_BSS3: Tensor) -> Tensor:
-    """uint8 (B, S, S, 3) to (B, 3, S, S) in -1..1, as the processor does."""
-    return images_BSS3.permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
-
-
-def patches_of(pixels_B3SS: Tensor) -> Tensor:
-    """Pixels by patch at half resolution, (B, L, P)."""
-    small = F.avg_pool2d(pixels_B3SS, 2)
-    grid = small.view(len(small), 3, GRID, HALF, GRID, HALF)
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def losses(
@@ -133,7 +96,7 @@ def losses(
         terms[name] = (loss * weight.flatten()).sum() / weight.sum().clamp_min(1)
     ink = labels_BFL[:, LABEL_NAMES.index("ink")].float() / 255
     terms["ink"] = F.mse_loss(outputs["ink"].squeeze(-1), ink) * 10
-    terms["pixels"] = F.mse_loss(outputs["pixels"], patches_of(pixels_B3SS))
+    terms["pixels"] = F.mse_loss(outputs["pixels"], pixels_of(pixels_B3SS, PATCH))
     rms_BL = features_BLC.square().mean(-1).clamp_min(1e-8).sqrt()
     terms["rms"] = (rms_BL - 1).square().mean()
     return terms
@@ -212,11 +175,7 @@ def train_encoder(recipe: Recipe, out: Path, log: Log) -> None:
         features_BLC, outputs = model(pixels)
         terms = losses(features_BLC, outputs, labels_BFL, pixels, part)
         loss = torch.stack([part.weights[name] * term for name, term in terms.items()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(model)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimiser.descend(model, loss)
         step += 1
         if rank_and_world()[0] != 0:
             continue

@@ -9,29 +9,21 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalGeneration
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lab.nano.encoder import normalise
+from lab.nano.clip import normalise
+from lab.nano.llava import write_llava
 from lab.nano.lm import Reader, build_llava
 from lab.nano.recipe import Recipe
+from lab.nano.state import part
 from lab.nano.vocabulary import build_tokenizer
-from tokensieve.data.synth import PATCH, SIZE, generate
+from tokensieve.data.synth import generate
 from tokensieve.errors import TrainingError
-from tokensieve.files import make_folder, write_text, written_folder
+from tokensieve.files import make_folder, written_folder
 from tokensieve.folders import Kind, check_ours, lies_in
 from tokensieve.nn.pretrained import write_weights
 
 MODEL = Kind("nano's model", lies_in("newline.safetensors"), own=True)
 CONTROL = Kind("nano's control", lies_in("reader.safetensors"), own=True)
-HALF = [0.5, 0.5, 0.5]
-
-
-def image_processor() -> CLIPImageProcessorPil:
-    """Squash any picture to 192 x 192 and scale it to -1..1 (no torchvision needed)."""
-    side = {"height": SIZE, "width": SIZE}
-    return CLIPImageProcessorPil(
-        size=side, crop_size=side, do_center_crop=False, image_mean=HALF, image_std=HALF
-    )
 
 
 def assemble(recipe: Recipe, out: Path, name: str = "lm") -> LlavaForConditionalGeneration:
@@ -41,8 +33,7 @@ def assemble(recipe: Recipe, out: Path, name: str = "lm") -> LlavaForConditional
     encoder = CLIPVisionModel.from_pretrained(out / "encoder", trust_remote_code=False)
     model.model.vision_tower.load_state_dict(encoder.state_dict())
     state = load_file(out / f"{name}-state" / "state.safetensors")
-    weights = {k[6:]: v for k, v in state.items() if k.startswith("model.")}
-    Reader(model).load_state_dict(weights)
+    Reader(model).load_state_dict(part(state, "model."))
     model.train(False)
     return model
 
@@ -93,11 +84,6 @@ def export_nano(recipe: Recipe, out: Path, target: Path) -> None:
     check_ours(target, MODEL)
     row_end = newline(model).half()
     torch.nn.Module.to(model, torch.float16)
-    layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}
-    layout |= {"processor_class": "LlavaProcessor", "num_additional_image_tokens": 1}
     with written_folder(target) as part:
         write_weights(part / "newline.safetensors", {"image_newline": row_end})
-        model.save_pretrained(part)
-        build_tokenizer().save_pretrained(part)
-        image_processor().save_pretrained(part)
-        write_text(part / "processor_config.json", json.dumps(layout, indent=2) + "\n")
+        write_llava(part, model, build_tokenizer())

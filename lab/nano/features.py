@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPVisionModel
 
-from lab.nano.encoder import normalise
+from lab.nano.clip import normalise
 from lab.nano.packing import Asked, Example, needed
 from lab.nano.parallel import rank_and_world
 from lab.nano.pool import Shard, open_shard

@@ -19,15 +19,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    CLIPVisionConfig,
-    GenerationConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
 
 from lab.nano.features import load_examples
+from lab.nano.llava import Shape, llava
 from lab.nano.muon import Muon
 from lab.nano.packing import (
     PATCHES,
@@ -37,49 +32,16 @@ from lab.nano.packing import (
     pack,
     position_ids,
 )
-from lab.nano.parallel import average_gradients, rank_and_world
+from lab.nano.parallel import rank_and_world
 from lab.nano.recipe import LmRecipe, Recipe
 from lab.nano.state import Log, learning_rate, load_state, save_state
-from lab.nano.vocabulary import EOS, IMAGE, PAD, vocabulary
-
-MAX_POSITIONS = 4096
+from lab.nano.vocabulary import vocabulary
 
 
 def build_llava(recipe: LmRecipe, vision: CLIPVisionConfig) -> LlavaForConditionalGeneration:
-    """The untrained model around an encoder of that shape.
-
-    The feature is the encoder's last layer (`vision_feature_layer` -1) without CLS: there
-    are only four layers, and the labels were read from the last.
-    """
-    table = vocabulary()
-    text = LlamaConfig(
-        vocab_size=len(table),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.hidden,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=MAX_POSITIONS,
-        pad_token_id=table[PAD],
-        bos_token_id=None,
-        eos_token_id=table[EOS],
-        tie_word_embeddings=False,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=table[IMAGE],
-        image_seq_length=PATCHES,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )
-    model = LlavaForConditionalGeneration(config)
-    eos, pad = table[EOS], table[PAD]
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=eos, pad_token_id=pad, max_new_tokens=8, do_sample=False
-    )
-    return model
+    """The untrained model around an encoder of that shape."""
+    shape = Shape(recipe.width, recipe.hidden, recipe.layers, recipe.heads, answer=8)
+    return llava(vision, shape, vocabulary())
 
 
 class Reader(nn.Module):
@@ -127,6 +89,16 @@ def shown_features(features: NDArray[np.float16], batch: Packed) -> Tensor:
     """The features of the tokens that a batch shows, (B, V, C) float32."""
     rows = torch.from_numpy(features[batch.rows]).float()
     return rows.gather(1, batch.kept[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def token_losses(logits_BTN: Tensor, batch: Packed) -> Tensor:
+    """Cross-entropy of every text token, (B, T); `batch.weights` are 1 on answers."""
+    return F.cross_entropy(logits_BTN.transpose(1, 2), batch.targets, reduction="none")
+
+
+def mean_of(each: Tensor, weights: Tensor) -> Tensor:
+    """The mean of `each` by weight."""
+    return (each * weights).sum() / weights.sum()
 
 
 def look_loss(looks_BHTV: Tensor, batch: Packed) -> Tensor:
@@ -213,21 +185,17 @@ def train_reader(recipe: Recipe, out: Path, log: Log, control: bool) -> None:
         guided = control and number == 0 and bool(batch.source.any())
         layer = part.guide_layer if guided else None
         logits, looks = reader.watched(shown_features(features, batch), batch, layer)
-        each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        loss = (each * batch.weights).sum() / batch.weights.sum()
+        each = token_losses(logits, batch)
+        loss = mean_of(each, batch.weights)
         if looks is not None:
             loss = loss + part.guide * (1 - step / int(ends[0])) * look_loss(looks, batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(reader)
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimiser.step()
+        optimiser.descend(reader, loss)
         step += 1
         if rank != 0:
             continue
         if step % 50 == 0:
-            answer = (each * (batch.weights == 1)).sum() / (batch.weights == 1).sum()
-            log.write(stage=name, step=step, tokens=tokens, lr=rate, answer=answer.item())
+            answer = mean_of(each, batch.weights == 1).item()
+            log.write(stage=name, step=step, tokens=tokens, lr=rate, answer=answer)
         if step % recipe.checkpoint_every == 0 or step == ends[-1]:
             save_state(out / f"{name}-state", reader, optimiser, step)
             sample = val_examples if step == ends[-1] else val_examples[:120]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lab.nano.parallel import average_gradients
+
 MOMENTUM, ROUNDS = 0.95, 5
 QUINTIC = (3.4445, -4.7750, 2.0315)  # drives singular values into about 0.7..1.2
 
@@ -44,6 +46,14 @@ class Muon(torch.optim.AdamW):
         """Set the learning rate of the next steps."""
         hidden, rest = self.param_groups
         hidden["lr"], rest["lr"] = rate * self.factor, rate
+
+    def descend(self, model: nn.Module, loss: Tensor) -> None:
+        """One step down `loss`, its gradients averaged over processes and no longer than 1."""
+        self.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(model)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        self.step()
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]

@@ -9,6 +9,7 @@ tokens of all questions of a picture (padded), S = V + T, L = 256 patches, K que
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +109,26 @@ def show(rng: Generator, example: Example, tokens: int, questions: int) -> tuple
     return np.array(sorted(shown.union(fill)), dtype=np.int64), chosen or order[:1]
 
 
+@dataclass(frozen=True)
+class Text:
+    """One question as it is read: its T ids but the last, how much each of them weighs as it says
+    the next, and which of the V visual tokens shown it is said from, (T, V)."""
+
+    ids: list[int]
+    weights: NDArray[np.float32]
+    source: NDArray[np.bool_]
+
+
+def text_of(asked: Asked, needs: list[Ints], kept: Ints, key_weight: float) -> Text:
+    """All of an answer counts, and a little the letters of a key."""
+    size = len(asked.ids) - 1
+    weights, source = np.zeros(size, np.float32), np.zeros((size, len(kept)), bool)
+    weights[asked.answer_at - 1 :] = 1
+    weights[[key - 1 for key in asked.keys if key > 0]] = key_weight
+    source[asked.answer_at - 1 : size - 1] = np.isin(kept, np.concatenate(needs))
+    return Text(asked.ids, weights, source)
+
+
 def pack(
     rng: Generator,
     examples: list[Example],
@@ -118,35 +139,43 @@ def pack(
 ) -> Packed:
     """A batch of `examples`, `tokens` patches each; visual positions are renumbered from 0
     for a share `renumber` of the pictures and else the patch numbers."""
-    texts, kept_rows, starts, places = [], [], [], []
+    texts, kept_rows, anew = [], [], []
     for example in examples:
         kept, chosen = show(rng, example, tokens, questions)
-        texts.append([(example.asked[number], example.needs[number]) for number in chosen])
+        asked = [(example.asked[number], example.needs[number]) for number in chosen]
+        texts.append([text_of(*one, kept, key_weight) for one in asked])
         kept_rows.append(kept)
-        anew = rng.random() < renumber
-        places.append(np.arange(tokens) if anew else kept)
-        starts.append(tokens if anew else PATCHES)
-    width = max(sum(len(asked.ids) - 1 for asked, _ in text) for text in texts)
-    blank = np.zeros((len(examples), width), dtype=np.int64)
+        anew.append(rng.random() < renumber)
+    return laid_out([one.row for one in examples], kept_rows, anew, texts, PATCHES)
+
+
+def laid_out(
+    rows: list[int], kept: list[Ints], anew: Sequence[bool], texts: list[list[Text]], patches: int
+) -> Packed:
+    """The batch of pictures `rows`, each with the patches kept of `patches` and its questions.
+
+    Where `anew`, visual tokens are numbered from 0 and not by their patch.
+    """
+    tokens = len(kept[0])
+    width = max(sum(len(one.ids) - 1 for one in text) for text in texts)
+    blank = np.zeros((len(rows), width), dtype=np.int64)
     ids, targets, offset, segment = blank.copy(), blank.copy(), blank.copy(), blank - 1
-    weights = np.zeros((len(examples), width), dtype=np.float32)
+    weights = np.zeros(blank.shape, dtype=np.float32)
     source = np.zeros((*blank.shape, tokens), dtype=bool)
     for row, text in enumerate(texts):
         at = 0
-        for number, (asked, needs) in enumerate(text):
-            size = len(asked.ids) - 1
+        for number, one in enumerate(text):
+            size = len(one.ids) - 1
             area = np.s_[row, at : at + size]
-            ids[area], targets[area] = asked.ids[:-1], asked.ids[1:]
+            ids[area], targets[area] = one.ids[:-1], one.ids[1:]
             offset[area], segment[area] = np.arange(size), number
-            weights[row, at + asked.answer_at - 1 : at + size] = 1
-            weights[row, [at + key - 1 for key in asked.keys if key > 0]] = key_weight
-            read = np.isin(kept_rows[row], np.concatenate(needs))
-            source[row, at + asked.answer_at - 1 : at + size - 1] = read
+            weights[area], source[area] = one.weights, one.source
             at += size
-    arrays = (np.stack(kept_rows), np.stack(places), np.array(starts))
-    texts_in = (ids, targets, weights, segment, offset, source)
-    rows = np.array([example.row for example in examples])
-    return Packed(rows, *(torch.from_numpy(a) for a in (*arrays, *texts_in)))
+    places = [np.arange(tokens) if new else one for one, new in zip(kept, anew, strict=True)]
+    start = np.where(anew, tokens, patches)
+    arrays = (np.stack(kept), np.stack(places), start, ids, targets, weights, segment, offset,
+              source)  # fmt: skip
+    return Packed(np.array(rows), *(torch.from_numpy(array) for array in arrays))
 
 
 def attention_mask(batch: Packed) -> Tensor:

@@ -85,6 +85,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     places = "|".join(place for place in PLACES if " " in place)
     pieces = Regex(rf"{places}|\b(?:{'|'.join(SHORT)})\b|[a-z]{{3,}}|\S")
     core.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="removed", invert=True)
+    return with_template(core)
+
+
+def with_template(core: Tokenizer) -> PreTrainedTokenizerFast:
+    """`core` as Transformers knows it, with the special tokens and the chat template; what it reads
+    is put together again without spaces."""
     core.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lab.nano.packing import Packed
+from lab.nano.packing import Packed, Text, laid_out
 from lab.nano.vocabulary import ANSWER, SPECIAL
 from lab.nano2.labels import GRID, PATCH
 from lab.nano2.pages import Page
@@ -100,6 +99,15 @@ def show(rng: Generator, one: Example, tokens: int, questions: int) -> tuple[Int
     return np.array(sorted(shown), dtype=np.int64), chosen
 
 
+def text_of(question: Question, key_weight: float, tokens: int) -> Text:
+    """All of an answer counts, and a little the letters of the question."""
+    size = len(question.ids) - 1
+    weights = np.zeros(size, np.float32)
+    weights[: max(0, question.named - 1)] = key_weight
+    weights[question.begin - 1 :] = 1
+    return Text(question.ids, weights, np.zeros((size, tokens), bool))
+
+
 def pack(
     rng: Generator,
     examples: list[Example],
@@ -110,34 +118,8 @@ def pack(
 ) -> Packed:
     """A batch; visual positions run from 0 for a share `renumber` and else are the patches'."""
     shown = [show(rng, one, tokens, questions) for one in examples]
-    anew = rng.random(len(examples)) < renumber
-    places = np.stack(
-        [np.arange(tokens) if new else kept for (kept, _), new in zip(shown, anew, strict=True)]
+    anew = (rng.random(len(examples)) < renumber).tolist()
+    texts = [[text_of(one, key_weight, tokens) for one in chosen] for _, chosen in shown]
+    return laid_out(
+        [one.row for one in examples], [kept for kept, _ in shown], anew, texts, PATCHES
     )
-    width = max(sum(len(q.ids) - 1 for q in chosen) for _, chosen in shown)
-    blank = np.zeros((len(examples), width), dtype=np.int64)
-    ids, targets, offset, segment = blank.copy(), blank.copy(), blank.copy(), blank - 1
-    weights = np.zeros(blank.shape, dtype=np.float32)
-    for row, (_, chosen) in enumerate(shown):
-        at = 0
-        for number, question in enumerate(chosen):
-            size = len(question.ids) - 1
-            area = np.s_[row, at : at + size]
-            ids[area], targets[area] = question.ids[:-1], question.ids[1:]
-            offset[area], segment[area] = np.arange(size), number
-            weights[row, at : at + max(0, question.named - 1)] = key_weight
-            weights[row, at + question.begin - 1 : at + size] = 1
-            at += size
-    arrays = (
-        np.stack([kept for kept, _ in shown]),
-        places,
-        np.where(anew, tokens, PATCHES),
-        ids,
-        targets,
-        weights,
-        segment,
-        offset,
-        np.zeros((*blank.shape, 0), dtype=bool),
-    )
-    rows = np.array([one.row for one in examples])
-    return Packed(rows, *(torch.from_numpy(array) for array in arrays))

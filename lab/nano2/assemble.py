@@ -7,54 +7,39 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from lab import command
+from lab.nano.llava import write_llava
 from lab.nano.lm import Reader
-from lab.nano.vocabulary import ANSWER, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK
-from lab.nano2 import keep
+from lab.nano.vocabulary import UNK, with_template
 from lab.nano2.asking import VOCABULARY
 from lab.nano2.features import trained
-from lab.nano2.labels import PATCH
-from lab.nano2.sheet import SIZE
+from lab.nano2.keep import averaged_in, state_of
 from lab.nano2.train_reader import ReaderRecipe, build_llava
-
-HALF = [0.5, 0.5, 0.5]
+from tokensieve.files import written_folder
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Character by character, capitals apart from small letters."""
     core = Tokenizer(models.WordLevel(VOCABULARY, unk_token=UNK))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    core.decoder = decoders.Fuse()
-    made = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=core,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNK,
-        additional_special_tokens=[IMAGE, ANSWER],
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    made.chat_template = CHAT_TEMPLATE
-    return made
+    return with_template(core)
 
 
 def model_of(encoder: Path, reader: Path) -> LlavaForConditionalGeneration:
     """The whole model in float32 from the averaged weights of two checkpoints."""
     dense, _ = trained(encoder)
-    recipe = dict(keep.state_of(reader)["recipe"])
+    recipe = dict(state_of(reader)["recipe"])
     recipe["stages"] = tuple(tuple(stage) for stage in recipe["stages"])
     model = build_llava(dense.encoder.config, ReaderRecipe(**recipe))
     model.model.vision_tower.load_state_dict(dense.encoder.state_dict())
-    Reader(model).load_state_dict(keep.part(load_file(reader), "averaged."))
+    Reader(model).load_state_dict(averaged_in(reader))
     model.train(False)
     return model
 
@@ -62,32 +47,20 @@ def model_of(encoder: Path, reader: Path) -> LlavaForConditionalGeneration:
 def assemble(encoder: Path, reader: Path, out: Path) -> None:
     """Write model (fp16) and processors to the folder `out`."""
     model = model_of(encoder, reader)
-    out.mkdir(parents=True, exist_ok=True)
     torch.nn.Module.to(model, torch.float16)
-    model.save_pretrained(out)
-    tokenizer().save_pretrained(out)
-    side = {"height": SIZE, "width": SIZE}
-    CLIPImageProcessorPil(
-        size=side, crop_size=side, do_center_crop=False, image_mean=HALF, image_std=HALF
-    ).save_pretrained(out)
-    layout = {
-        "processor_class": "LlavaProcessor",
-        "patch_size": PATCH,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-    }
-    (out / "processor_config.json").write_text(json.dumps(layout, indent=2) + "\n")
+    with written_folder(out) as part:
+        write_llava(part, model, tokenizer())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
     parser.add_argument("--reader", type=Path, required=True, help="checkpoint of stage 3")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = command.parse(parser, arguments)
     assemble(given.encoder, given.reader, given.out)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "file")

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionModel
 
+from lab.nano.clip import Shape, clip, normalise, pixels_of, positions
 from lab.nano2.labels import GRID, IGNORE, PATCH, SLOTS, slots
 from lab.nano2.pages import LEVELS, Page, page
 from lab.nano2.sheet import SIZE
 from lab.nano2.words import CHARS
 
 CODES = len(CHARS) + 1
-HALF = PATCH // 2
-PIXELS = HALF * HALF * 3
+PIXELS = (PATCH // 2) ** 2 * 3
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,12 @@ class EncoderRecipe:
         return asdict(self)
 
 
-def positions(width: int) -> Tensor:
-    """2-D sin-cos positions of the page's patches, (L, C), values in -1..1."""
-    freqs = 1.0 / (100.0 ** (torch.arange(width // 4) / (width // 4)))
-    axis = torch.arange(GRID)[:, None] * freqs[None]
-    waves = torch.cat([axis.sin(), axis.cos()], dim=1)
-    rows = waves[:, None].expand(GRID, GRID, -1)
-    columns = waves[None].expand(GRID, GRID, -1)
-    return torch.cat([rows, columns], dim=-1).reshape(GRID * GRID, width)
-
-
 def build_encoder(recipe: EncoderRecipe) -> CLIPVisionModel:
-    """The untrained encoder with its positions set to half the sin-cos pattern."""
-    config = CLIPVisionConfig(
-        hidden_size=recipe.width,
-        intermediate_size=4 * recipe.width,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        image_size=SIZE,
-        patch_size=PATCH,
-        projection_dim=recipe.width,
-        hidden_act="gelu",
-    )
-    model = CLIPVisionModel(config)
+    """The untrained encoder; CLS has no position of its own."""
+    hidden = 4 * recipe.width
+    model = clip(Shape(recipe.width, hidden, recipe.layers, recipe.heads, side=SIZE, patch=PATCH))
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("position_embedding.weight"):
-                weight.zero_()
-                weight[1:] = 0.5 * positions(recipe.width)
+        positions(model)[0] = 0
     return model
 
 
@@ -118,19 +96,6 @@ class DenseEncoder(nn.Module):
         return codes.unflatten(-1, (SLOTS, CODES)), seen
 
 
-def normalised(images_BHW3: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) to (B, 3, H, W) in -1..1, as the processor does."""
-    return images_BHW3.permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
-
-
-def pixels_of(pixels_B3HW: Tensor) -> Tensor:
-    """Pixels by patch at half resolution, (B, L, P)."""
-    small = F.avg_pool2d(pixels_B3HW, 2)
-    rows, columns = small.shape[2] // HALF, small.shape[3] // HALF
-    grid = small.view(len(small), 3, rows, HALF, columns, HALF)
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
 def loss_of(
     codes: Tensor, seen: Tensor, labels_BLK: Tensor, pixels_B3HW: Tensor, recipe: EncoderRecipe
 ) -> tuple[Tensor, Tensor]:
@@ -139,7 +104,7 @@ def loss_of(
     weight[0] = recipe.empty
     target = labels_BLK.flatten()
     chars = F.cross_entropy(codes.flatten(0, 2), target, weight=weight, ignore_index=IGNORE)
-    return chars, F.mse_loss(seen, pixels_of(pixels_B3HW))
+    return chars, F.mse_loss(seen, pixels_of(pixels_B3HW, PATCH))
 
 
 Crops = tuple[Tensor, Tensor, Tensor]
@@ -200,9 +165,9 @@ def accuracy(model: DenseEncoder, drawn: list[Page]) -> dict[str, float]:
     lower = np.array([0] + [CHARS.index(c.lower()) + 1 for c in CHARS])
     for start in range(0, len(drawn), 8):
         some = drawn[start : start + 8]
-        pixels = normalised(torch.from_numpy(np.stack([p.image for p in some])))
+        pixels = normalise(torch.from_numpy(np.stack([p.image for p in some])))
         codes, seen = model(pixels)
-        error += F.mse_loss(seen, pixels_of(pixels)).item() * len(some)
+        error += F.mse_loss(seen, pixels_of(pixels, PATCH)).item() * len(some)
         said = codes.argmax(-1).numpy()
         true = np.stack([slots(p.places, p.codes).reshape(-1, SLOTS) for p in some])
         known = true > 0

@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
-from lab.nano2 import keep
+from lab import command
+from lab.nano.clip import normalise
 from lab.nano2.asking import Example, example, questions_of
-from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
+from lab.nano2.encoder import DenseEncoder, EncoderRecipe
+from lab.nano2.keep import averaged_in, state_of
 from lab.nano2.pages import page
 from tokensieve.errors import TrainingError
+from tokensieve.files import make_folder, write_text, written_whole
 
 CHUNK = 50
 
 
 def trained(file: Path) -> tuple[DenseEncoder, dict[str, Any]]:
     """The encoder with the averaged weights of a checkpoint, and the checkpoint's state."""
-    state = keep.state_of(file)
+    state = state_of(file)
     model = DenseEncoder(EncoderRecipe(**state["recipe"]))
-    model.load_state_dict(keep.part(load_file(file), "averaged."))
+    model.load_state_dict(averaged_in(file))
     return model.eval(), state
 
 
@@ -41,14 +43,14 @@ def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bo
     Raises `TrainingError` if the folder was begun with another encoder or level.
     """
     model, state = trained(encoder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     mark, file = {"level": level, "encoder": state}, out / "made.json"
     if file.exists() and json.loads(file.read_text()) != mark:
         raise TrainingError(
             f"Expected {out} empty, or begun with the encoder of step {state['step']} at level "
             f"{level}. Got {file.read_text()} in it. Name another folder."
         )
-    file.write_text(json.dumps(mark))
+    write_text(file, json.dumps(mark))
     for number in range(-(-pages // CHUNK)):
         path = out / f"{split}-{number:04d}.npy"
         if path.exists():
@@ -57,13 +59,12 @@ def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bo
         first = number * CHUNK
         for index in range(first, first + min(CHUNK, pages)):
             drawn = page(0, split, index, level, seen)
-            found = model.features(normalised(torch.from_numpy(drawn.image[None].copy())))
+            found = model.features(normalise(torch.from_numpy(drawn.image[None].copy())))
             features.append(found[0].half().numpy())
             entries.append(questions_of(drawn))
-        path.with_suffix(".json").write_text(json.dumps(entries))
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.stack(features))
-        os.replace(part, path)
+        write_text(path.with_suffix(".json"), json.dumps(entries))
+        with written_whole(path) as part:
+            np.save(part, np.stack(features))
 
 
 def encoder_of(out: Path) -> EncoderRecipe:
@@ -83,7 +84,7 @@ def load(out: Path, split: str) -> tuple[NDArray[np.float16], list[Example]]:
     return np.concatenate([np.load(file) for file in files]), [e for e in examples if e.asked]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and encode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
@@ -92,11 +93,10 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=200, help="pages of val")
     parser.add_argument("--level", type=int, default=3)
     parser.add_argument("--unseen", action="store_true", help="val: fonts and layouts never seen")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = command.parse(parser, arguments)
     cache(given.encoder, given.out, "val", given.val, given.level, not given.unseen)
     cache(given.encoder, given.out, "train", given.pages, given.level, True)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "file")

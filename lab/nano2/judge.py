@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlavaForConditionalGeneration
 
+from lab import command
+from lab.nano.clip import normalise
 from lab.nano.lm import Reader
 from lab.nano2 import layouts
 from lab.nano2.asking import PATCHES, example, pack, questions_of
 from lab.nano2.assemble import model_of
-from lab.nano2.encoder import normalised
 from lab.nano2.pages import HARDEST, Page, page
+from tokensieve.files import write_text
 
 SHIFTS = (0, 1, 3, 5, 7, 9, 11, 13)
 
@@ -81,7 +84,7 @@ def stays(drawn: Page, shift: int) -> Page | None:
 def right(model: LlavaForConditionalGeneration, drawn: Page) -> list[bool]:
     """For every question of a page whether its whole answer is the most likely one."""
     one, reader = example(0, questions_of(drawn)), Reader(model)
-    pixels = normalised(torch.from_numpy(drawn.image[None].copy()))
+    pixels = normalise(torch.from_numpy(drawn.image[None].copy()))
     features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
     batch = pack(np.random.default_rng(0), [one], PATCHES, len(one.asked), 0.0, renumber=0.0)
     said = reader(features, batch).argmax(-1) == batch.targets
@@ -116,7 +119,7 @@ def judge(
     return found
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, ask, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
@@ -124,13 +127,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--pages", type=int, default=100, help="a cell")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = command.parse(parser, arguments)
     model = model_of(given.encoder, given.reader)
     found = judge(model, given.split, given.pages, 0, cells(given.split))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"split": given.split, "cells": found}, indent=2) + "\n")
+    write_text(given.out, json.dumps({"split": given.split, "cells": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "file")

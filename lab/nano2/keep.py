@@ -1,12 +1,11 @@
-"""Checkpoints in one file: weights, moments, averages, and in its head the state as JSON.
-
-One file is written beside its place and moved there, so that a checkpoint is whole or absent.
+"""A training that is cut off and goes on: one file holds weights, moments, averages, and in its
+head the state as JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +14,77 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lab.nano.muon import Muon
+from lab.nano.state import part, restore, tensors_of
 from tokensieve.errors import TrainingError
+from tokensieve.files import make_folder, staged
+
+SAVE_EVERY_S = 300.0
 
 
-def save(
-    file: Path,
-    model: nn.Module,
-    averaged: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    state: dict[str, Any],
-) -> None:
-    """Write everything that the next step depends on."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.items()}
-    for number, held in optimiser.state_dict()["state"].items():
-        for name, value in held.items():
-            tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    whole = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    save_file(whole, part, metadata={"state": json.dumps(state)})
-    os.replace(part, file)
+class Training:
+    """A model in training with the running average of its weights.
 
-
-def load(
-    file: Path,
-    model: nn.Module,
-    averaged: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    begin: dict[str, Any],
-) -> dict[str, Any]:
-    """Restore what `save` wrote and return its state; `begin` where there is no checkpoint.
-
-    Raises `TrainingError` if the checkpoint was made by another recipe than `begin["recipe"]`.
+    `state` is what the next step depends on besides: "step", "recipe" and what the caller adds, at
+    first `begin`. A checkpoint in `file` goes on. Raises `TrainingError` if it was made by another
+    recipe than `begin["recipe"]`.
     """
-    if not file.exists():
-        return begin
-    found, wanted = state_of(file)["recipe"], json.loads(json.dumps(begin["recipe"]))
+
+    def __init__(
+        self, file: Path, model: nn.Module, optimiser: Muon, begin: dict[str, Any]
+    ) -> None:
+        self.file, self.model, self.optimiser = file, model, optimiser
+        self.averaged = {name: value.clone() for name, value in model.state_dict().items()}
+        self.state, self.saved = begin, time.monotonic()
+        if not file.exists():
+            return
+        check_recipe(file, begin["recipe"])
+        tensors = load_file(file)
+        restore(tensors, model, optimiser)
+        self.averaged.update(part(tensors, "averaged."))
+        self.state = state_of(file)
+
+    @property
+    def step(self) -> int:
+        """Steps made so far."""
+        return int(self.state["step"])
+
+    def descend(self, loss: Tensor, rate: float, average: float) -> None:
+        """One step of the optimiser at `rate`, and of the averages: each keeps `average` of itself,
+        at first less."""
+        self.optimiser.set_rate(rate)
+        self.optimiser.descend(self.model, loss)
+        follow = min(average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.averaged[name].lerp_(value, 1 - follow)
+        self.state["step"] += 1
+
+    def save(self) -> None:
+        """Write everything that the next step depends on."""
+        tensors = tensors_of(self.model, self.optimiser)
+        tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
+        make_folder(self.file.parent)
+        with staged(self.file) as file:
+            save_file(tensors, file, metadata={"state": json.dumps(self.state)})
+        self.saved = time.monotonic()
+
+    def save_in_time(self) -> None:
+        """The same, if the last time is long ago."""
+        if time.monotonic() - self.saved > SAVE_EVERY_S:
+            self.save()
+
+
+def check_recipe(file: Path, recipe: dict[str, Any]) -> None:
+    """Raise `TrainingError` if the checkpoint was made by another recipe."""
+    found, wanted = state_of(file)["recipe"], json.loads(json.dumps(recipe))
     if found != wanted:
         other = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         raise TrainingError(
             f"Expected {file} made by this recipe. Got another {', '.join(other)}. "
             "Name another folder, or go back to that recipe."
         )
-    tensors = load_file(file)
-    model.load_state_dict(part(tensors, "model."))
-    averaged.update(part(tensors, "averaged."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part(tensors, "optimiser.").items():
-        number, name = key.split(".", 1)
-        moments.setdefault(int(number), {})[name] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": moments, "param_groups": groups})
-    return state_of(file)
 
 
 def state_of(file: Path) -> dict[str, Any]:
@@ -77,6 +94,6 @@ def state_of(file: Path) -> dict[str, Any]:
     return state
 
 
-def part(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `head`, without it."""
-    return {name[len(head) :]: value for name, value in tensors.items() if name.startswith(head)}
+def averaged_in(file: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint: what is judged and shipped."""
+    return part(load_file(file), "averaged.")

@@ -10,14 +10,17 @@ import argparse
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
+from lab import command
 from lab.nano2.encoder import DenseEncoder, accuracy
 from lab.nano2.features import trained
 from lab.nano2.pages import LEVELS, page
+from tokensieve.files import make_folder, write_text
+from tokensieve.nn.pretrained import write_weights
 
 
 def judged(model: DenseEncoder, seed: int, pages: int) -> dict[str, dict[str, float]]:
@@ -54,21 +57,20 @@ def ship(encoder: Path, out: Path, pages: int) -> None:
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "moments": "not here: go on with train_encoder --begin",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, out)
-    out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    make_folder(out.parent)
+    write_weights(out, weights)
+    write_text(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pages", type=int, default=100, help="a set")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = command.parse(parser, arguments)
     ship(given.encoder, given.out, given.pages)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "file")

@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lab import command
+from lab.nano.clip import normalise
 from lab.nano.muon import Muon
 from lab.nano.state import Log
-from lab.nano2 import keep
 from lab.nano2.encoder import (
     DenseEncoder,
     EncoderRecipe,
     Steps,
     accuracy,
     loss_of,
-    normalised,
 )
+from lab.nano2.keep import Training
 from lab.nano2.pages import HARDEST, page
-
-SAVE_EVERY_S = 300.0
 
 
 def rate_at(step: int, recipe: EncoderRecipe) -> float:
@@ -74,60 +73,40 @@ def train(recipe: EncoderRecipe, out: Path, until: int, begin: Path | None = Non
         model.load_state_dict({name: value.float() for name, value in load_file(begin).items()})
         shipped = json.loads(begin.with_suffix(".json").read_text())["state"]
         state |= {"step": shipped["step"], "level": shipped["level"]}
-    optimiser = Muon(model, recipe.matrix_rate)
-    log, file = Log(out / "encoder.jsonl"), out / "encoder.safetensors"
-    averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    state = keep.load(file, model, averaged, optimiser, state)
-    log.write(stage="begin", **state)
-    saved = time.monotonic()
-    while state["step"] < until:
-        first = state["step"]
-        last = min(until, (first // recipe.check_every + 1) * recipe.check_every)
-        steps = Steps(recipe, first, last, state["level"])
+    run = Training(out / "encoder.safetensors", model, Muon(model, recipe.matrix_rate), state)
+    log = Log(out / "encoder.jsonl")
+    log.write(stage="begin", **run.state)
+    while run.step < until:
+        level = run.state["level"]
+        last = min(until, (run.step // recipe.check_every + 1) * recipe.check_every)
+        steps = Steps(recipe, run.step, last, level)
         for crops in DataLoader(steps, batch_size=None, num_workers=1, prefetch_factor=6):
-            entry = one_step(model, optimiser, averaged, crops, state["step"], recipe)
-            state["step"] += 1
-            if state["step"] % 25 == 0:
-                log.write(stage="encoder", step=state["step"], level=state["level"], **entry)
-            if time.monotonic() - saved > SAVE_EVERY_S and state["step"] < last:
-                keep.save(file, model, averaged, optimiser, state)
-                saved = time.monotonic()
-        if state["step"] % recipe.check_every == 0:
-            found = check(averaged, recipe, state["level"], recipe.check_pages)
-            log.write(stage="check", step=state["step"], level=state["level"], **found)
-            if found["level.chars"] >= recipe.enough and state["level"] < HARDEST:
-                state["level"] += 1
-        keep.save(file, model, averaged, optimiser, state)
-        saved = time.monotonic()
+            entry = one_step(run, crops, recipe)
+            if run.step % 25 == 0:
+                log.write(stage="encoder", step=run.step, level=level, **entry)
+            if run.step < last:
+                run.save_in_time()
+        if run.step % recipe.check_every == 0:
+            found = check(run.averaged, recipe, level, recipe.check_pages)
+            log.write(stage="check", step=run.step, level=level, **found)
+            if found["level.chars"] >= recipe.enough and level < HARDEST:
+                run.state["level"] += 1
+        run.save()
 
 
 def one_step(
-    model: DenseEncoder,
-    optimiser: Muon,
-    averaged: dict[str, Tensor],
-    crops: tuple[Tensor, Tensor, Tensor],
-    step: int,
-    recipe: EncoderRecipe,
+    run: Training, crops: tuple[Tensor, Tensor, Tensor], recipe: EncoderRecipe
 ) -> dict[str, float]:
     """One step of the optimiser and of the average; the loss's terms."""
     images, labels_BLK, places_BL = crops
-    optimiser.set_rate(rate_at(step, recipe))
-    pixels = normalised(images)
-    codes, seen = model(pixels, places_BL)
+    pixels = normalise(images)
+    codes, seen = run.model(pixels, places_BL)
     chars, error = loss_of(codes, seen, labels_BLK, pixels, recipe)
-    optimiser.zero_grad(set_to_none=True)
-    (chars + recipe.pixels * error).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    follow = min(recipe.average, (step + 1) / (step + 10))
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averaged[name].lerp_(value, 1 - follow)
+    run.descend(chars + recipe.pixels * error, rate_at(run.step, recipe), recipe.average)
     return {"chars": chars.item(), "pixels": error.item()}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
@@ -135,11 +114,10 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="stop at this step; the recipe's last by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = command.parse(parser, arguments)
     recipe = EncoderRecipe(seed=given.seed)
     train(recipe, given.out, given.until or recipe.steps, given.begin)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "checkpoint")

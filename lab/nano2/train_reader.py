@@ -7,7 +7,7 @@ next stage begins where the averaged weights answer enough of the val questions 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import (
-    CLIPVisionConfig,
-    GenerationConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
 
-from lab.nano.lm import Reader, shown_features
+from lab import command
+from lab.nano.llava import Shape, llava
+from lab.nano.lm import Reader, mean_of, shown_features, token_losses
 from lab.nano.muon import Muon
 from lab.nano.packing import Packed
 from lab.nano.state import Log
-from lab.nano.vocabulary import IMAGE, PAD
 from lab.nano2 import features as cached
-from lab.nano2 import keep
-from lab.nano2.asking import EOS, PATCHES, VOCABULARY, Example, askable, pack
+from lab.nano2.asking import VOCABULARY, Example, askable, pack
 from lab.nano2.encoder import build_encoder
-
-SAVE_EVERY_S = 300.0
+from lab.nano2.keep import Training
 
 
 @dataclass(frozen=True)
@@ -66,33 +58,10 @@ class ReaderRecipe:
 
 def build_llava(vision: CLIPVisionConfig, recipe: ReaderRecipe) -> LlavaForConditionalGeneration:
     """The untrained model around an encoder of that shape."""
-    text = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.width * 11 // 4,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=4096,
-        pad_token_id=VOCABULARY[PAD],
-        bos_token_id=None,
-        eos_token_id=EOS,
-        tie_word_embeddings=False,
+    hidden = recipe.width * 11 // 4
+    return llava(
+        vision, Shape(recipe.width, hidden, recipe.layers, recipe.heads, answer=24), VOCABULARY
     )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=VOCABULARY[IMAGE],
-        image_seq_length=PATCHES,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )
-    model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=EOS, pad_token_id=VOCABULARY[PAD], max_new_tokens=24, do_sample=False
-    )
-    return model
 
 
 @torch.no_grad()
@@ -134,67 +103,50 @@ def train(recipe: ReaderRecipe, folder: Path, out: Path, until: int) -> None:
     torch.manual_seed(recipe.seed)
     features, examples = cached.load(folder, "train")
     val_features, val = cached.load(folder, "val")
-    val = val[:100]
     vision = build_encoder(cached.encoder_of(folder)).config
     reader = Reader(build_llava(vision, recipe))
     fitted(reader, torch.from_numpy(features[:20].astype(np.float32)).flatten(0, 1))
     judged = Reader(build_llava(vision, recipe)).eval()
-    optimiser = Muon(reader, recipe.matrix_rate)
-    averaged = {name: value.clone() for name, value in reader.state_dict().items()}
-    log, file = Log(out / "reader.jsonl"), out / "reader.safetensors"
     state: dict[str, Any] = {"step": 0, "at": 0, "recipe": asdict(recipe)}
-    state = keep.load(file, reader, averaged, optimiser, state)
-    log.write(stage="begin", **state)
-    saved, recent = time.monotonic(), list[float]()
-    while state["step"] < until:
-        tokens, size = recipe.stages[state["at"]]
-        rng = np.random.default_rng((recipe.seed, state["step"], state["at"]))
-        some = [one for one in examples if askable(one, tokens)]
-        drawn = [some[k] for k in rng.integers(0, len(some), (size,)).tolist()]
-        batch = pack(rng, drawn, tokens, recipe.questions, recipe.key_weight)
-        recent.append(one_step(reader, optimiser, averaged, features, batch, state["step"], recipe))
-        state["step"] += 1
-        if state["step"] % 25 == 0:
-            log.write(stage="reader", step=state["step"], tokens=tokens, loss=np.mean(recent))
+    run = Training(out / "reader.safetensors", reader, Muon(reader, recipe.matrix_rate), state)
+    log, recent = Log(out / "reader.jsonl"), list[float]()
+    log.write(stage="begin", **run.state)
+    while run.step < until:
+        tokens, _ = recipe.stages[run.state["at"]]
+        batch = draw(recipe, run, examples)
+        recent.append(one_step(run, shown_features(features, batch), batch, recipe))
+        if run.step % 25 == 0:
+            log.write(stage="reader", step=run.step, tokens=tokens, loss=np.mean(recent))
             recent.clear()
-        if state["step"] % recipe.check_every == 0:
-            judged.load_state_dict(averaged)
-            right = exact(judged, val_features, val, tokens, recipe)
-            log.write(stage="check", step=state["step"], tokens=tokens, exact=right)
-            if right > recipe.enough and state["at"] + 1 < len(recipe.stages):
-                state["at"] += 1
-        if time.monotonic() - saved > SAVE_EVERY_S or state["step"] == until:
-            keep.save(file, reader, averaged, optimiser, state)
-            saved = time.monotonic()
+        if run.step % recipe.check_every == 0:
+            judged.load_state_dict(run.averaged)
+            right = exact(judged, val_features, val[:100], tokens, recipe)
+            log.write(stage="check", step=run.step, tokens=tokens, exact=right)
+            if right > recipe.enough and run.state["at"] + 1 < len(recipe.stages):
+                run.state["at"] += 1
+        if run.step == until:
+            run.save()
+        run.save_in_time()
 
 
-def one_step(
-    reader: Reader,
-    optimiser: Muon,
-    averaged: dict[str, Tensor],
-    features: NDArray[np.float16],
-    batch: Packed,
-    step: int,
-    recipe: ReaderRecipe,
-) -> float:
+def draw(recipe: ReaderRecipe, run: Training, examples: list[Example]) -> Packed:
+    """The batch of the next step: it depends on seed, step and stage alone."""
+    tokens, size = recipe.stages[run.state["at"]]
+    rng = np.random.default_rng((recipe.seed, run.step, run.state["at"]))
+    some = [one for one in examples if askable(one, tokens)]
+    drawn = [some[k] for k in rng.integers(0, len(some), (size,)).tolist()]
+    return pack(rng, drawn, tokens, recipe.questions, recipe.key_weight)
+
+
+def one_step(run: Training, shown_BVC: Tensor, batch: Packed, recipe: ReaderRecipe) -> float:
     """One step of the optimiser and of the average; the answers' loss."""
-    optimiser.set_rate(recipe.rate * min(1.0, (step + 1) / recipe.warmup))
-    logits = reader(shown_features(features, batch), batch)
-    each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-    loss = (each * batch.weights).sum() / batch.weights.sum()
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-    optimiser.step()
-    follow = min(recipe.average, (step + 1) / (step + 10))
-    with torch.no_grad():
-        for name, value in reader.state_dict().items():
-            averaged[name].lerp_(value, 1 - follow)
-    answers = batch.weights == 1
-    return ((each.detach() * answers).sum() / answers.sum()).item()
+    each = token_losses(run.model(shown_BVC, batch), batch)
+    rate = recipe.rate * min(1.0, (run.step + 1) / recipe.warmup)
+    run.descend(mean_of(each, batch.weights), rate, recipe.average)
+    return mean_of(each.detach(), batch.weights == 1).item()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path, required=True, help="folder of stage 2")
@@ -202,10 +154,9 @@ def main() -> None:
     parser.add_argument("--until", type=int, default=20_000, help="stop at this step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = command.parse(parser, arguments)
     train(ReaderRecipe(seed=given.seed), given.features, given.out, given.until)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "checkpoint")

@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lab.nano.clip import normalise
 from lab.nano.lm import Reader
+from lab.nano.muon import Muon
 from lab.nano2 import fonts, keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
 from lab.nano2.assemble import assemble, model_of, tokenizer
-from lab.nano2.encoder import DenseEncoder, EncoderRecipe, normalised
+from lab.nano2.encoder import DenseEncoder, EncoderRecipe, loss_of
 from lab.nano2.features import cache, load
 from lab.nano2.judge import Cell, judge, stays
 from lab.nano2.pages import page
@@ -85,11 +87,34 @@ def test_the_rate_rises_stands_and_falls() -> None:
 def test_a_crop_at_the_whole_pages_place_is_the_page() -> None:
     torch.manual_seed(0)
     model = DenseEncoder(SMALL).eval()
-    pixels = normalised(torch.randint(0, 256, (1, 336, 336, 3), dtype=torch.uint8))
+    pixels = normalise(torch.randint(0, 256, (1, 336, 336, 3), dtype=torch.uint8))
     with torch.no_grad():
         torch.testing.assert_close(
             model.features(pixels, torch.arange(PATCHES)[None]), model.features(pixels)
         )
+
+
+def test_a_checkpoint_keeps_its_names(tmp_path: Path) -> None:
+    """Trainings take weeks of idle time: a file of last month must be gone on with."""
+    torch.manual_seed(0)
+    model, file = DenseEncoder(SMALL), tmp_path / "encoder.safetensors"
+    begin = {"step": 0, "level": 2, "recipe": SMALL.asdict()}
+    run = keep.Training(file, model, Muon(model, 1.0), begin)
+    labels = torch.zeros(1, PATCHES, 4, dtype=torch.int64)
+    codes, seen = model(pixels := torch.rand(1, 3, 336, 336))
+    run.descend(loss_of(codes, seen, labels, pixels, SMALL)[0], 0.1, 0.9)
+    run.save()
+    found = load_file(file)
+    weights = set(model.state_dict())
+    assert {f"{head}.{name}" for head in ("model", "averaged") for name in weights} < set(found)
+    rest = {name.split(".")[0] for name in found} - {"model", "averaged"}
+    assert rest == {"optimiser"}
+    matrix, other = (
+        {name.split(".")[2] for name in found if name.startswith(f"optimiser.{number}.")}
+        for number in (0, len(weights) - 1)
+    )
+    assert (matrix, other) == ({"step", "momentum"}, {"step", "exp_avg", "exp_avg_sq"})
+    assert keep.state_of(file) == {**begin, "step": 1}
 
 
 @with_fonts
@@ -156,7 +181,7 @@ def says_the_same_assembled(tmp_path: Path) -> None:
     features, examples = load(tmp_path / "features", "train")
     one = examples[0]
     batch = pack(np.random.default_rng(0), [one], PATCHES, 1, 0.0, renumber=0.0)
-    pixels = normalised(torch.from_numpy(page(0, "train", one.row, 0).image[None].copy()))
+    pixels = normalise(torch.from_numpy(page(0, "train", one.row, 0).image[None].copy()))
     image = torch.full((1, PATCHES), VOCABULARY["<image>"])
     with torch.no_grad():
         mine = Reader(model)(torch.from_numpy(features[one.row][None]).float(), batch)
@@ -174,7 +199,7 @@ def says_the_same_assembled(tmp_path: Path) -> None:
     assert (inputs["input_ids"] == VOCABULARY["<image>"]).sum() == PATCHES
     torch.testing.assert_close(
         inputs["pixel_values"],
-        normalised(torch.from_numpy(page(0, "train", 0, 0).image[None].copy())),
+        normalise(torch.from_numpy(page(0, "train", 0, 0).image[None].copy())),
     )
 
 

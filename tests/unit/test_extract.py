@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.nano.encoder import normalise
+from lab.nano.clip import normalise
 from tokensieve.data.extraction.crops import CropEncoder
 from tokensieve.data.extraction.extract import ExtractSettings
 from tokensieve.data.store import manifest, shards

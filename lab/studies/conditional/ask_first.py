@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from lab import command
 from lab.nano.features import load_examples
-from lab.nano.lm import Reader, shown_features
+from lab.nano.lm import Reader, mean_of, shown_features, token_losses
 from lab.nano.muon import Muon
 from lab.nano.packing import Example, Packed, pack
 from lab.nano.state import Log, learning_rate, load_state, save_state
@@ -143,16 +142,12 @@ def train(recipe: AskFirst, data: Path, out: Path, shards: int, seed: int = 0) -
         optimiser.set_rate(learning_rate(step, steps, recipe.warmup, recipe.lr))
         shown = shown_features(features, batch)
         logits = logits_of(reader, shown, batch, silent_B, hidden_B)
-        each = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        answered = batch.weights == 1
-        loss = (each * answered).sum() / answered.sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimiser.step()
+        each, answered = token_losses(logits, batch), batch.weights == 1
+        loss = mean_of(each, answered)
+        optimiser.descend(reader, loss)
         step += 1
         if step % 20 == 0:
-            of_hidden = (each * answered)[hidden_B].sum() / answered[hidden_B].sum()
+            of_hidden = mean_of(each[hidden_B], answered[hidden_B])
             tokens = batch.kept.shape[1]
             log.write(step=step, tokens=tokens, answer=loss.item(), hidden=of_hidden.item())
         if step % 100 == 0 or step == steps:

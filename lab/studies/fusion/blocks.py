@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lab.nano.encoder import normalise
+from lab.nano.clip import normalise
 from lab.nano.features import CHUNK, with_questions
 from lab.nano.pool import open_shard
 from tokensieve.files import make_folder, written_whole

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
-from torch.nn import functional as F
 
 from lab.nano.features import load_questions
-from lab.nano.lm import Reader, evaluate
+from lab.nano.lm import Reader, evaluate, mean_of, token_losses
 from lab.nano.muon import Muon
 from lab.nano.state import Log, learning_rate, load_state, save_state
 from lab.studies.fusion.arms import Arm, Study
@@ -103,18 +101,12 @@ def train(study: Study, arm: Arm, seed: int, data: Path, out: Path) -> Reader:
         optimiser.set_rate(learning_rate(step, steps, lm.warmup, lm.lr))
         for part in (reader.language_model, reader.lm_head):
             part.requires_grad_(step >= study.align)
-        each = F.cross_entropy(
-            reader(features, batch).transpose(1, 2), batch.targets, reduction="none"
-        )
-        loss = (each * batch.weights).sum() / batch.weights.sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimiser.step()
+        each = token_losses(reader(features, batch), batch)
+        optimiser.descend(reader, mean_of(each, batch.weights))
         step += 1
         if step % 50 == 0:
-            answer = (each * (batch.weights == 1)).sum() / (batch.weights == 1).sum()
-            log.write(step=step, tokens=batch.kept.shape[1], answer=answer.item())
+            answer = mean_of(each, batch.weights == 1).item()
+            log.write(step=step, tokens=batch.kept.shape[1], answer=answer)
         if step % SAVE_EVERY == 0 or step == steps:
             save_state(folder / "state", reader, optimiser, step)
     val = [("val", 0)]
