@@ -9,11 +9,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test test-versions fuzz check lint types layers docs clean
+.PHONY: help setup demo test test-all test-versions fuzz check lint types layers docs wheel clean
 
+##@ Use
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
-		awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^##@ / {print gap substr($$0, 5); gap = "\n"} \
+		/^[a-z0-9-]+:.*## / {line = sprintf("  make %-18s", $$1); words = split($$2, word, " "); \
+		for (i = 1; i <= words; i++) {if (length(line word[i]) > 78) {print line; \
+		line = sprintf("%25s", "")} line = line " " word[i]} print line}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
@@ -40,22 +43,30 @@ $(BIN)/python:
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
+.venv/.package: .venv/.setup
+	$(PIP) --editable '.[package]'
+	@touch $@
+
 setup: .venv/.setup  ## Create .venv with the tokensieve command
 
 demo: .venv/.setup  ## Ask the embedded model about shipped pictures, with fewer and fewer tokens
 	@$(BIN)/tokensieve demo
 
-test: .venv/.test  ## Run the tests, on up to four cores
+##@ Develop
+test: test-all  ## Run the tests, on up to four cores
+
+test-all: .venv/.test  ## Run every test, on up to four cores
 	@mkdir -p .venvs
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --junitxml=$(WHOLE)
 
 test-versions: .venv/.test  ## The contracts on other versions (VERSIONS="floor 5.20.0 newest")
-	$(BIN)/python .ci/versions.py $(VERSIONS) --whole $(WHOLE) $(if $(PAGE),--out $(PAGE))
+	$(BIN)/python .ci/versions.py $(VERSIONS) --whole $(WHOLE) $(if $(PAGE),--out $(PAGE)) \
+		$(if $(STRICT),--strict)
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz
 
-check: lint types layers  ## Everything CI checks besides the tests
+check: lint types layers  ## Lint, types and layers
 
 lint: .venv/.dev  ## ruff: lint and format
 	$(BIN)/ruff check .
@@ -67,11 +78,15 @@ types: .venv/.dev  ## mypy --strict
 layers: .venv/.dev  ## import-linter: imports point one way
 	$(BIN)/lint-imports
 
-docs: .venv/.docs  ## The site, into site/; dead links and unknown names fail (make docs SERVE=1 shows it)
+docs: .venv/.docs  ## The site, into site/; dead links fail (SERVE=1 shows it)
 	$(BIN)/mkdocs $(if $(SERVE),serve,build) --strict
 
+wheel: .venv/.package  ## Build sdist and wheel, try them in a new environment (TAG=v0.1.0 checks for a release)
+	$(BIN)/python .ci/wheel.py $(if $(TAG),--tag $(TAG))
+
+clean:  ## Remove the environments and everything built
+	rm -rf .venv .venvs runs out site dist .mypy_cache .ruff_cache .import_linter_cache
+
+##@ Lab: our own weights, tables and pages
 # What makes our own weights, tables and pages: each recipe and study brings its targets.
 include $(wildcard lab/*/*.mk lab/studies/*/study.mk)
-
-clean:  ## Remove the environment and everything built
-	rm -rf .venv .venvs runs out site .mypy_cache .ruff_cache .import_linter_cache

@@ -1,13 +1,13 @@
 """The contracts that depend on other libraries, on several of their versions.
 
-.venv/bin/python .ci/versions.py [floor|newest|RELEASE ...] [--out FILE] [--whole FILE]
+.venv/bin/python .ci/versions.py [floor|newest|RELEASE ...] [--out FILE] [--whole FILE] [--strict]
 
 Each version gets an environment of its own under .venvs/. "floor": every floor of pyproject.toml;
 "newest": the newest Transformers that the index gives within our cap; RELEASE: that Transformers,
 such as 5.20.0. All but the floor take the rest from constraints.txt.
 
 A failure on a release newer than the pinned one is told loudly and does not fail the run; any
-other fails it. An index that does not answer is told, and fails nothing.
+other fails it, and with --strict all do. An index that does not answer is told, and fails nothing.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def page(rows: Sequence[Row]) -> str:
     return (
         "# What was run on which versions\n"
         "Written by `make test-versions`; CI runs the floor and the newest besides the whole suite "
-        "on\n[constraints.txt](../constraints.txt). *floor*: every floor of pyproject.toml; other "
-        "rows: that release of\nTransformers, the rest as pinned.\n\n" + table(rows) + "\n"
+        "on\n[constraints.txt](../../constraints.txt). *floor*: every floor of pyproject.toml; "
+        "other rows: that release of\nTransformers, the rest as pinned.\n\n" + table(rows) + "\n"
     )
 
 
@@ -232,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", default=["floor", "newest"], metavar="VERSION")
     parser.add_argument("--out", type=Path, help="write the table to this page too")
     parser.add_argument("--whole", type=Path, help="pytest's report of the whole suite, as a row")
+    parser.add_argument("--strict", action="store_true", help="a newer release may fail the run")
     options = parser.parse_args(arguments)
     needs = requirements(tomllib.loads((ROOT / "pyproject.toml").read_text()))
     pinned = pins((ROOT / "constraints.txt").read_text())
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     releases = offered("transformers")
     for name in options.names:
         row = _one(name, releases, needs, pinned)
-        fatal |= verdict(row, pinned["transformers"])
+        fatal |= verdict(row, pinned["transformers"]) or (options.strict and row.failed)
         rows.append(row)
     sys.stdout.write(table(rows) + "\n")
     for row in rows:

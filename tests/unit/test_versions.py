@@ -114,6 +114,12 @@ def test_what_fails_the_run(machine, capsys, releases, broken, code, told) -> No
     assert ran == ([] if not releases else ["floor", "5.25.0"] if releases is AHEAD else ["floor"])
 
 
+def test_a_newer_release_fails_a_strict_run(machine) -> None:
+    machine(AHEAD, broken=["5.25.0"])
+    assert versions.main(["newest", "--strict"]) == 1
+    assert versions.main(["floor", "--strict"]) == 0
+
+
 def test_what_cannot_be_installed_fails_where_it_must_work(machine, capsys) -> None:
     machine(AHEAD, uninstallable=["5.25.0", "5.20.0"])
     assert versions.main(["newest"]) == 0
