@@ -13,20 +13,29 @@ from typing import Any
 
 import griffe
 
-_SAID = re.compile(r"(\w+(?:, \w+)*)(?: \(([^)]*)\))?: (\S.*)")
+_NAME = r"\w+(?: \([^)]*\))?"  # perhaps with a word on it
+_SAID = re.compile(rf"({_NAME}(?:, {_NAME})*): (\S.*)")
 
 
 class HouseStyle(griffe.Extension):
     """Rewrites each docstring where it is found."""
 
-    def on_instance(self, *, obj: Any, **_: Any) -> None:
-        """Called for every module, class, function and attribute."""
-        if obj.docstring is None:
-            return
-        known = {parameter.name for parameter in getattr(obj, "parameters", ())}
-        if obj.is_class:
-            known |= set(obj.members)
-        obj.docstring.value = as_markdown(obj.docstring.value, known)
+    def on_function(self, *, func: Any, **_: Any) -> None:
+        """Called for every function and method."""
+        _rewrite(func, {parameter.name for parameter in func.parameters})
+
+    def on_module(self, *, mod: Any, **_: Any) -> None:
+        """Called for every module."""
+        _rewrite(mod, ())
+
+    def on_class_members(self, *, cls: Any, **_: Any) -> None:
+        """Called for every class, once its fields are known."""
+        _rewrite(cls, set(cls.members))
+
+
+def _rewrite(thing: Any, known: Collection[str]) -> None:
+    if thing.docstring is not None:
+        thing.docstring.value = as_markdown(thing.docstring.value, known)
 
 
 def as_markdown(text: str, known: Collection[str]) -> str:
@@ -43,12 +52,11 @@ def _paragraph(text: str, known: Collection[str]) -> str:
     out: list[str] = []
     for line in lines:
         found = _SAID.match(line)
-        names = found[1].split(", ") if found else []
+        names = re.findall(r"(\w+)(?: \([^)]*\))?(?:, |$)", found[1]) if found else []
         if found and all(name in known for name in names):
-            shown = ", ".join(f"`{name}`" for name in names)
-            of = f" ({found[2]})" if found[2] else ""
+            shown = re.sub(r"(\w+)((?: \([^)]*\))?(?:, |$))", r"`\1`\2", found[1])
             out += [] if not out or out[-1].startswith(("- ", "    ")) else [""]
-            out.append(f"- {shown}{of}: {found[3]}")
+            out.append(f"- {shown}: {found[2]}")
         elif out and out[-1].startswith(("- ", "    ")):
             out.append(f"    {line.strip()}")
         else:

@@ -43,13 +43,25 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """One page, on its way to HTML."""
+    """One page, on its way to HTML. One that is a tab by itself has no list of pages beside it."""
+    if page.parent is None:
+        page.meta.setdefault("hide", ["navigation"])
     source = DOCS / page.file.src_uri
     base = f"{config.repo_url.rstrip('/')}/blob/main" if config.repo_url else None
     text, dead = with_repository_links(markdown, source, base)
     for target in dead:
         LOG.warning("Doc file '%s' links to '%s', which is not there.", page.file.src_uri, target)
     return with_drawings(with_lists(text), source)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Long paths may end a line behind a slash, a colon or an underscore."""
+
+    def broken(found: re.Match[str]) -> str:
+        path = re.sub(r"(/|::|_)", r"\1<wbr>", found[1])
+        return f"<code>{path}</code>"
+
+    return re.sub(r"<code>([^<\s]{24,})</code>", broken, html)
 
 
 def spelled_out(nav: list[Any]) -> Iterator[Any]:

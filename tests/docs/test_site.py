@@ -125,4 +125,5 @@ def test_docstrings_become_lists(monkeypatch: Any) -> None:
         "One line.\n\n- `keep`: a share\n    or a number.\n- `seed`: of chance.\n\n"
         "Note: this is prose."
     )
+    assert shown("keep (a share), seed: both.", {"keep", "seed"}) == "- `keep` (a share), `seed`: both."
     assert shown("Errors\n├── A", ()) == "```text\nErrors\n├── A\n```"
