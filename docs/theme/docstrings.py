@@ -31,6 +31,14 @@ class HouseStyle(griffe.Extension):
     def on_class_members(self, *, cls: Any, **_: Any) -> None:
         """Called for every class, once its fields are known."""
         _rewrite(cls, set(cls.members))
+        if cls.docstring is not None and any("Enum" in str(base) for base in cls.bases):
+            cls.docstring.value += "\n\n" + values(cls.source)
+
+
+def values(source: str) -> str:
+    """The values of an enumeration with the comments behind them, as a list."""
+    found = re.findall(r'^    [A-Z_]+ = "([^"]+)"(?:  # (.*))?$', source, re.MULTILINE)
+    return "\n".join(f"- `{value}`" + (f": {said}" if said else "") for value, said in found)
 
 
 def _rewrite(thing: Any, known: Collection[str]) -> None:

@@ -125,5 +125,9 @@ def test_docstrings_become_lists(monkeypatch: Any) -> None:
         "One line.\n\n- `keep`: a share\n    or a number.\n- `seed`: of chance.\n\n"
         "Note: this is prose."
     )
-    assert shown("keep (a share), seed: both.", {"keep", "seed"}) == "- `keep` (a share), `seed`: both."
+    assert shown("keep (a share), seed: both.", {"keep", "seed"}) == (
+        "- `keep` (a share), `seed`: both."
+    )
+    source = 'class A:\n    ONE = "one"  # first\n    TWO = "two"\n'
+    assert module("docstrings").values(source) == "- `one`: first\n- `two`"
     assert shown("Errors\n├── A", ()) == "```text\nErrors\n├── A\n```"
