@@ -97,6 +97,17 @@ class Board:
         hits = self.hits(place)
         return bootstrap_mean(seed_mean(hits)) if hits else None
 
+    def overall(self, model: str, variant: str, keep: float, kinds: Iterable[str]) -> float | None:
+        """Share right, the mean of `kinds`, each the mean of its topics; None where one lacks."""
+        means = []
+        for kind in kinds:
+            places = [Place(model, variant, kind, topic, keep) for topic in self.topics(kind)]
+            found = [self.hits(place) for place in places]
+            if not found or not all(found):
+                return None
+            means.append(np.mean([np.mean([hits.mean() for hits in seeds]) for seeds in found]))
+        return float(np.mean(means))
+
     def cell(self, place: Place) -> Cell | None:
         """What was recorded at a place; None where not run."""
         return self._cells.get(place)

@@ -11,8 +11,9 @@ import pytest
 
 from lab.report.board import Board
 from lab.studies.fusion import page as fusion_page
-from lab.studies.fusion.page import curves, hits_of, scores, shapes_of
-from lab.studies.fusion.rows import CURVES, PANELS, STYLES, TABLES, Row
+from lab.studies.fusion.page import scores, shapes_of
+from lab.studies.fusion.rows import PANELS, TABLES, Row, hits_of
+from lab.studies.fusion.summary import CURVES, LEAD, NAMES, mean_of, tokens_of
 from tokensieve.cost.projectors import projector_flops
 from tokensieve.errors import InputError
 from tokensieve.evaluate import records
@@ -71,7 +72,7 @@ def test_every_row_is_of_an_arm_of_the_study() -> None:
     suite = json.loads(Path("lab/studies/fusion/suite.json").read_text())
     arms = {arm["name"] for arm in study["arms"]}
     assert set(suite["models"]) == arms
-    for rows in (*[rows for _, _, rows in TABLES], *CURVES.values()):
+    for rows in (*[rows for _, _, rows in TABLES], *CURVES.values(), [row for _, row in LEAD]):
         for row in rows:
             assert row.arm in arms
             asked = [
@@ -81,12 +82,11 @@ def test_every_row_is_of_an_arm_of_the_study() -> None:
             assert any(row.keep in v["keeps"] for v in asked), row
 
 
-def test_curves_are_of_what_was_run() -> None:
-    found = curves(BOARD, "pages")
-    assert set(found) == set(CURVES) == set(STYLES)
-    assert found["stf, then divprune"] == [(64.0, 0.75)]
-    assert found["mlp, then selector"] == [(64.0, 1.0)]
-    assert found["concat"] == []
+def test_the_figure_is_of_what_was_run() -> None:
+    assert set(NAMES) <= set(CURVES)
+    assert tokens_of(BOARD, Row("stf")) == 64
+    assert mean_of(BOARD, Row("stf"), "where") == 0.5
+    assert mean_of(BOARD, Row("stf"), "text") is None  # one of its parts was not run
 
 
 def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "figures" / "fusion.png").stat().st_size > 1000
     text = (tmp_path / "docs" / "results" / "fusion.md").read_text()
     for title, _, _ in TABLES:
-        assert f"## {title}" in text
+        assert f"<summary>{title}</summary>" in text
     assert "| mbtf-stf | not run |" in text
     assert "stf minus mlp | not run" in text
     assert "| stf | 144 | 151.02 M | 1.9 | 0.043 | 0.27 | 0.021 |" in text

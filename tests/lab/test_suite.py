@@ -195,15 +195,18 @@ def test_tables_from_records(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.json"
     file.write_text(json.dumps(suite))
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    begin, end = "<!-- results:begin -->", "<!-- results:end -->"
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     tables.main([str(file), "--results", str(folder.parent), "--root", str(tmp_path)])
     text = readme.read_text()
-    assert text.count("| random | 3 | 0.0 | 0.0 | 0.0 |") == 1  # at 1: full's, by identity
-    assert text.startswith("before\n")
-    assert text.endswith(f"{tables.END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n| right answers, % | 10% of tokens |")
+    assert text.endswith(f"{end}\nafter\n")
     assert "old" not in text
-    assert "| random |" in text
+    assert "| `random` | 0.0 |" in text
+    assert "Measured on 3 held-out" in text
+    assert "cannot show" in text
     page = (tmp_path / "docs" / "results" / "nano.md").read_text()
+    assert page.count("| random | 3 | 0.0 (0.0–0.0) | 0.0 (0.0–0.0) | 0.0 (0.0–0.0) |") == 3
     assert "| stride |  | not run |" in page
     assert "python -m lab.run" in page
     assert (tmp_path / "docs" / "figures" / "tiny.png").stat().st_size > 1000

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lab.report.plots import by_tokens
+from lab.report.draw import Plot, Scale, Series, compose, save
 from tokensieve.data.store.features import write_store
 from tokensieve.data.store.manifest import write_manifest
 from tokensieve.errors import ConfigError
@@ -141,7 +141,8 @@ def _sheet(path: Path) -> None:
 
 
 def _figure(path: Path) -> None:
-    by_tokens({str(n): {"a": [(1.0, 0.5), (2.0, 0.6)]} for n in range(4)}, {}, path)
+    axis = Scale("", (0, 1), (0, 1))
+    save(compose("One.", [Plot("", axis, axis, [Series((0, 1), (0, 1), "a")])], 1), path)
 
 
 def _array(path: Path) -> None:

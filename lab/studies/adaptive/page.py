@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lab.report.draw import MARKS, NAMED, OURS, Plot, Scale, Series, compose, save
 from lab.report.markdown import percent, table
+from lab.report.page import document, fold, words
 from tokensieve.errors import InputError
 from tokensieve.evaluate.records import Record, read_all
 from tokensieve.evaluate.stats import Estimate, bootstrap_mean, spearman, unpack_counts, unpack_hits
-from tokensieve.files import make_folder, write_text, written_whole
+from tokensieve.files import write_text
 
 Values = NDArray[np.float64]
 MIX = {"cluttered": 7, "plain": 5, "mixed": 4, "scene": 3, "dense": 2}  # of 21 in the training pool
 TEXT_KINDS = ("plain", "cluttered", "dense")
-COLOURS = {"plain": "#1f77b4", "cluttered": "#c1121f", "dense": "#2ca02c", "mixed": "#9467bd",
-           "scene": "#f4a261"}  # fmt: skip
 
 
 def write_page(folder: Path, root: Path, suite: Path) -> None:
@@ -33,8 +34,7 @@ def write_page(folder: Path, root: Path, suite: Path) -> None:
             f"Expected records in {folder}. Run python -m lab.studies.adaptive.measure."
         )
     figure = root / "docs" / "figures" / "adaptive.png"
-    make_folder(figure.parent)
-    draw(found, figure)
+    save(draw(found), figure)
     write_text(root / "docs" / "results" / "adaptive.md", page(found, suite))
 
 
@@ -43,21 +43,19 @@ def page(found: Sequence[Record], suite: Path) -> str:
     config = found[0]["config"]
     pictures, split = config["pictures"], config["split"]
     parts = [
-        "# Adaptive counts",
-        f"Made from the records beside it by `python -m lab.studies.adaptive.measure {suite}`; do "
-        f"not edit. {len(found)} training seeds, {pictures} pictures a kind of the split `{split}`"
-        "; exact match in per cent, seeds averaged per picture, 95 % bootstrap intervals over "
-        "pictures.",
+        "![exact match, and kept tokens against text](../figures/adaptive.png)",
+        population_table(found),
+        f"Measured on {pictures} pictures a kind of the split `{split}` with {len(found)} training "
+        "seeds; exact match in per cent, seeds averaged per picture, all kinds alike, 95 % "
+        "bootstrap intervals over pictures. It cannot show what other mixes of pictures gain: the "
+        "gain comes from pages and scenes in one pool.",
         "With `counts=\"adaptive\"` a picture keeps tokens until the next one is worth less than a "
         "threshold, from half to twice the budget. The threshold is measured on training pictures, "
         "so that these keep the budget on average. A *fixed* count is compared at the average that "
         "the adaptive one came to over all kinds alike, to the fraction of a token.",
-        "![kept tokens against text, and exact match](../figures/adaptive.png)",
-        "## All kinds together",
-        population_table(found),
         "## Kind by kind",
-        "The same budget as above: it moves from scenes to pages.",
-        kinds_table(found),
+        "The budget moves from scenes to pages.",
+        fold("Every kind, question and budget", kinds_table(found)),
         "## Kept tokens and text",
         f"Spearman correlation of kept tokens with patches under ink, {pictures} pictures a kind; "
         "plain and cluttered pages have 1 to 14 lines in equal parts. In brackets: mean number of "
@@ -69,7 +67,25 @@ def page(found: Sequence[Record], suite: Path) -> str:
         "plain and cluttered pages as generated, not of 1 to 14 lines).",
         budget_table(found),
     ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    made = f"`python -m lab.studies.adaptive.measure {suite}` from the records beside its suite"
+    return document("Adaptive counts", message(found), parts, made)
+
+
+def message(found: Sequence[Record]) -> str:
+    """Where letting pictures decide pays."""
+    won, rest = [], []
+    for keep in keeps_of(found):
+        ours, fixed = population(found, keep)
+        gap = bootstrap_mean(ours - fixed)
+        if gap.low > 0:
+            won.append(f"{100 * gap.mean:.1f} at a budget of {keep:g}")
+        else:
+            rest.append(f"{keep:g}")
+    if not won:
+        return "Letting every picture decide how many tokens it keeps answers no more questions."
+    level = f" At {words(rest)} it makes no difference." if rest else ""
+    return (f"At the same number of tokens on average, letting every picture decide how many it "
+            f"keeps answers more questions: points {words(won)}.{level}")  # fmt: skip
 
 
 def keeps_of(found: Sequence[Record]) -> list[float]:
@@ -197,45 +213,45 @@ def _share(found: Sequence[Record], kind: str, keep: float) -> float:
     return float(text_of(found, kind, keep)[1].mean()) / 256
 
 
-def draw(found: Sequence[Record], path: Path) -> None:
-    """Kept tokens against text at the two middle budgets, and exact match against the average."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    matplotlib.rcParams.update({"font.size": 8})
+def draw(found: Sequence[Record]) -> Figure:
+    """Exact match against the average, and kept tokens against text at a middle budget."""
     keeps = keeps_of(found)
-    shown = keeps[1:3] or keeps
-    figure, axes = plt.subplots(1, len(shown) + 1, figsize=(3.6 * (len(shown) + 1), 3.3))
-    for ax, keep in zip(axes, shown, strict=False):
-        for kind in ("dense", "cluttered", "plain", "scene"):
-            text, kept = text_of(found, kind, keep)
-            ax.scatter(text, kept, s=5, alpha=0.35, color=COLOURS[kind], label=kind, lw=0)
-        budget = round(256 * keep)
-        ax.axhline(budget, color="black", lw=0.8, ls=":")
-        ax.set(title=f"budget {budget} of 256 tokens on average", xlabel="patches under ink",
-               ylabel="tokens kept, mean of seeds", ylim=(0, None))  # fmt: skip
-        ax.grid(alpha=0.25)
-    for handle in axes[0].legend(frameon=False, markerscale=3).legend_handles:
-        handle.set_alpha(1)
-    _draw_scores(axes[-1], found, keeps)
-    figure.tight_layout()
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=110)
-    plt.close(figure)
-
-
-def _draw_scores(ax: Any, found: Sequence[Record], keeps: Sequence[float]) -> None:
+    keep = keeps[1] if len(keeps) > 1 else keeps[0]
     tokens, ours, fixed = [], [], []
-    for keep in keeps:
-        first = next(iter(rows_of(found, keep).values()))
+    for one in keeps:
+        first = next(iter(rows_of(found, one).values()))
         tokens.append(float(np.mean([row["average_tokens"] for row in first])))
-        pair = population(found, keep)
-        ours.append(100 * pair[0].mean())
-        fixed.append(100 * pair[1].mean())
-    ax.plot(tokens, ours, marker=".", color="#c1121f", label="adaptive counts")
-    ax.plot(tokens, fixed, marker=".", color="#7f7f7f", label="fixed counts")
-    ax.set(title="all kinds, one average", xlabel="tokens kept, average", ylabel="exact match, %")
-    ax.legend(frameon=False)
-    ax.grid(alpha=0.25)
+        pair = population(found, one)
+        ours.append(100 * float(pair[0].mean()))
+        fixed.append(100 * float(pair[1].mean()))
+    ends = (0.0, 1.1 * max(tokens))
+    low = min(0.9 * min(*ours, *fixed), 60.0)
+    scores = [Series(tokens, ours, "every picture decides", OURS, MARKS[0]),
+              Series(tokens, fixed, "all keep as many", NAMED[4], MARKS[1])]  # fmt: skip
+    dots, most = [], 0.0
+    for kind, color in zip(("dense", "cluttered", "scene"), (NAMED[0], NAMED[2], NAMED[1]),
+                           strict=True):  # fmt: skip
+        text, kept = text_of(found, kind, keep)
+        order = np.argsort(text, kind="stable")
+        most = max(most, float(kept.max()))
+        dots.append(Series(text[order].tolist(), kept[order].tolist(), kind, color, "o", dots=True))
+    inked = max(max(series.x) for series in dots)
+    budget = round(256 * keep)
+    dots.append(Series([0, 1.02 * inked], [budget, budget], dashed=True))
+    plots = [
+        Plot("Right answers, all kinds", Scale("tokens kept on average", _ticks(ends[1]), ends),
+             Scale("exact match, %", range(0, 101, 10), (low, 102)), scores),
+        Plot(f"Where a budget of {budget} tokens goes",
+             Scale("patches under ink", _ticks(inked), (-2, 1.05 * inked)),
+             Scale("tokens kept", _ticks(most), (0, 1.15 * most)), dots),
+    ]  # fmt: skip
+    gains = [a - b for a, b in zip(ours, fixed, strict=True)]
+    best = int(np.argmax(gains))
+    said = (f"Pages take tokens from scenes: at {tokens[best]:.0f} tokens on average "
+            f"{gains[best]:.1f} points more right answers.")  # fmt: skip
+    return compose(said, plots, 2, 3.2)
+
+
+def _ticks(most: float) -> list[float]:
+    step = next((s for s in (5, 10, 20, 25, 50, 100, 200) if most / s <= 6), 500)
+    return [float(n) for n in range(0, int(most) + 1, step)]

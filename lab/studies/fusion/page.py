@@ -11,18 +11,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lab.report import markdown
-from lab.report.board import Board, Place
+from lab.report.board import Board
+from lab.report.draw import save
 from lab.report.opened import how_to_run, open_board
-from lab.report.plots import by_tokens
-from lab.studies.fusion.rows import CURVES, PAIRS, PANELS, STYLES, TABLES, Row
+from lab.report.page import document, fold
+from lab.studies.fusion.rows import PAIRS, PANELS, TABLES, Row, hits_of, place
+from lab.studies.fusion.summary import figure, lead, message
 from tokensieve.cost.flops import stf_paper_flops
 from tokensieve.cost.projectors import projector_flops, projector_parameters
 from tokensieve.evaluate.config import Suite
 from tokensieve.evaluate.records import Record, read_all
-from tokensieve.evaluate.stats import Scores, paired_difference, seed_mean
+from tokensieve.evaluate.stats import paired_difference, seed_mean
 from tokensieve.files import write_text
 from tokensieve.nn.fusion import FusionConfig
 
@@ -38,20 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     times = list(read_all(options.results / "fusion-time"))
     docs = options.root / "docs"
     write_text(docs / "results" / "fusion.md", page(board, suite, options.suite, shapes, times))
-    by_tokens({panel: curves(board, panel) for panel in PANELS}, STYLES, docs / FIGURE)
-
-
-def curves(board: Board, panel: str) -> dict[str, list[tuple[float, float]]]:
-    """(tokens, share right) of every row of `CURVES` that was run, in one column."""
-    return {
-        name: [
-            (cell.average("kept_tokens"), float(seed_mean(hits).mean()))
-            for row in rows
-            if (hits := hits_of(board, row, panel))
-            and (cell := board.cell(place(row, *PANELS[panel][0]))) is not None
-        ]
-        for name, rows in CURVES.items()
-    }
+    save(figure(board), docs / FIGURE)
 
 
 def shapes_of(study: dict[str, Any]) -> dict[str, FusionConfig]:
@@ -72,32 +59,37 @@ def page(
     count = " or ".join(f"{n:,}" for n in pictures)
     seconds = {row["key"]: row["ratio"] for record in times for row in record.get("arms", ())}
     parts = [
-        "# Selection and fusion on the embedded model",
-        f"Made from `results/{suite.suite}/` by `python -m lab.studies.fusion.page`; do not "
-        f"edit. Trained by `make fusion` from {ARMS}. {how_to_run(suite_file)}",
-        f"Exact match in per cent on {count} held-out generated pictures per kind (split "
-        f"`{suite.split}`), seeds averaged; `where` is the mean of three kinds, `scenes` and "
-        "`panel` are the coarse questions. Every arm has the same frozen encoder of 256 tokens, "
-        "the same pictures in the same order, the same steps, and begins with the LLM of nano's "
-        "control, which never saw fewer than all tokens, and a projector of its own from a seed: "
-        "projector alone first, then both. *Tokens* are those of a picture in the LLM, *MFLOPs* "
-        "projector and LLM over a prompt (two per multiply-add), *time* both as measured, with the "
-        "choice of tokens, as a share of `mlp`'s, batch 1 on one thread.",
         f"![exact match against visual tokens](../{FIGURE})",
-        *(["## Who wins where", suite.reading] if suite.reading else []),
+        markdown.table(lead(board)),
+        f"Exact match in per cent on {count} held-out generated pictures per kind (split "
+        f"`{suite.split}`), seeds averaged; text: mean of pages, cluttered and mixed ones; where: "
+        "where a key stands; scenes and photo panels: coarse questions. Every arm has the same "
+        "frozen encoder of 256 tokens, the same pictures in the same order, the same steps, and "
+        "begins with the LLM of nano's control, which never saw fewer than all tokens, and a "
+        "projector of its own from a seed: projector alone first, then both. It cannot show how "
+        "either does with a large LLM and long training: this LLM is 128 wide.",
+        "## Every arm",
+        "*Tokens* are those of a picture in the LLM, *MFLOPs* projector and LLM over a prompt (two "
+        "per multiply-add), *time* both as measured, with the choice of tokens, as a share of "
+        "`mlp`'s, batch 1 on one thread.",
     ]
-    for title, about, rows in TABLES:
-        parts += [f"## {title}", about, markdown.table(scores(board, rows, shapes, seconds))]
+    parts += [
+        fold(title, about, markdown.table(scores(board, rows, shapes, seconds)))
+        for title, about, rows in TABLES
+    ]
     parts += [
         "## Paired differences",
         "Points, with 95 % bootstrap interval over pictures; an interval that spans 0 is no win.",
-        markdown.table(differences(board)),
+        fold("Pair by pair", markdown.table(differences(board))),
         "## At the size of LLaVA-1.5-7B",
         "Tokens, FLOPs of the LLM over them as the paper counts (which leaves the projector out), "
         "and the projector's own, by formula; times as shares, measured with random weights.",
         markdown.table(at_7b(times)),
     ]
-    return "\n\n".join(parts) + "\n"
+    made = (f"`python -m lab.studies.fusion.page` from `results/{suite.suite}/`, trained by "
+            f"`make fusion` from {ARMS}")  # fmt: skip
+    return document("Selection and fusion on the embedded model", message(board), parts, made,
+                    how_to_run(suite_file))  # fmt: skip
 
 
 def scores(
@@ -139,20 +131,6 @@ def scores(
             texts.append(f"**{text}**" if mean is not None and mean == best[panel] else text)
         out.append([row.label, *costs, *texts])
     return out
-
-
-def place(row: Row, kind: str, topic: str) -> Place:
-    """Where the scores of a row stand."""
-    return Place(row.arm, row.variant, kind, topic, row.keep)
-
-
-def hits_of(board: Board, row: Row, panel: str) -> list[Scores]:
-    """Scores by seed of a column, its parts one behind the other; empty where not run."""
-    parts = [board.hits(place(row, kind, topic)) for kind, topic in PANELS[panel]]
-    if not all(parts):
-        return []
-    seeds = min(map(len, parts))
-    return [np.concatenate([part[seed] for part in parts]) for seed in range(seeds)]
 
 
 def differences(board: Board) -> list[list[str]]:

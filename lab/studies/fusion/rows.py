@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
+
+from lab.report.board import Board, Place
+from tokensieve.evaluate.stats import Scores
 
 PANELS = {  # by column: (kind, topic) of what it is the mean of
     "pages": [("plain", "text")],
@@ -137,25 +141,15 @@ PAIRS = [
 ]
 
 
-CURVES: dict[str, list[Row]] = {  # of the figure: rows of ever fewer tokens
-    "mlp, then selector": [Row("mlp"), *[Row("mlp", "selector-embeds", k) for k in KEEPS]],
-    "mlp, then divprune": [Row("mlp"), *[Row("mlp", "divprune", k) for k in KEEPS]],
-    "mlp, then random": [Row("mlp"), *[Row("mlp", "random", k) for k in KEEPS]],
-    "selected": [Row("selected", "selector", k) for k in KEEPS],
-    "stf, then fused-selector": [Row("stf"), *[Row("stf", "fused-selector", k) for k in KEEPS[:2]]],
-    "stf, then divprune": [Row("stf"), *[Row("stf", "divprune", k) for k in KEEPS[:2]]],
-    "concat": [Row("concat")],
-    "avgpool": [Row("avgpool")],
-    "release, other k and E": [Row(name) for name in GRID[1:]],
-}
-STYLES: dict[str, dict[str, Any]] = {
-    "mlp, then selector": {"color": "#c1121f", "marker": ".", "lw": 1.6},
-    "selected": {"color": "#f4a261", "marker": ".", "lw": 1.6},
-    "mlp, then divprune": {"color": "#1f77b4", "marker": ".", "lw": 1},
-    "mlp, then random": {"color": "#7f7f7f", "marker": ".", "lw": 1},
-    "stf, then fused-selector": {"color": "#2ca02c", "marker": "s", "ms": 4, "lw": 1.6},
-    "stf, then divprune": {"color": "#2ca02c", "marker": "s", "ms": 4, "lw": 1, "ls": ":"},
-    "concat": {"color": "#9467bd", "marker": "^", "ls": ""},
-    "avgpool": {"color": "#8c564b", "marker": "v", "ls": ""},
-    "release, other k and E": {"color": "#bcbd22", "marker": "x", "ls": ""},
-}
+def place(row: Row, kind: str, topic: str) -> Place:
+    """Where the scores of a row stand."""
+    return Place(row.arm, row.variant, kind, topic, row.keep)
+
+
+def hits_of(board: Board, row: Row, panel: str) -> list[Scores]:
+    """Scores by seed of a column, its parts one behind the other; empty where not run."""
+    parts = [board.hits(place(row, kind, topic)) for kind, topic in PANELS[panel]]
+    if not all(parts):
+        return []
+    seeds = min(map(len, parts))
+    return [np.concatenate([part[seed] for part in parts]) for seed in range(seeds)]

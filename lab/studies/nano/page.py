@@ -1,42 +1,54 @@
 """Rebuild every table and plot from the records: `python -m lab.studies.nano.page`.
 
-Writes results/<suite>/scores.csv, docs/results/nano.md, docs/figures/*.png and the README's block.
+Writes results/<suite>/scores.csv, docs/results/nano.md, docs/figures/nano.png and the README's
+block of results.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 from lab.report import markdown
-from lab.report.board import MEAN, Board
+from lab.report.board import Board, Place
+from lab.report.draw import save
 from lab.report.opened import how_to_run, open_board
-from lab.report.plots import quality
+from lab.report.page import document, fold, put_block, words
+from lab.studies.nano.figure import Times, figure, times_of
 from tokensieve.errors import InputError
 from tokensieve.evaluate.config import Suite
 from tokensieve.evaluate.records import read_all
+from tokensieve.evaluate.stats import paired_difference
 from tokensieve.files import write_text
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-NEW_RULE, RANKING = "selector", "selector-ranking"
-PEERS = ("feature-norm", "pixel-variance", "stride", "avgpool", "random", "downsample", "divprune",
-         "preset-wlie", "preset-wlie-literal", "preset-two-sided")  # fmt: skip
-SHARED = (NEW_RULE, RANKING, "selector-features", "divprune", "random")
-README_ROWS = ("full", NEW_RULE, RANKING, "feature-norm", "pixel-variance", "stride", "avgpool",
-               "downsample", "random", "divprune", "preset-wlie", "preset-wlie-literal",
-               "preset-two-sided", "no-image")  # fmt: skip
+OURS, RANKING, AT = "selector", "selector-ranking", 0.1
+UNTRAINED = ("divprune", "pixel-variance", "feature-norm")
+PRESETS = ("preset-wlie", "preset-wlie-literal", "preset-two-sided")
+BASELINES = ("random", "stride", "avgpool", "downsample")
+PEERS = (*UNTRAINED, *BASELINES, *PRESETS)
+SHARED = (OURS, RANKING, "selector-features", "divprune", "random")
+COLUMNS = (0.05, 0.1, 0.2, 0.4)  # of the table that matters
+TIMED = 0.2
+LABELS = {"full": "all tokens", "no-image": "no image", OURS: "**selector**, trained"}
+LIMITS = (
+    "Generated pictures and a model of its own size: it cannot show what a method keeps of real "
+    "photographs or of a large model's answers, nor that time is saved, which takes a larger LLM."
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write everything."""
     suite, board, options = open_board(arguments, str(__doc__), "lab/studies/nano/suite.json")
-    folder = options.results / suite.suite
-    write_text(folder / "scores.csv", markdown.as_csv(board, suite))
-    docs = options.root / "docs"
-    figure = docs / "figures" / f"{suite.suite}.png"
-    quality(board, suite, "main", present(suite, README_ROWS), figure)
+    write_text(options.results / suite.suite / "scores.csv", markdown.as_csv(board, suite))
+    docs, times = options.root / "docs", times_of(options.results)
+    names = present(suite, (OURS, *PEERS))
+    save(figure(board, suite, names, best_peer(board, suite), times),
+         docs / "figures" / f"{suite.suite}.png")  # fmt: skip
     extra = [r for name in ("timing", "receipts") for r in records_of(options.results, name)]
-    write_text(docs / "results" / "nano.md", page(board, suite, options.suite, extra))
-    put_block(options.root / "README.md", readme_block(board, suite))
+    write_text(docs / "results" / "nano.md", page(board, suite, options.suite, times, extra))
+    readme = options.root / "README.md"
+    if readme.exists():  # a folder to look at pages in has none
+        put_block(readme, "results", readme_block(board, suite, times))
 
 
 def present(suite: Suite, names: tuple[str, ...]) -> list[str]:
@@ -50,65 +62,142 @@ def records_of(results: Path, form: str) -> list[dict[str, object]]:
     return [r for d in sorted(results.glob("*/")) for r in read_all(d) if r.get("form") == form]
 
 
-def readme_block(board: Board, suite: Suite) -> str:
-    """Means only, the rows a newcomer compares."""
-    parts = [header(board, suite)]
-    for kind, topic in board.panels(suite.kinds):
-        if kind == "mixed" and topic != MEAN:
+def best_peer(board: Board, suite: Suite) -> str:
+    """Of the methods without training the one that reads most at `AT`, over all kinds."""
+    return max(UNTRAINED, key=lambda name: board.overall("main", name, AT, suite.kinds) or 0.0)
+
+
+def small_table(board: Board, suite: Suite, times: Times) -> str:
+    """The rows a newcomer compares, a few shares across, mean of the kinds; and time at one."""
+    keeps = [keep for keep in COLUMNS if keep in suite.keeps]
+    peer = best_peer(board, suite)
+    labels = {**LABELS, peer: f"`{peer}`, the best without training"}
+    rows = [["right answers, %", *[f"{keep:.0%} of tokens" for keep in keeps],
+             f"time at {TIMED:.0%}"]]  # fmt: skip
+    methods = {variant.name: variant.method for variant in suite.variants}
+    for name in ("full", OURS, peer, *BASELINES, "no-image"):
+        if name not in methods:
             continue
-        names = present(suite, README_ROWS)
-        parts.append(f"**{markdown.title(kind, topic)}**")
-        parts.append(
-            markdown.scores(board, suite, "main", kind, topic, variants=names, intervals=False)
-        )
-    parts.append("Intervals, every seed, paired differences and the control: [docs/results/nano.md]"
-                 "(docs/results/nano.md).")  # fmt: skip
-    return "\n\n".join(parts)
+        label = labels.get(name, f"`{name}`")
+        whole = board.overall("main", name, 1.0, suite.kinds)
+        if name in ("full", "no-image"):  # one score, whatever the share
+            said = markdown.NOT_RUN if whole is None else markdown.percent(whole)
+            rows.append([label, *[said] * len(keeps), "1.00" if name == "full" else ""])
+            continue
+        means = [board.overall("main", name, keep, suite.kinds) for keep in keeps]
+        cells = [markdown.NOT_RUN if mean is None else markdown.percent(mean) for mean in means]
+        time = times.get(methods[name], {}).get(TIMED)
+        rows.append([label, *cells, "" if time is None else f"{time:.2f}"])
+    return markdown.table(rows)
 
 
-def header(board: Board, suite: Suite) -> str:
-    """What the numbers are about."""
+def readme_block(board: Board, suite: Suite, times: Times) -> str:
+    """One small table, what it was measured on and what it cannot show."""
+    return "\n\n".join([
+        small_table(board, suite, times),
+        f"{measured(board, suite)} Time: encoding, choosing and prefill on one thread, as a share "
+        f"of all tokens'. {LIMITS} Kind by kind, with intervals: "
+        "[docs/results/nano.md](docs/results/nano.md).",
+    ])  # fmt: skip
+
+
+def measured(board: Board, suite: Suite) -> str:
+    """What the numbers are of."""
     pictures = sorted({record["config"]["pictures"] for record in board.records})
     count = " or ".join(f"{n:,}" for n in pictures)
     return (
-        f"Exact match in per cent on {count} held-out generated pictures per kind (split "
-        f"`{suite.split}`), by the share of visual tokens kept; mean over seeds where there are "
-        "several. At 1 every method is the identity."
+        f"Measured on {count} held-out generated pictures of each kind "
+        f"({words(suite.kinds)}; split `{suite.split}`), mean of the kinds and "
+        "of seeds where there are several, with the embedded model."
     )
 
 
-def page(board: Board, suite: Suite, suite_file: Path, extra: list[dict[str, object]]) -> str:
+def message(board: Board, suite: Suite) -> str:
+    """Who leads where."""
+    peer = best_peer(board, suite)
+    full = board.overall("main", "full", 1.0, suite.kinds)
+    parts = []
+    for keep in COLUMNS[:3]:
+        ours = board.overall("main", OURS, keep, suite.kinds)
+        theirs = board.overall("main", peer, keep, suite.kinds)
+        if ours is not None and theirs is not None and full:
+            parts.append(f"at {keep:.0%} of the tokens {ours / full:.1%} (`{peer}` "
+                         f"{theirs / full:.1%})")  # fmt: skip
+    if not parts:
+        return "Not run yet."
+    ahead, level, behind = standing(board, suite, OURS, peer)
+    said = f"Of the answers that all tokens give, the selector keeps {words(parts)}."
+    where = f", on {words([f'{kind} at {keep:g}' for kind, keep in behind])}" if behind else ""
+    return (f"{said} Question by question and share by share it is ahead of `{peer}` in "
+            f"{len(ahead)} cases, level in {len(level)} and behind in "
+            f"{len(behind)}{where}.")  # fmt: skip
+
+
+Spots = list[tuple[str, float]]
+
+
+def standing(board: Board, suite: Suite, ours: str, peer: str) -> tuple[Spots, Spots, Spots]:
+    """(kind and topic, share) where `ours` leads `peer`, is level (95 % interval), trails."""
+    ahead: Spots = []
+    level: Spots = []
+    behind: Spots = []
+    for kind in suite.kinds:
+        for topic, keep in product(board.topics(kind), [keep for keep in suite.keeps if keep < 1]):
+            mine = board.hits(Place("main", ours, kind, topic, keep))
+            other = board.hits(Place("main", peer, kind, topic, keep))
+            if mine and other:
+                gap = paired_difference(mine, other)
+                where = ahead if gap.low > 0 else behind if gap.high < 0 else level
+                where.append((f"{kind} ({topic})", keep))
+    return ahead, level, behind
+
+
+def page(
+    board: Board, suite: Suite, suite_file: Path, times: Times, extra: list[dict[str, object]]
+) -> str:
     """docs/results/nano.md."""
-    everything = [variant.name for variant in suite.variants]
     parts = [
-        "# Results",
-        f"Made from `results/{suite.suite}/` by `python -m lab.studies.nano.page`; do not edit. "
-        + how_to_run(suite_file),
-        header(board, suite) + " In brackets: 95 % bootstrap interval over pictures.",
-        f"![quality against kept tokens](../figures/{suite.suite}.png)",
+        f"![quality against tokens and time](../figures/{suite.suite}.png)",
+        small_table(board, suite, times),
+        f"{measured(board, suite)} {LIMITS}",
+        "## Kind by kind",
+        "Exact match in per cent by the share of visual tokens kept, seeds averaged, in brackets "
+        "the 95 % bootstrap interval over pictures. At 1 every method is the identity. All rows, "
+        f"seeds and costs as numbers: `results/{suite.suite}/scores.csv`.",
     ]
     for model in suite.models:
-        parts.append(f"## Model: {model}")
-        for kind, topic in board.panels(suite.kinds):
-            parts.append(f"### {markdown.title(kind, topic)}")
-            names = [v.name for v in suite.variants if v.models is None or model in v.models]
-            parts.append(markdown.scores(board, suite, model, kind, topic, variants=names,
-                                         intervals=True))  # fmt: skip
+        names = [v.name for v in suite.variants if v.models is None or model in v.models]
+        parts += [
+            fold(f"{_of(model)}{markdown.title(kind, topic)}",
+                 markdown.scores(board, suite, model, kind, topic, variants=names,
+                                 intervals=True))
+            for kind, topic in board.panels(suite.kinds)
+        ]  # fmt: skip
+    parts += ["## Share of what all tokens answer"]
     for model in suite.models:
-        parts.append(f"## Share of full: {model}")
         ran = [v.name for v in suite.variants if v.models is None or model in v.models]
         names = [name for name in SHARED if name in ran]
-        parts.append(markdown.of_full(board, suite, model, variants=names))
-    parts.append("## Paired differences")
-    parts.append("Same pictures, seeds averaged per picture; an interval that spans 0 is no win.")
-    for ours in present(suite, (NEW_RULE, RANKING)):
-        for kind, topic in board.panels(suite.kinds):
-            peers = [p for p in (*PEERS, NEW_RULE, RANKING) if p in everything and p != ours]
-            parts.append(f"### {ours} on {kind}, {topic}")
-            parts.append(markdown.comparison(board, suite, "main", kind, topic, ours=ours,
-                                             peers=peers))  # fmt: skip
+        parts.append(fold(f"{_of(model)}per cent of full",
+                          markdown.of_full(board, suite, model, variants=names)))  # fmt: skip
+    parts += [
+        "## Paired differences",
+        "Same pictures, seeds averaged per picture; an interval that spans 0 is no win.",
+    ]
+    for ours in present(suite, (OURS, RANKING)):
+        peers = [p for p in present(suite, (*PEERS, OURS, RANKING)) if p != ours]
+        parts += [
+            fold(f"{ours} on {kind}, {topic}",
+                 markdown.comparison(board, suite, "main", kind, topic, ours=ours, peers=peers))
+            for kind, topic in board.panels(suite.kinds)
+        ]  # fmt: skip
     parts += [extra_table(record) for record in extra]
-    return "\n\n".join(parts) + "\n"
+    made = f"`python -m lab.studies.nano.page` from `results/{suite.suite}/`"
+    return document("What the selector keeps of the answers", message(board, suite), parts,
+                    made, how_to_run(suite_file))  # fmt: skip
+
+
+def _of(model: str) -> str:
+    return "" if model == "main" else f"Model {model}: "
 
 
 def extra_table(record: dict[str, object]) -> str:
@@ -117,15 +206,6 @@ def extra_table(record: dict[str, object]) -> str:
     if not isinstance(rows, list):
         raise InputError("Expected a `table` of rows in this record. Re-run it.")
     return f"## {record['title']}\n\n{record['note']}\n\n{markdown.table(rows)}"
-
-
-def put_block(readme: Path, block: str) -> None:
-    """Replace what stands between the markers of the README; leave a README without them alone."""
-    text = readme.read_text() if readme.exists() else ""
-    if BEGIN not in text or END not in text:
-        return
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(readme, f"{before}{BEGIN}\n{block}\n{END}{after}")
 
 
 if __name__ == "__main__":

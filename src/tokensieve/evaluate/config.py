@@ -88,7 +88,6 @@ class Suite:
     # "ask-first": question + image + question
     prompt: str = option("image-first", choices=PROMPTS)
     registry: Mapping[str, Any] | None = None  # fields of a row for each method that has none yet
-    reading: str = ""  # what a person says of the results, for the page
 
     def __post_init__(self) -> None:
         check_fields(self)
