@@ -14,9 +14,9 @@ TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 ##@ Use
 help:  ## Show this list
 	@awk -F ':.*## ' '/^##@ / {print gap substr($$0, 5); gap = "\n"} \
-		/^[a-z0-9-]+:.*## / {line = sprintf("  make %-18s", $$1); words = split($$2, word, " "); \
+		/^[a-z0-9-]+:.*## / {line = sprintf("  make %-20s", $$1); words = split($$2, word, " "); \
 		for (i = 1; i <= words; i++) {if (length(line word[i]) > 78) {print line; \
-		line = sprintf("%25s", "")} line = line " " word[i]} print line}' $(MAKEFILE_LIST)
+		line = sprintf("%27s", "")} line = line " " word[i]} print line}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \

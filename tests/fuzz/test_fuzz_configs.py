@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.common import bounded, fuzzed, json_values, one_line, spoilt
-from lab.studies.adaptive.measure import AdaptiveConfig
 from tokensieve.data.extraction.extract import ExtractSettings
 from tokensieve.errors import TokensieveError
 from tokensieve.evaluate.config import Suite, Variant, load_suite
@@ -32,7 +31,7 @@ INSIDE = {"encoder": {"model_type": "toy", "width": 16, "layer": -1, "depth": 2,
                       "ffn": 32, "grid": [5, 5]}}  # fmt: skip
 CLASSES = (
     SelectorConfig, ReconstructorConfig, ObjectiveConfig, FusionConfig, EncoderInfo, PSigmoid,
-    Stepwise, ExtractSettings, Suite, Variant, AdaptiveConfig, recipe.TrainConfig, recipe.RunConfig,
+    Stepwise, ExtractSettings, Suite, Variant, recipe.TrainConfig, recipe.RunConfig,
     *fusion.SECTIONS.values(),
 )  # fmt: skip
 NUMBERS = st.sampled_from([0, 1, -1, 2, 0.5, True, 1e-300, 1e308, 2**31, 2**63, 10**30])
@@ -121,7 +120,6 @@ READERS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "searched": (SEARCHED, Searched.load),
     "thresholds": (TABLE, Thresholds.load),
     "suite": (SUITE, load_suite),
-    "adaptive": (b'{"suite": "a", "keeps": [0.1]}', AdaptiveConfig.read),
     "settings": (PLAIN, recipe.read_settings),
 }
 

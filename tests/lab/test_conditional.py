@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lab.nano.packing import Packed
 from lab.nano.vocabulary import ANSWER, vocabulary
-from lab.studies.conditional.ask_first import in_front, visible
+from lab.studies.conditional.ask_first import in_front, main, visible
 from lab.studies.conditional.hidden import hidden_states
 from tokensieve.data.synth import generate
 from tokensieve.errors import ConfigError, EncoderMismatchError, UnsupportedError, WeightsError
@@ -174,3 +174,10 @@ def test_a_hidden_question_reaches_its_answer_through_the_picture_alone() -> Non
     assert bool(seen[0, marker, 2:5].all())
     assert bool(seen[0, 2, :2].all())
     assert not bool(seen[1, 2, :2].any())
+
+
+def test_a_folder_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"weeks of work")
+    with pytest.raises(ConfigError, match="nothing was changed"):
+        main(["--data", str(tmp_path), "--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from lab.studies.training.towers import build_tower, tower_inputs
+from lab.benchmarks.towers import build_tower, tower_inputs
 from tokensieve.cost.encoders import SHAPES, encode_flops, encoder_shape
 from tokensieve.cost.measured import measured_flops
 from tokensieve.cost.recipes import RECIPES, recipe_of, training_shape

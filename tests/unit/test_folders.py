@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from lab.nano.__main__ import main as nano
-from lab.studies.conditional.ask_first import main as ask_first
 from tokensieve.data.extraction.extract import extract
 from tokensieve.data.llava.write import write_llava
 from tokensieve.data.sources import open_source
@@ -99,7 +98,6 @@ WRITERS = {
     "nano's model": lambda out: nano(
         ["--stage", "export", "--out", str(out.parent / "nano"), "--target", str(out)]
     ),
-    "reader": lambda out: ask_first(["--data", str(out), "--out", str(out)]),
     "random model": lambda out: save_random_model("siglip", out),
     "convert": lambda out: convert(out.parent / "nothing", out),
 }

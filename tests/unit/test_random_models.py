@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from lab.studies.worlds import page as worlds
 from tokensieve.data.extraction.extract import ExtractSettings, extract
 from tokensieve.data.sources import open_source
 from tokensieve.data.store.features import FeatureStore
-from tokensieve.errors import InputError, UnknownNameError
+from tokensieve.errors import UnknownNameError
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.load import load_model
 from tokensieve.hf.models.random import RANDOM_MODELS, save_random_model
@@ -74,19 +72,3 @@ def test_weights_are_those_of_the_seed_and_names_are_known(tmp_path: Path) -> No
     assert any(not torch.equal(a[name], c[name]) for name in a)
     with pytest.raises(UnknownNameError, match="Did you mean 'siglip'"):
         save_random_model("siglib", tmp_path / "d")
-
-
-def test_the_page_of_towers(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="make results-worlds"):
-        worlds.main([str(tmp_path), "--results", str(tmp_path / "r"), "--docs", str(tmp_path)])
-    run = tmp_path / "siglip-default"
-    (run / "selector").mkdir(parents=True)
-    (run / "selector" / "config.json").write_text("{}")
-    (run / "train.json").write_text(json.dumps({"recipe": {"train": {"steps": 5}}}))
-    lost = {"0.2": {"selector": 0.5, "random": 0.7, "stride": 0.6}}
-    (run / "validation.jsonl").write_text(json.dumps({"step": 4, "lost": lost, "crops": 9}) + "\n")
-    (run / "log.jsonl").write_text('{"step": 4, "crops_per_s": 12.4}\n')
-    worlds.main([str(tmp_path), "--results", str(tmp_path / "r"), "--docs", str(tmp_path)])
-    page = (tmp_path / "worlds.md").read_text()
-    assert "| siglip | default | 0.500 | 0.700 | 0.600 | 12 |" in page
-    assert "after 5 steps, on 9 held-out crops" in page

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lab import command
-from lab.studies.training.towers import build_tower, tower_inputs
+from lab.benchmarks.towers import build_tower, tower_inputs
 from tokensieve.cost.encoders import SHAPES, EncoderShape, encode_flops, encoder_shape
 from tokensieve.cost.recipes import recipe_of, training_shape
 from tokensieve.errors import ConfigError

@@ -41,7 +41,7 @@ UNLIKE_FULL = ("full", "none")  # scored at keep 1: the first is what others are
 def main(arguments: list[str] | None = None, beside: Mapping[str, Told] | None = None) -> None:
     """Parse the command line and run this shard's jobs; `beside` as in `run`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suite", type=Path, help="a suite.json such as lab/studies/nano/suite.json")
+    parser.add_argument("suite", type=Path, help="a suite.json")
     parser.add_argument("--limit", type=int, help="pictures per kind, instead of the suite's")
     parser.add_argument("--split", choices=("val", "test"), help="instead of the suite's")
     parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
