@@ -22,6 +22,6 @@ def test_the_page_of_towers(tmp_path: Path) -> None:
     (run / "validation.jsonl").write_text(json.dumps({"step": 4, "lost": lost, "crops": 9}) + "\n")
     (run / "log.jsonl").write_text('{"step": 4, "crops_per_s": 12.4}\n')
     worlds.main([str(tmp_path), "--results", str(tmp_path / "r"), "--docs", str(tmp_path)])
-    page = (tmp_path / "worlds.md").read_text()
+    page = (tmp_path / "results" / "worlds.md").read_text()
     assert "| siglip | default | 0.500 | 0.700 | 0.600 | 12 |" in page
     assert "after 5 steps, on 9 held-out crops" in page
