@@ -1,0 +1,73 @@
+"""docs/results/families.md and the README's table say what the families' checks say now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from families import checks, sites
+from families.tiny import NAMES
+from lab.report.page import put_block
+from tokensieve.errors import InputError, UnsupportedError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_what_the_checks_say() -> None:
+    """If this fails: make families"""
+    if set(sites.TITLES) != set(NAMES):
+        pytest.skip("this Transformers is too old for one of the families of the page")
+    found = sites.cells()
+    assert (ROOT / "docs/results/families.md").read_text("utf-8") == sites.page(found)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    if "<!-- families:begin -->" in readme:
+        block = readme.split("<!-- families:begin -->")[1].split("<!-- families:end -->")[0]
+        assert block.strip() == sites.readme_block(found).strip()
+
+
+def test_every_family_has_a_name_for_readers() -> None:
+    assert set(NAMES) <= set(sites.TITLES)
+
+
+def test_a_family_that_answers_otherwise_has_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in another order are neither exact nor refused: they are an error."""
+    right = checks.shorten
+
+    def rolled(model, inputs, **options):
+        short = right(model, inputs, **options)
+        rows = short["mm_encoder_outputs"]["image"].pooler_output
+        short["mm_encoder_outputs"]["image"].pooler_output = [row.flip(0) for row in rows]
+        return short
+
+    assert sites.cell("llava", "embeds") == ("exact", "")
+    monkeypatch.setattr(checks, "shorten", rolled)
+    with pytest.raises(AssertionError):
+        sites.cell("llava", "embeds")
+
+
+def test_refused_is_an_error_that_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, said = sites.cell("gemma3", "features")
+    assert state == "refused"
+    assert said.startswith("Expected a model that offers the site 'features'. Got")
+
+    def refuse(tiny):
+        raise UnsupportedError("Expected another. Got this. Take that.")
+
+    monkeypatch.setitem(sites.CHECKS, "embeds", refuse)
+    assert sites.cell("llava", "embeds") == ("refused", "Expected another. Got this. Take that.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nothing", "<!-- x:begin -->", "<!-- x:end --> <!-- x:begin -->",
+     "<!-- x:begin --> <!-- x:begin --> <!-- x:end -->"],
+)  # fmt: skip
+def test_a_page_without_its_markers_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(text)
+    with pytest.raises(InputError, match="Expected the lines <!-- x:begin -->"):
+        put_block(page, "x", "new")
+    assert page.read_text() == text
+    with pytest.raises(InputError, match="each once"):
+        put_block(tmp_path / "none.md", "x", "new")

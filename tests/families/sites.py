@@ -1,0 +1,197 @@
+"""Which family is exact at which site, as its model answers now: `make families`.
+
+Every cell runs the checks of the contracts on a tiny model of the family. Writes
+docs/results/families.md and the block "families" of the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.testing import assert_close
+
+from families import checks, inside
+from families.methods import ByFeatureNorm, ByNorm, Smaller
+from families.tiny import NAMES, Tiny, build
+from lab.report.markdown import table
+from lab.report.page import document, put_block, words
+from tokensieve.errors import UnsupportedError
+from tokensieve.files import write_text
+from tokensieve.hf.sieve import compress
+from tokensieve.types import Site
+
+EXACT, WORKS, REFUSED = "exact", "works", "refused"
+TITLES = {
+    "llava": "LLaVA-1.5", "llava_next": "LLaVA-NeXT", "vipllava": "VipLLaVA",
+    "pixtral_llava": "Pixtral (LLaVA form)", "mistral3": "Mistral 3",
+    "llava_onevision": "LLaVA-OneVision", "internvl": "InternVL", "qwen2_vl": "Qwen2-VL",
+    "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "idefics3": "Idefics3",
+    "smolvlm": "SmolVLM", "gemma3": "Gemma 3", "paligemma": "PaliGemma",
+    "fused_llava": "fused LLaVA", "fused_siglip": "fused SigLIP",
+    "fused_internvl": "fused InternVL",
+}  # fmt: skip
+LEGEND = (
+    "*exact*: tokens and logits are those of the whole prompt whose dropped tokens are masked, in "
+    "a batch as alone. *works*: budgets are held and the model answers, in a batch as alone; a "
+    "smaller picture, or later layers of an encoder that see fewer patches, have no whole prompt "
+    "to be equal to. *refused*: an error says what to do instead. Pictures only: videos are "
+    "refused everywhere."
+)
+
+
+@dataclass(frozen=True)
+class ByHiddenNorm(ByNorm):
+    """Keep patches of largest norm inside the encoder."""
+
+    site = Site.ENCODER
+
+
+def check_embeds(tiny: Tiny) -> str:
+    """Rows the LLM reads, dropped before it."""
+    checks.check_blocked(tiny, checks.shorten)
+    checks.check_alone(tiny, checks.ragged)
+    return EXACT
+
+
+def check_features(tiny: Tiny) -> str:
+    """Rows dropped by what the encoder gives."""
+
+    def shorten(model: object, inputs: dict) -> dict:
+        return compress(model, inputs, ByFeatureNorm(), 0.4).inputs
+
+    checks.check_blocked(tiny, shorten)
+    checks.check_alone(tiny, shorten)
+    return EXACT
+
+
+def check_llm(tiny: Tiny) -> str:
+    """Tokens dropped at a layer of the LLM."""
+    inside.check_blocked(tiny, 1)
+    inside.check_alone(tiny, 1)
+    return EXACT
+
+
+def check_encoder(tiny: Tiny) -> str:
+    """Patches dropped between layers of the encoder."""
+    both = compress(tiny.model, tiny.inputs([1, 2]), ByHiddenNorm(), 0.4)
+    return _check_fewer(tiny, both, compress(tiny.model, tiny.inputs([1]), ByHiddenNorm(), 0.4))
+
+
+def check_pixels(tiny: Tiny) -> str:
+    """A smaller picture."""
+    both = compress(tiny.model, tiny.inputs([1, 2]), Smaller(), 0.4)
+    return _check_fewer(tiny, both, compress(tiny.model, tiny.inputs([1]), Smaller(), 0.4))
+
+
+def _check_fewer(tiny: Tiny, both, alone) -> str:
+    call = both.report.calls[0]
+    assert 0 < call.kept_tokens < call.visual_tokens
+    assert checks.answer(tiny.model, both.inputs)[0].shape == (2, checks.NEW)
+    rows, first = (
+        torch.cat([r.reshape(-1, r.shape[-1])
+                   for r in short.inputs["mm_encoder_outputs"]["image"].pooler_output])
+        for short in (both, alone)
+    )  # fmt: skip
+    assert_close(rows[: len(first)], first, **checks.CLOSE)
+    return WORKS
+
+
+CHECKS: dict[str, Callable[[Tiny], str]] = {
+    "pixels": check_pixels,
+    "encoder": check_encoder,
+    "features": check_features,
+    "embeds": check_embeds,
+    "llm": check_llm,
+}
+HEADS = {
+    "pixels": "smaller picture", "encoder": "inside the encoder", "features": "encoder's features",
+    "embeds": "before the LLM", "llm": "inside the LLM",
+}  # fmt: skip
+
+
+def cell(name: str, site: str) -> tuple[str, str]:
+    """What the family does at a site, and the error where it refuses.
+
+    Raises what else a check raises: a family that is wrong has no page.
+    """
+    try:
+        return CHECKS[site](build(name)), ""
+    except UnsupportedError as error:
+        return REFUSED, str(error)
+
+
+def cells() -> dict[str, dict[str, tuple[str, str]]]:
+    """Every family at every site."""
+    return {name: {site: cell(name, site) for site in CHECKS} for name in NAMES}
+
+
+def videos_refused(name: str) -> str:
+    """The error of a prompt with a video. Raises `AssertionError` where there is none."""
+    tiny = build(name)
+    try:
+        given = {**tiny.inputs([1]), "pixel_values_videos": torch.zeros(1)}
+        compress(tiny.model, given, ByNorm(), 0.4)
+    except UnsupportedError as error:
+        return str(error)
+    raise AssertionError(f"{name} took a video")
+
+
+def grouped(found: dict[str, dict[str, tuple[str, str]]]) -> str:
+    """The table: families that do the same share a row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for name, sites in found.items():
+        said = tuple(sites[site][0] for site in CHECKS)
+        rows.setdefault(said, []).append(TITLES.get(name, name))
+    body = [[", ".join(names), *said] for said, names in rows.items()]
+    return table([["family", *[HEADS[site] for site in CHECKS]], *body])
+
+
+def page(found: dict[str, dict[str, tuple[str, str]]]) -> str:
+    """docs/results/families.md."""
+    said = [state for sites in found.values() for state, _ in sites.values()]
+    everywhere = [
+        HEADS[site] for site in CHECKS if all(s[site][0] != REFUSED for s in found.values())
+    ]
+    message = (
+        f"Of {len(said)} pairs of family and site, {said.count(EXACT)} are exact, "
+        f"{said.count(WORKS)} work and {said.count(REFUSED)} are refused with an error; "
+        f"{words(everywhere) or 'no site'} is there for all {len(found)} families."
+    )
+    refusals = []
+    for site, head in HEADS.items():
+        said_by = {name: sites[site][1] for name, sites in found.items() if sites[site][1]}
+        if said_by:
+            first = next(iter(said_by))
+            refusals.append(f"- {head}, {TITLES.get(first, first)}: {said_by[first]}")
+    parts = [
+        grouped(found),
+        LEGEND + " Shown on tiny models of each family's own code, with random weights; it cannot "
+        "show what a checkpoint's processor does besides.",
+        "## What a refusal says",
+        "One of each site, as the library words it.",
+        "\n".join([*refusals, f"- videos, any family: {videos_refused(next(iter(found)))}"]),
+    ]
+    return document("Families and sites", message, parts, "`make families` from the models' own "
+                    "answers to the checks in `tests/families/`")  # fmt: skip
+
+
+def readme_block(found: dict[str, dict[str, tuple[str, str]]]) -> str:
+    """The table, and how to read it."""
+    return f"{grouped(found)}\n\n{LEGEND}"
+
+
+def main(root: Path = Path()) -> None:
+    """Write the page, and the README's block where it has one."""
+    torch.set_num_threads(1)
+    found = cells()
+    write_text(root / "docs" / "results" / "families.md", page(found))
+    readme = root / "README.md"
+    if "<!-- families:begin -->" in readme.read_text("utf-8"):
+        put_block(readme, "families", readme_block(found))
+
+
+if __name__ == "__main__":
+    main()
