@@ -29,6 +29,7 @@ def on_config(config: Any) -> Any:
     """The address of the repository, from pyproject.toml; stars of the nav spelled out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     config.repo_url = project.get("urls", {}).get("Source", config.repo_url)
+    config.repo_name = "Source"
     config.nav = list(spelled_out(config.nav))
     return config
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from tokensieve.hf.families.table import FAMILIES, Family
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if "results" not in p.parts]
@@ -64,19 +62,6 @@ def test_every_path_of_a_page_is_there(part: str) -> None:
     for page in (DOCS / part).glob("*.md"):
         made_by_the_reader = "src/tokensieve/methods/my_method.py"
         assert set(absent(page.read_text("utf-8"))) <= {made_by_the_reader}, page.name
-
-
-def test_the_table_of_families_is_the_code() -> None:
-    """If this fails: bring the table of docs/guides/your-model.md up to date."""
-    page = (DOCS / "guides" / "your-model.md").read_text("utf-8")
-    between = page.partition("<!-- families:begin -->\n")[2].partition("<!-- families:end -->")[0]
-    rows = [_row(f"`{name}`", family) for name, family in FAMILIES.items()]
-    assert between.splitlines()[2:] == [*rows, _row("any other", Family())]
-
-
-def _row(name: str, family: Family) -> str:
-    can = (family.resizable, family.inside, family.stages, not family.both_ways)
-    return f"| {name} | {' | '.join('yes' if one else 'refused' for one in can)} |"
 
 
 def module(name: str) -> Any:
