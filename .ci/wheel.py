@@ -47,7 +47,7 @@ for module in pkgutil.walk_packages(tokensieve.__path__, "tokensieve.", onerror=
     except Exception as error:
         wrong.append(f"{module.name}: {type(error).__name__}: {error}")
 print(f"{count} modules import without extras, {missing} of them name the one they lack")
-sys.exit("\\n".join(wrong))
+sys.exit("\\n".join(wrong) or None)
 """
 
 
