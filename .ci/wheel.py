@@ -26,7 +26,7 @@ PYTHON = VENV / "bin" / "python"
 LIMIT = 12_000_000  # bytes of an archive
 WHEEL_NEEDS = ("tokensieve/py.typed", "tokensieve/assets/nano/model.safetensors")
 SDIST_NEEDS = ("pyproject.toml", "LICENSE", "CITATION.cff", "Makefile", "src/tokensieve/py.typed")
-SDIST_LEAVES = ("results/", "docs/results/", "docs/figures/", ".github/", "runs/", "out/")
+SDIST_LEAVES = ("results/", "docs/results/", "docs/figures/", "runs/", "out/")
 # Every module of the package: it imports, or says which extra it is missing.
 IMPORTS = """
 import importlib, pkgutil, sys, tokensieve
