@@ -118,8 +118,8 @@ def gallery(loaded: Loaded, folder: Path) -> tuple[list[str], dict[str, int], in
                 for method, panel in zip(METHODS, row[2:], strict=True):
                     right[method] += panel.lines[-1].endswith(": right")
         save(folder / f"gallery-{name}.png", rows, 220)
-        parts += [f"## {TITLES[name]}", *([NOTES[name]] if name in NOTES else []),
-                  f"![{TITLES[name]}, and what methods keep](../figures/gallery-{name}.png)"]  # fmt: skip
+        shown = f"![{TITLES[name]}, and what methods keep](../figures/gallery-{name}.png)"
+        parts += [f"## {TITLES[name]}", *([NOTES[name]] if name in NOTES else []), shown]
     return parts, right, asked
 
 
