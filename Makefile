@@ -53,9 +53,10 @@ demo: .venv/.setup  ## Ask the embedded model about shipped pictures, with fewer
 	@$(BIN)/tokensieve demo
 
 ##@ Develop
-test: test-all  ## Run the tests, on up to four cores
+test: .venv/.test  ## Run the quick tests, on up to four cores: every contract, method and family
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow"
 
-test-all: .venv/.test  ## Run every test, on up to four cores
+test-all: .venv/.test  ## Run every test, each method with each family, as CI does
 	@mkdir -p .venvs
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --junitxml=$(WHOLE)
 

@@ -121,6 +121,7 @@ def test_tensorboard_takes_the_losses(run, store, tmp_path):
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(store, tmp_path):
     """Gloo on the CPU: each reads its half of every batch, and gradients are averaged."""
     settings = [

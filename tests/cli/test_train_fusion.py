@@ -34,6 +34,7 @@ def losses(told):
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.slow
 def test_nano_through_both_stages(run, small, tmp_path):
     """Stage 1 on captions, then stage 2 whole or by LoRA; the folder answers under a sieve."""
     images = ("--images", small / "images")

@@ -6,14 +6,14 @@ from collections import defaultdict
 
 import pytest
 import torch
-from test_registry_in_sieve import CLOSED, FIXED, every_method, ready
+from test_registry_in_sieve import every_method, ready, refused, refused_there
 from torch.testing import assert_close
 
 from families.checks import answer
 from families.methods import ByNorm, Inside
 from families.tiny import REQUIRED, build
 from tokensieve.errors import ConfigError
-from tokensieve.hf.prompt import reduce
+from tokensieve.hf.encoder import reduction
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.types import Site
 
@@ -32,13 +32,6 @@ def sizes_and_kept(report, *, by="image"):
     return [tuple(pair) for pair in found.values()]
 
 
-def refused(method, family):
-    """Whether this family has no place for the method."""
-    return (method.site is Site.ENCODER and family in CLOSED) or (
-        method.site is Site.PIXELS and family in FIXED
-    )
-
-
 def bits(model, inputs, method, keep, pool):
     """Everything that comes out of a call at `keep`."""
     layer = None
@@ -52,13 +45,12 @@ def bits(model, inputs, method, keep, pool):
 @pytest.mark.parametrize(
     ("family", "pool"), [*((f, "crop") for f in REQUIRED), *(("llava_next", p) for p in POOLS[1:])]
 )
+@pytest.mark.one_of_each(apart=refused_there)
 def test_more_than_there_are_is_all_bit_for_bit(family, method, pool):
+    if refused_there(family, method, pool):
+        return
     tiny = build(family)
     instance = ready(method, tiny.model)
-    if refused(instance, family):
-        return
-    if instance.site in (Site.PIXELS, Site.ENCODER) and pool != "crop":
-        return
     inputs = tiny.inputs([1, 2])
     (tokens, logits), kept = bits(tiny.model, inputs, instance, MORE, pool)
     (same, wanted), all_of_them = bits(tiny.model, inputs, instance, 1.0, pool)
@@ -69,10 +61,11 @@ def test_more_than_there_are_is_all_bit_for_bit(family, method, pool):
 
 @every_method
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])  # pictures of different sizes
+@pytest.mark.one_of_each(apart=refused)
 def test_a_count_between_two_pictures_keeps_the_smaller_whole(family, method):
     tiny = build(family)
     instance = ready(method, tiny.model)
-    if refused(instance, family) or not instance.budgeted:
+    if refused(family, method) or not instance.budgeted:
         return
     inputs = tiny.inputs([1, 2])
     with sieve(tiny.model, ByNorm(), 1.0) as report:
@@ -127,9 +120,9 @@ def test_a_pair_of_counts(keeps):
 
 def test_the_contract_bites(monkeypatch):
     """A count taken for one of each crop instead of the picture's total."""
-    real = reduce.split_evenly
+    real = reduction.split_evenly
     monkeypatch.setattr(
-        reduce, "split_evenly", lambda keep, sizes: [real(keep, [size])[0] for size in sizes]
+        reduction, "split_evenly", lambda keep, sizes: [real(keep, [size])[0] for size in sizes]
     )
     with pytest.raises(AssertionError):
         test_a_total_is_of_a_picture_or_of_a_prompt(ByNorm, "crop")

@@ -159,6 +159,7 @@ def test_beams_leave_answers_that_are_not_known():
     ],
 )
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.one_of_each
 def test_rows_of_a_cache_are_followed(name, change):
     tiny = build(name)
     inputs = tiny.inputs([1, 2])

@@ -32,6 +32,7 @@ COVERED = ["feature-norm", "pixel-variance", "fastervlm"]
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", RECYCLED)
+@pytest.mark.one_of_each
 def test_recycled_keeps_every_promise(name: str, check: str) -> None:
     CHECKS[check](get_method(name, recycle=True).bind(ENCODER))
 

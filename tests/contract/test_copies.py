@@ -58,6 +58,7 @@ def check_plain(name, method, copied):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled, saved])
+@pytest.mark.one_of_each
 def test_a_copy_made_inside_is_plain(method, copied):
     check_plain("llava", method, copied)
 

@@ -118,6 +118,7 @@ class Peek(Norm):
 @every_family
 @every_method
 @pytest.mark.parametrize("keep", [0.4, 0.75])
+@pytest.mark.one_of_each
 def test_budgets_are_exact_and_the_model_answers(family, method, keep):
     tiny = build(family)
     instance, inputs = ready(method, tiny.model), tiny.inputs([1, 2])
@@ -137,6 +138,7 @@ def test_budgets_are_exact_and_the_model_answers(family, method, keep):
 
 @every_family
 @every_method
+@pytest.mark.one_of_each
 def test_alone_as_in_a_batch(family, method):
     tiny = build(family)
     instance = ready(method, tiny.model)
@@ -160,6 +162,7 @@ def test_different_numbers_in_a_batch(family):
 
 @every_family
 @every_method
+@pytest.mark.one_of_each
 def test_keep_one_runs_nothing(family, method, monkeypatch):
     tiny = build(family)
     instance, inputs = ready(method, tiny.model), tiny.inputs([1, 2])
@@ -183,6 +186,7 @@ def traces(model) -> list:
 
 @every_family
 @pytest.mark.parametrize("method", ["tome", "poisoned"])
+@pytest.mark.one_of_each
 def test_everything_is_restored(family, method):
     tiny = build(family)
     inputs = tiny.inputs([1])
@@ -400,6 +404,7 @@ def random_model(name):
 
 @pytest.mark.parametrize("name", ["siglip", "internvit"])
 @every_method
+@pytest.mark.one_of_each
 def test_towers_with_their_processors(name, method):
     model, processor = random_model(name)
     g = torch.Generator().manual_seed(4)
@@ -467,6 +472,7 @@ def test_layers_behind_the_one_that_is_read_run_on_what_is_left():
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "pixtral_llava", "vipllava", "gemma3"])
 @pytest.mark.parametrize("keep", [0.4, 1.0])
+@pytest.mark.one_of_each
 def test_other_towers_are_named(family, keep):
     tiny = build(family)
     with pytest.raises(UnsupportedError, match="clip_vision_model, siglip_vision_model, internvl"):

@@ -43,6 +43,7 @@ def shifts_labels_of_pictures(model, inputs):
 
 @required
 @pytest.mark.parametrize("broken", [forgets_the_mask, closes_the_gaps, mixes_up_rows])
+@pytest.mark.one_of_each
 def test_blocked_check_bites(name, broken):
     with pytest.raises(AssertionError):
         checks.check_blocked(build(name), broken)

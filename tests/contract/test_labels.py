@@ -28,6 +28,7 @@ def labelled(tiny, pictures=(1, 2)):
 
 @every_family
 @pytest.mark.parametrize("return_dict", [True, False])
+@pytest.mark.one_of_each
 def test_logits_in_evaluation_are_as_long_as_the_labels(name, return_dict):
     tiny = build(name)
     inputs = labelled(tiny)

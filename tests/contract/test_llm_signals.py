@@ -192,6 +192,7 @@ REFERENCES = {
 @required
 @pytest.mark.parametrize("layer", [2, STAGES], ids=str)
 @pytest.mark.parametrize("kind", REFERENCES)
+@pytest.mark.one_of_each
 def test_signals_are_those_of_eager_attention(name, kind, layer):
     check(name, kind, layer, REFERENCES[kind])
 
@@ -206,6 +207,7 @@ def test_signals_are_those_of_eager_attention(name, kind, layer):
         (Kind.MEAN_UNROTATED, last_unrotated),
     ],
 )
+@pytest.mark.one_of_each
 def test_the_comparison_tells_rotated_from_not(name, kind, wrong):
     with pytest.raises(AssertionError):
         check(name, kind, 2, wrong)
@@ -240,6 +242,7 @@ def reads_the_future(patch):
         (reads_the_future, Kind.TEXT_ATTENTION),
     ],
 )
+@pytest.mark.one_of_each
 def test_the_comparison_bites(name, broken, kind, monkeypatch):
     broken(monkeypatch)
     with pytest.raises(AssertionError):
@@ -313,6 +316,7 @@ def test_only_the_layers_asked_for_are_tapped_and_only_in_the_prefill(monkeypatc
 
 @required
 @pytest.mark.parametrize("method", ["fastv", "pact"])
+@pytest.mark.one_of_each
 def test_everything_is_put_back_where_a_layer_gives_nan(name, method):
     tiny = build(name)
     attention = inside.layers_of(tiny.model)[1].self_attn

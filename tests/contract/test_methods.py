@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import pytest
 import torch
@@ -37,16 +38,21 @@ CASES = [(name, {}) for name in method_names()] + VARIANTS
 def bound(name: str, options: dict[str, object]) -> Method:
     """The method ready for ENCODER; trained ones with small random weights."""
     if method_class(name).trained:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            rule, encoder = str(options.get("rule", "top")), encoder_of(name)
-            config = SelectorConfig(encoder=encoder, depth=1, positions="none", rule=rule)
-            selector = Selector(config).eval()
-            calibrate(selector, [vision(8, seed=9).tokens])
-            options = {**options, "weights": selector}
+        options = {**options, "weights": trained(encoder_of(name), str(options.get("rule", "top")))}
     if name == "dymu":
         options = {"thresholds": halving(encoder_of(name)), **options}
     return get_method(name, **options).bind(encoder_of(name))
+
+
+@cache
+def trained(encoder: EncoderInfo, rule: str) -> Selector:
+    """A small calibrated selector of random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = SelectorConfig(encoder=encoder, depth=1, positions="none", rule=rule)
+        selector = Selector(config).eval()
+        calibrate(selector, [vision(8, seed=9).tokens])
+    return selector
 
 
 def halving(encoder: EncoderInfo) -> Thresholds:

@@ -47,6 +47,7 @@ def check_pair(tiny, methods, keeps, layer, pictures=(1, 2)):
 
 @required
 @every_pair
+@pytest.mark.one_of_each
 def test_dropped_tokens_are_as_if_not_looked_at(name, methods, keeps, layer):
     check_pair(build(name), methods, keeps, layer)
     check_pair(build(name), methods, keeps, layer, pictures=(2, 0, 1))
@@ -89,6 +90,7 @@ def test_each_layer_caches_what_is_left_there(name):
 
 @required
 @every_pair
+@pytest.mark.one_of_each
 def test_a_padded_prompt_is_answered_as_alone(name, methods, keeps, layer):
     tiny = build(name)
     (_, together), _ = both(tiny.model, tiny.inputs([1, 2]), methods, keeps, layer)
@@ -140,6 +142,7 @@ def test_a_forward_reads_the_short_prompt(name):
 
 @required
 @pytest.mark.parametrize("method", [Inside, inside.InsideRagged])
+@pytest.mark.one_of_each
 def test_everything_is_put_back(name, method):
     tiny = build(name)
     model, inputs = tiny.model, tiny.inputs([1, 2])
@@ -257,6 +260,7 @@ def test_compress_takes_no_pair():
 @required
 @pytest.mark.parametrize("method", ["vtw", "todre-llm"])
 @pytest.mark.parametrize("layer", [1, {1: 0.5, 2: 0.5}], ids=str)
+@pytest.mark.one_of_each
 def test_all_tokens_may_leave(name, method, layer):
     tiny = build(name)
     inputs = tiny.inputs([1, 2])
@@ -275,6 +279,7 @@ def test_all_tokens_may_leave(name, method, layer):
 @pytest.mark.parametrize(
     "method", ["fastv", "pyramiddrop", "feather", "mustdrop-llm", "aim-llm", "todre-llm", "vtw"]
 )
+@pytest.mark.one_of_each
 def test_registered_methods_are_as_if_not_looked_at(name, method):
     tiny = build(name)
     inputs = tiny.inputs([1, 2])

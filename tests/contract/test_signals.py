@@ -56,6 +56,7 @@ def test_cls_attention_is_what_an_eager_tower_returns(implementation):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.one_of_each
 def test_signals_lie_along_the_tokens(family, kind):
     """One number (or key) per token; those of a picture alone are those in a batch."""
     tiny = build(family)

@@ -40,6 +40,7 @@ def test_the_required_families_are_verified():
 
 @every_family
 @every_cut
+@pytest.mark.one_of_each
 def test_dropped_tokens_are_as_if_not_looked_at(name, layer):
     inside.check_blocked(build(name), layer)
     inside.check_blocked(build(name), layer, pictures=(2, 0, 1))
@@ -52,24 +53,28 @@ def test_the_same_under_eager_attention(name):
 
 @every_family
 @every_cut
+@pytest.mark.one_of_each
 def test_a_padded_prompt_is_answered_as_alone(name, layer):
     inside.check_alone(build(name), layer)
 
 
 @every_family
 @every_cut
+@pytest.mark.one_of_each
 def test_each_layer_caches_what_is_left_there(name, layer):
     inside.check_cache(build(name), layer)
 
 
 @every_family
 @pytest.mark.parametrize("layer", [1, {1: 1.0, 2: 1.0}], ids=str)
+@pytest.mark.one_of_each
 def test_keeping_all_changes_nothing(name, layer):
     inside.check_identity(build(name), layer)
 
 
 @every_family
 @pytest.mark.parametrize("method", [Inside, InsidePoisoned])
+@pytest.mark.one_of_each
 def test_everything_is_put_back(name, method):
     inside.check_restored(build(name), method)
 
@@ -90,6 +95,7 @@ def test_beams(name):
 
 @every_family
 @pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.one_of_each
 def test_a_forward_gives_the_prompt_its_length_back(name, cached):
     @torch.no_grad()
     def forward(model, inputs):

@@ -75,6 +75,7 @@ def mixes_up_rows(patch):
         mixes_up_rows,
     ],
 )
+@pytest.mark.one_of_each
 def test_blocked_check_bites(name, broken, monkeypatch):
     broken(monkeypatch)
     with pytest.raises(AssertionError):

@@ -35,6 +35,7 @@ def check_same_with_words_in_front(family, method):
 
 @pytest.mark.parametrize("method", BEFORE)
 @pytest.mark.parametrize("family", REQUIRED)
+@pytest.mark.one_of_each
 def test_a_method_before_the_llm_keeps_the_same(family, method):
     instance = ready(method, build(family).model)
     if instance.site is Site.ENCODER and family in CLOSED:
@@ -89,6 +90,7 @@ def check_raters(family, system):
 
 @pytest.mark.parametrize("system", [(), SYSTEM, LONG], ids=len)
 @pytest.mark.parametrize("family", REQUIRED)
+@pytest.mark.one_of_each
 def test_raters_are_the_words_behind_the_picture(family, system):
     check_raters(family, system)
 
@@ -121,6 +123,7 @@ def question_in_front(tiny, pictures=1):
 
 @pytest.mark.parametrize("method", [n for n in READERS if method_class(n).budgeted])
 @pytest.mark.parametrize("family", REQUIRED)
+@pytest.mark.one_of_each
 def test_a_question_in_front_still_chooses(family, method):
     """Before the LLM by all words; inside it by the last place of the prompt, which has seen both,
     not by attention that is zero: the choice is not the first tokens."""
@@ -147,6 +150,7 @@ def test_no_signal_is_zero_where_the_question_stands_in_front(kind, layer, monke
 
 @pytest.mark.parametrize("method", [ByText(), InsidePeek([])], ids=["before", "inside"])
 @pytest.mark.parametrize("family", REQUIRED)
+@pytest.mark.one_of_each
 def test_text_mask_says_what_the_question_is(family, method):
     """The same as a prompt of which only those tokens stand behind the picture, in a sieve, in a
     plain forward and in `compress`; and the model never gets it."""

@@ -118,6 +118,7 @@ def test_positions_renumbered(name):
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 @pytest.mark.parametrize("only_new", [False, True])
 @pytest.mark.parametrize("method", ["random", "selector", "divprune", "fastervlm", "downsample"])
+@pytest.mark.one_of_each
 def test_methods(name, method, only_new):
     tiny = build(name)
     check_chat(tiny, ready(method, tiny.model), only_new=only_new)
@@ -208,6 +209,7 @@ LEFT = "Expected a cache that holds the whole prompt. Got one filled under a sie
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 @pytest.mark.parametrize("method", [ByNorm(), "fastv"])
+@pytest.mark.one_of_each
 def test_a_cache_that_left_its_sieve_is_refused_by_the_plain_model(name, method):
     tiny = build(name)
     cache, sequences = filled(tiny, method, **({"layer": 2} if method == "fastv" else {}))
@@ -315,6 +317,7 @@ def test_pictures_that_transformers_masks_wrong_are_refused():
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_5_vl", "idefics3"])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"own": True}])
+@pytest.mark.one_of_each
 def test_a_cache_made_from_compress(name, options):
     """The plain model answers, and takes no next turn on it; under a sieve the chat goes on."""
     tiny, options = build(name), dict(options)

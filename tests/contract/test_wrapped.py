@@ -66,6 +66,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("kind", WRAPPED)
 @pytest.mark.parametrize("name", ["divprune", "tome", "fastv"])
+@pytest.mark.one_of_each
 def test_a_wrapper_is_refused_with_what_to_pass(model, inputs, kind, name):
     wrap, hint = WRAPPED[kind]
     wrapped = wrap(model)
@@ -93,6 +94,7 @@ def test_adapters_stay_at_work_and_merged_ones_too(model, inputs, name):
 
 @pytest.mark.parametrize("part", ["", "model", "model.language_model", "model.vision_tower"])
 @pytest.mark.parametrize("name", SITES)
+@pytest.mark.one_of_each
 def test_what_was_compiled_in_place_runs_as_written_where_hooks_are(model, inputs, part, name):
     calls = []
 
@@ -166,6 +168,7 @@ print("exact")
 """
 
 
+@pytest.mark.slow
 def test_a_forward_through_ddp_is_exact(tmp_path):
     here = Path(__file__).resolve().parents[1]
     done = subprocess.run(

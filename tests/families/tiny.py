@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -311,9 +311,15 @@ class Tiny:
     name: str
     model: Any
     pixels: Pixels
+    counted: dict[tuple[int, ...], list[int]] = field(default_factory=dict, init=False)
 
     def rows(self, pictures: list[int]) -> list[int]:
-        """Visual rows of each picture."""
+        """Visual rows of each picture, counted once."""
+        if tuple(pictures) not in self.counted:
+            self.counted[tuple(pictures)] = self._count(pictures)
+        return [*self.counted[tuple(pictures)]]
+
+    def _count(self, pictures: list[int]) -> list[int]:
         encoder = self.model.base_model.get_image_features
         wanted = inspect.signature(encoder).parameters
         arguments = {k: v for k, v in self.pixels(pictures).items() if k in wanted}

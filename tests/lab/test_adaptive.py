@@ -55,6 +55,7 @@ def folder(weights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+@pytest.mark.slow
 def test_counts_of_records_are_those_of_the_sieve(folder: Path, weights: list[str]) -> None:
     record = read(folder / "nano--0.json")
     method = SUBJECT.bound("selector", {"weights": weights[0], "counts": "adaptive"})

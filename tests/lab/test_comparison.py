@@ -91,6 +91,7 @@ def test_page_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_late_cut_is_no_rival_of_an_early_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ def test_no_records_is_an_error(tmp_path: Path) -> None:
         comparison.main([str(tiny_suite(tmp_path)), "--results", str(tmp_path / "none")])
 
 
+@pytest.mark.slow
 def test_times_of_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One record; the share of full is 1 at keep 1, by definition; a page shows it."""
     subject: Subject = tiny_subject()

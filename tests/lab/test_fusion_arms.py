@@ -117,6 +117,7 @@ def test_the_projector_is_trained_first(data: Path, tmp_path: Path) -> None:
         assert not torch.equal(weights, before["model.multi_modal_projector.spatial.mlp.0.weight"])
 
 
+@pytest.mark.slow
 def test_a_written_arm_is_the_trained_one(data: Path, tmp_path: Path) -> None:
     """Loaded from its folder, it answers with the logits of what was trained, through the
     processor's own placeholders."""
@@ -153,6 +154,7 @@ def test_every_token_as_a_plain_llava() -> None:
         assert_close(model(**inputs).logits, fused.model(**inputs).logits)
 
 
+@pytest.mark.slow
 def test_the_command_trains_what_is_missing(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "arms.json"
     file.write_text(json.dumps({

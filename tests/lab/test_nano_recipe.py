@@ -49,6 +49,7 @@ def test_all_stages_write_a_model_that_loads_and_resume_adds_nothing(tmp_path: P
         torch.testing.assert_close(weight, again.state_dict()[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_only_the_control_is_made_on_the_shipped_encoder(tmp_path: Path) -> None:
     config, target = tmp_path / "tiny.json", tmp_path / "nano"
     config.write_text(json.dumps({**TINY, "encoder": {}}))

@@ -33,6 +33,7 @@ def test_any_text_is_read_without_a_crash(text: str) -> None:
     assert isinstance(tokens(text + "?"), list)
 
 
+@pytest.mark.slow
 def test_every_generated_question_is_in_the_vocabulary() -> None:
     for kind in KINDS:
         for seed in range(20):

@@ -48,6 +48,7 @@ def test_the_command_writes_rates_that_follow_from_its_times(tiny, tmp_path, cap
     assert capsys.readouterr().out.count("crops/s") == 3
 
 
+@pytest.mark.slow
 def test_half_precision_trains_too(tiny):
     record = rates.measure(tiny, device="cpu", dtype="bfloat16", crops=1, repeats=1)
     assert [row["crops_per_s"] > 0 for row in record["rows"]] == [True] * 3

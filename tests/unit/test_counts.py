@@ -158,7 +158,7 @@ def test_command_calibrates_a_copy(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_wrong_use_is_named() -> None:
     with pytest.raises(
-        WeightsError, match=r"Got none\. Measure them.*tokensieve\.train\.calibrate"
+        WeightsError, match=r"Got none\. Measure them.*tokensieve\.train\.calibration\.selector"
     ):
         adaptive(make())
     with pytest.raises(WeightsError, match=r"whose sign says nothing\. Use counts='adaptive'"):

@@ -52,6 +52,7 @@ def test_equals_the_encoder_on_the_pictures_of_the_pool(site, nano, made, tmp_pa
     assert store.encoder.site is site
 
 
+@pytest.mark.slow
 def test_twenty_kills_lose_and_double_nothing(made, tmp_path) -> None:
     pictures, draw, settings = "synth:scene:24", random.Random(4), ExtractSettings(chunk=2, batch=2)
     made("warm", "synth:scene:1")

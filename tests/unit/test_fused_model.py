@@ -306,6 +306,7 @@ def test_load_model_and_load_encoder_know_it(tmp_path: Path) -> None:
     assert type(whole.processor) is FusedLlavaProcessor
 
 
+@pytest.mark.slow
 def test_importing_registers_nothing() -> None:
     import subprocess
     import sys

@@ -51,6 +51,7 @@ def farthest(one, other):
 
 
 @pytest.mark.parametrize("mode", ["plain", "fsdp", "zero2", "zero3"])
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(mode, data, one, tmp_path):
     """ZeRO where DeepSpeed is installed; nothing here has run on a GPU."""
     if mode.startswith("zero"):
@@ -67,6 +68,7 @@ def test_two_processes_learn_what_one_learns(mode, data, one, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mean_of_the_processes_means_is_another_loss(data, one, tmp_path):
     assert farthest(one, in_two(data, tmp_path / "wrong", "averaged-by-process")) > 1e-4
 

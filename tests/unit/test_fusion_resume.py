@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -16,9 +17,29 @@ from tokensieve.train.fusion.trainer import FusionTrainer
 from toys.fusion_toys import killed, rows_of, toy, toy_recipe, write_rows
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Rows and pictures that no test may change."""
+    return write_rows(tmp_path_factory.mktemp("rows"), rows_of())
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """What a training never cut off leaves, by its preset; made once, not to be changed."""
+
+    @cache
+    def make(preset):
+        out = tmp_path_factory.mktemp(preset) / "whole"
+        train_fusion(toy(), *data, toy_recipe(preset), out)
+        return out
+
+    return make
+
+
 @pytest.fixture
-def data(tmp_path):
-    return write_rows(tmp_path, rows_of())
+def finished(whole, tmp_path):
+    """A copy of the folder of a finished training."""
+    return shutil.copytree(whole("stage2"), tmp_path / "o")
 
 
 def run_and_die(*arguments):
@@ -41,11 +62,10 @@ FILES = (
 
 
 @pytest.mark.parametrize(("preset", "points"), [("stage2-lora", STEPS), ("stage2", FILES)])
-def test_a_run_killed_anywhere_ends_with_the_same_bytes(preset, points, data, tmp_path):
-    whole = tmp_path / "whole"
-    train_fusion(toy(), *data, toy_recipe(preset), whole)
+@pytest.mark.slow
+def test_a_run_killed_anywhere_ends_with_the_same_bytes(preset, points, data, whole, tmp_path):
     wanted = {
-        name: (whole / name).read_bytes()
+        name: (whole(preset) / name).read_bytes()
         for name in ("model/model.safetensors", "projector.safetensors", "model/config.json")
     }
     for point in points:
@@ -59,10 +79,10 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(preset, points, data, tm
         assert lines == [0, 1, 2, 3, 4], point
 
 
-def test_a_disk_that_fills_up_at_a_checkpoint(data, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_disk_that_fills_up_at_a_checkpoint(data, whole, tmp_path, monkeypatch):
     """The one before stays and the run goes on from it; what torch raises is no OSError."""
-    out, whole = tmp_path / "o", tmp_path / "whole"
-    train_fusion(toy(), *data, toy_recipe("stage2-lora"), whole)
+    out, wanted = tmp_path / "o", whole("stage2-lora")
     known, count = torch.save, [0]
 
     def full(*given, **named):
@@ -80,26 +100,26 @@ def test_a_disk_that_fills_up_at_a_checkpoint(data, tmp_path, monkeypatch):
     monkeypatch.undo()
     train_fusion(toy(), *data, toy_recipe("stage2-lora"), out)
     name = "model/model.safetensors"
-    assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert (out / name).read_bytes() == (wanted / name).read_bytes()
 
 
-def test_a_run_killed_twice(data, tmp_path):
-    out, whole = tmp_path / "o", tmp_path / "whole"
-    train_fusion(toy(), *data, toy_recipe("stage2-lora"), whole)
+def test_a_run_killed_twice(data, whole, tmp_path):
+    out, wanted = tmp_path / "o", whole("stage2-lora")
     assert run_and_die("step2.1", "stage2-lora", *data, out)
     assert sorted(p.name for p in out.glob("checkpoint-*")) == ["checkpoint-2"]
     assert run_and_die("step1.0", "stage2-lora", *data, out)  # its second step: the fourth
     train_fusion(toy(), *data, toy_recipe("stage2-lora"), out)
     name = "model/model.safetensors"
-    assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert (out / name).read_bytes() == (wanted / name).read_bytes()
 
 
-def test_a_finished_run_has_nothing_to_do(data, tmp_path, monkeypatch):
-    out = train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o")
+def test_a_finished_run_has_nothing_to_do(data, finished, monkeypatch):
     monkeypatch.setattr(FusionTrainer, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o") == out
+    made = train_fusion(toy(), *data, toy_recipe("stage2"), finished)
+    assert made == finished / "model"
 
 
+@pytest.mark.slow
 def test_a_model_of_an_earlier_training_is_not_taken_for_this_ones(data, tmp_path):
     """The message of a refusal says to delete the checkpoint; the next run may be cut off, too."""
     out = tmp_path / "o"
@@ -123,19 +143,17 @@ def test_a_model_of_an_earlier_training_is_not_taken_for_this_ones(data, tmp_pat
         ("stage2-lora", [], 0, "recipe.lora"),
     ],
 )
-def test_another_training_is_refused(preset, settings, seed, what, data, tmp_path):
-    train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o")
+def test_another_training_is_refused(preset, settings, seed, what, data, finished):
     recipe = toy_recipe(preset, *settings)
-    before = (tmp_path / "o" / "train.json").read_bytes()
+    before = (finished / "train.json").read_bytes()
     loaded = toy()
     with pytest.raises(ConfigError, match=f"It differs in .*{what}"):
-        train_fusion(loaded, *data, recipe, tmp_path / "o", seed)
-    assert (tmp_path / "o" / "train.json").read_bytes() == before
+        train_fusion(loaded, *data, recipe, finished, seed)
+    assert (finished / "train.json").read_bytes() == before
 
 
-def test_another_number_or_kind_of_processes_is_refused(data, tmp_path, monkeypatch):
-    out, recipe = tmp_path / "o", toy_recipe("stage2")
-    train_fusion(toy(), *data, recipe, out)
+def test_another_number_or_kind_of_processes_is_refused(data, finished, monkeypatch):
+    out, recipe = finished, toy_recipe("stage2")
     with pytest.raises(ConfigError, match=r"It differs in parallel\.fsdp"):
         train_fusion(toy(), *data, recipe, out, parallel={"fsdp": True})
     monkeypatch.setenv("WORLD_SIZE", "2")  # as many parts of a batch as before
@@ -143,18 +161,19 @@ def test_another_number_or_kind_of_processes_is_refused(data, tmp_path, monkeypa
         train_fusion(toy(), *data, recipe, out)
 
 
-def test_other_data_or_weights_are_refused(data, tmp_path):
-    train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o")
+def test_other_data_or_weights_are_refused(data, finished, tmp_path):
     other = toy()
     with torch.no_grad():
         projector_of(other.model).spatial.mlp[0].bias += 1
     with pytest.raises(ConfigError, match=r"weights\.projector"):
-        train_fusion(other, *data, toy_recipe("stage2"), tmp_path / "o")
-    data[0].write_text(data[0].read_text().replace("Sure?", "Really?"))
+        train_fusion(other, *data, toy_recipe("stage2"), finished)
+    rows = tmp_path / data[0].name
+    rows.write_text(data[0].read_text().replace("Sure?", "Really?"))
     with pytest.raises(ConfigError, match=r"data\.content"):
-        train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o")
+        train_fusion(toy(), rows, data[1], toy_recipe("stage2"), finished)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_would_run_code_is_refused(data, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -171,7 +190,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(data, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
-def test_unreadable_pictures_are_still_counted_after_a_kill(data, tmp_path):
+@pytest.mark.slow
+def test_unreadable_pictures_are_still_counted_after_a_kill(tmp_path):
+    data = write_rows(tmp_path, rows_of())
     (data[1] / "3.png").write_bytes(b"no picture")
     out, whole = tmp_path / "o", tmp_path / "whole"
     train_fusion(toy(), *data, toy_recipe("stage2"), whole, skip_bad_rows=True)

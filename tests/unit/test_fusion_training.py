@@ -136,6 +136,7 @@ def test_adam_without_decay_at_two_rates(data, tmp_path, monkeypatch):
     assert rates == sorted(rates, reverse=True)  # cosine, from the first step on
 
 
+@pytest.mark.slow
 def test_no_checkpointing_gives_the_same(data, tmp_path):
     for name, value in (("a", "true"), ("b", "false")):
         recipe, loaded = toy_recipe("stage2", f"train.checkpointing={value}"), toy()
@@ -147,6 +148,7 @@ def test_no_checkpointing_gives_the_same(data, tmp_path):
         torch.testing.assert_close(value, b[name])
 
 
+@pytest.mark.slow
 def test_turns_of_a_batch_give_what_the_whole_does(data, tmp_path):
     """The mean is over the answers' tokens of a step, not over its parts."""
     for name, at_once in (("a", 1), ("b", 4)):
@@ -170,6 +172,7 @@ def test_an_unreadable_picture_stops_or_is_counted(data, tmp_path):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+@pytest.mark.slow
 def test_steps_without_a_picture_that_can_be_read_teach_nothing(data, tmp_path):
     """Their loss is 0, not 0 / 0."""
     for n in range(8):
@@ -214,6 +217,7 @@ def test_a_loss_that_is_no_number_ends_the_run(data, tmp_path):
         train_fusion(toy(), *data, recipe, tmp_path / "o")
 
 
+@pytest.mark.slow
 def test_bf16_runs_and_writes_bf16(data, tmp_path):
     out = train_fusion(
         toy(), *data, toy_recipe("stage2-lora", "train.precision=bf16"), tmp_path / "o"

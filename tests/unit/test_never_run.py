@@ -20,7 +20,7 @@ from tokensieve.hf.models.nano import NANO
 
 CODE = """
 from pathlib import Path
-from transformers import *
+from transformers import PretrainedConfig, ProcessorMixin
 Path({mark!r}).touch()
 class Mine(PretrainedConfig): model_type = "mine"
 class MineParts(ProcessorMixin): pass

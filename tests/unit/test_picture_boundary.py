@@ -230,6 +230,7 @@ def peak(path: Path) -> tuple[float, str]:
     return int(kilobytes) / 1024, error.strip()
 
 
+@pytest.mark.slow
 def test_the_memory_that_hostile_files_take(tmp_path):
     cells = pa.array([bytes(150_000_000)], pa.large_binary())
     pq.write_table(

@@ -116,6 +116,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     assert (tmp_path / "run" / "log.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_nothing_is_lost(store: FeatureStore, tmp_path: Path) -> None:
     plan = small(store, "train.steps=100", "run.save_every=2", "run.log_every=1")
     train_selector(store, plan, tmp_path / "whole", seed=1)

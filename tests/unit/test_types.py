@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 
 from tokensieve.errors import ConfigError, EncoderMismatchError, InputError, NonFiniteError
+from tokensieve.functional.topk import topk_mask
 from tokensieve.types import EncoderInfo, Reduction, Site, VisionTokens
 
 CLIP = EncoderInfo("clip_vision_model", 64, -2, 12, 4, 256, (16, 16))
@@ -16,6 +18,19 @@ CLIP = EncoderInfo("clip_vision_model", 64, -2, 12, 4, 256, (16, 16))
 def test_grid_must_hold_the_tokens() -> None:
     with pytest.raises(InputError, match=r"grid \(3, 4\) to hold 11 tokens"):
         VisionTokens(torch.zeros(1, 11, 2), grid=(3, 4))
+
+
+def test_shapes_are_checked_wherever_a_signature_names_them() -> None:
+    """In tests, by tests/conftest.py: of dataclasses, functions, methods and properties."""
+    vision = VisionTokens(torch.zeros(1, 4, 2))
+    for wrong in (
+        lambda: VisionTokens(torch.zeros(4, 2)),
+        lambda: topk_mask(torch.zeros(2, 4), torch.ones(2).long(), torch.ones(2, 5).bool()),
+        lambda: Reduction(torch.ones(1, 4).bool()).apply(torch.zeros(4, 2)),
+        lambda: replace(vision, valid=torch.ones(2, 2).bool()).valid_BL,
+    ):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            wrong()
 
 
 def test_keys_are_one_per_crop() -> None:
