@@ -70,7 +70,7 @@ def panels(loaded: Loaded, piece: Piece, methods: Sequence[tuple[str, float]]) -
         for method, keep in methods
     ]  # fmt: skip
     shown = [
-        Shown(f"{one.method}, {float(one.keep):.0%}", _lines(one, piece), one.image)
+        Shown(f"{one.method}, {float(one.keep):.0%}", _lines(one, piece), one.images[0])
         for one in answers
     ]
     (row,) = overlay_rows(loaded.processor, piece.image, shown)

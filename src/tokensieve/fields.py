@@ -5,6 +5,7 @@ A dataclass says it once, by annotation and `option`; messages and the CLI's hel
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -86,6 +87,19 @@ def as_fields(cls: type, values: Any) -> dict[str, Any]:
     ready = {name: _from_json(name, value, known[name][0]) for name, value in values.items()}
     check_values(cls, ready)
     return ready
+
+
+def from_text(cls: type, name: str, text: str) -> Any:
+    """What a text, as typed on a command line, says of the field `name` of `cls`; checked.
+
+    Raises `UnknownNameError` for a name that is no field, `ConfigError` for what does not fit.
+    """
+    known = _known(cls)
+    check_names(f"{cls.__name__} field", [name], known)
+    hint, bounds = known[name]
+    value = _from_text(text, _parts(hint))
+    _check(name, value, hint, bounds)
+    return value
 
 
 def read_object(
@@ -228,17 +242,33 @@ def _words(hint: Any) -> str:
     return _WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _from_text(text: str, parts: tuple[Any, ...]) -> Any:
+    """The first of None, True, False, a number and the text itself that may be meant."""
+    words: dict[str, Any] = {"none": None, "null": None} if NoneType in parts else {}
+    words |= {"true": True, "false": False} if bool in parts else {}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        if number in parts:
+            with contextlib.suppress(ValueError):
+                return number(text)
+    return text
+
+
 def _from_json(name: str, value: Any, hint: Any) -> Any:
     """A value of JSON as what the annotation wants, where that can be told."""
-    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for part in parts:
+    for part in _parts(hint):
         if isinstance(value, list) and get_origin(part) is tuple:
             args = get_args(part)
             each = (
                 args if Ellipsis not in args and len(args) == len(value) else args[:1] * len(value)
             )
             return tuple(_from_json(name, v, hint) for v, hint in zip(value, each, strict=True))
-        if part is float and int not in parts and isinstance(value, int):
+        if part is float and int not in _parts(hint) and isinstance(value, int):
             small = not isinstance(value, bool) and abs(value) <= LARGEST
             return float(value) if small else value
         if isinstance(value, Mapping) and dataclasses.is_dataclass(part):

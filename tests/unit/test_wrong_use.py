@@ -212,14 +212,15 @@ def nano():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"loaded": None}, {"loaded": MODEL}, {"picture": None}, {"picture": "x.png"},
-     {"picture": np.zeros(3)}, {"picture": np.zeros((2, 2, 2, 2))}, {"picture": [PICTURE]},
-     {"picture": torch.zeros(7)}, {"question": None}, {"question": 3}, {"question": ["q"]},
+    [{"loaded": None}, {"loaded": MODEL}, {"pictures": None}, {"pictures": "x.png"},
+     {"pictures": np.zeros(3)}, {"pictures": np.zeros((2, 2, 2, 2))}, {"pictures": []},
+     {"pictures": [PICTURE, 3]},
+     {"pictures": torch.zeros(7)}, {"question": None}, {"question": 3}, {"question": ["q"]},
      {"question": b"q"}, {"question": " "}, {"method": None}, {"method": 3}, {"method": ByNorm()},
      {"method": "strid"}, {"settings": None}, {"settings": {}}],
 )  # fmt: skip
 def test_a_question_that_cannot_be_asked(nano, wrong):
-    right = {"loaded": nano, "picture": PICTURE, "question": "q?", "method": "stride",
+    right = {"loaded": nano, "pictures": PICTURE, "question": "q?", "method": "stride",
              "settings": Settings(max_new_tokens=1)}  # fmt: skip
     refuses(ask, **{**right, **wrong})
 

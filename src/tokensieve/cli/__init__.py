@@ -14,13 +14,31 @@ from tokensieve import __version__
 from tokensieve.cli.ask import ask
 from tokensieve.cli.demo import demo
 from tokensieve.cli.extract import extract
+from tokensieve.cli.help import Verb, Verbs
 from tokensieve.cli.methods import methods
 from tokensieve.cli.train import train
 from tokensieve.errors import TokensieveError
 
+HELP = """Make any vision-language model read fewer visual tokens.
+
+First, offline, with the small model and the pictures in the package:
+
+\b
+  tokensieve demo
+  tokensieve ask example:cluttered "Read XR." --keep 0.3
+  tokensieve ask example:page "Read MW." --compare random
+  tokensieve methods
+
+Then a model and a picture of yours, with a method that needs no training:
+
+\b
+  tokensieve ask PICTURE QUESTION \\
+      --model NAME --method divprune
+"""
+
 app = typer.Typer(
+    cls=Verbs,
     name="tokensieve",
-    help="Make any vision-language model read fewer visual tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,16 +75,18 @@ def _version(asked: bool | None) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=HELP)
 def _root(
     version: Annotated[
         bool | None,
-        typer.Option("--version", callback=_version, is_eager=True, help="Say the version."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Say the version, and end."
+        ),
     ] = None,
 ) -> None:
-    """Make any vision-language model read fewer visual tokens."""
+    """Options of no verb."""
 
 
 for verb in (ask, methods, demo, extract):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 app.add_typer(train, name="train")

@@ -4,88 +4,168 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokensieve.budget import check_keep
+from tokensieve.cli.options import MODEL, OUTPUT, AsJson, Device, MaxPixels, Model
 from tokensieve.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokensieve.evaluate.ask import Answer, Refused
+
+TOKENS, ANSWER = "Which tokens", "Answer"
+
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE", help="A picture file, or example:page (cluttered, scene, mixed)."
+    ),
+]
+Question = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="What to ask of all of them, in quotes.")
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="auto (as the weights are stored), float32, bfloat16 or float16.",
+        rich_help_panel=MODEL,
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="How to choose; see `tokensieve methods`.", rich_help_panel=TOKENS
+    ),
+]
+Keep = Annotated[
+    str,
+    typer.Option(
+        metavar="SHARE|COUNT",
+        help="Share in (0, 1], 1 for all; or, from 2, the most tokens a picture keeps.",
+        rich_help_panel=TOKENS,
+    ),
+]
+Compare = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...",
+        help="More methods, asked the same: divprune,random,full. One that does not fit says so "
+        "in its row.",
+        rich_help_panel=TOKENS,
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="A method's own option, or layer, recycle, cover, newlines of any. May be repeated.",
+        rich_help_panel=TOKENS,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Weights of a trained method: a folder, or a name on the hub.",
+        show_default="those in the package",
+        rich_help_panel=TOKENS,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(metavar="N", help="Of methods that draw by chance.", rich_help_panel=TOKENS),
+]
+Positions = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="'keep' the positions of kept tokens, or 'renumber' them.",
+        rich_help_panel=TOKENS,
+    ),
+]
+Pool = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Spend the budget over each 'crop', the 'image' or the 'prompt'.",
+        rich_help_panel=TOKENS,
+    ),
+]
+MaxNewTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.", rich_help_panel=ANSWER)
+]
+Overlay = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a picture of what was kept.", rich_help_panel=OUTPUT),
+]
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.")],
-    model: Annotated[
-        str,
-        typer.Option(help="'nano' (embedded), a model directory, or a name on the hub."),
-    ] = "nano",
-    method: Annotated[
-        str, typer.Option(help="How to choose tokens; see `tokensieve methods`.")
-    ] = "selector",
-    keep: Annotated[
-        str,
-        typer.Option(
-            help="Fraction in (0, 1]; or, from 2, the most tokens a picture keeps. 1 keeps all."
-        ),
-    ] = "0.4",
-    compare: Annotated[
-        str, typer.Option(help="More methods to run, by commas: selector,random,full.")
-    ] = "",
-    overlay: Annotated[
-        Path | None, typer.Option(help="Write a picture of what was kept to this file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of methods that draw by chance.")] = 0,
-    weights: Annotated[
-        str | None, typer.Option(help="Weights of a trained method, if not the shipped ones.")
-    ] = None,
-    positions: Annotated[
-        str, typer.Option(help="'keep' the positions of kept tokens, or 'renumber' them.")
-    ] = "keep",
-    pool: Annotated[
-        str, typer.Option(help="Spend the budget over each 'crop', the 'image' or the 'prompt'.")
-    ] = "crop",
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of the picture.")] = 89_478_485,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    images: Images,
+    question: Question,
+    model: Model = "nano",
+    device: Device = None,
+    dtype: Dtype = "auto",
+    method: Method = "selector",
+    keep: Keep = "0.4",
+    compare: Compare = "",
+    option: Options = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    positions: Positions = "keep",
+    pool: Pool = "crop",
+    max_pixels: MaxPixels = 89_478_485,
+    max_new_tokens: MaxNewTokens = 64,
+    overlay: Overlay = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Ask a model about a picture, with fewer visual tokens."""
-    from tokensieve.data.pictures.decode import Limits, open_picture, raise_pillow_limit
-    from tokensieve.evaluate.ask import Settings, run, write_overlay
+    """Ask a model about one or more pictures, with fewer visual tokens."""
+    from tokensieve.evaluate.ask import Settings, run
     from tokensieve.evaluate.console import answers_table, show
+    from tokensieve.evaluate.options import named_methods, read_options
+    from tokensieve.evaluate.overlay import check_overlay, check_overlay_path, write_overlay
+    from tokensieve.evaluate.pictures import open_all
     from tokensieve.hf.load import load_model
     from tokensieve.hf.models.loaded import hush
-    from tokensieve.methods.registry import method_class
-    from tokensieve.viz.sheet import check_picture_path
 
-    names = [name.strip() for name in compare.split(",") if name.strip()]
-    for name in (method, *names):
-        method_class(name)
+    names = named_methods(method, compare)
+    plan, options = read_options(option or (), names)
+    options = {"seed": seed} | ({} if weights is None else {"weights": weights}) | options
     settings = Settings(
-        keep=parse_keep(keep),
-        positions=positions,
-        pool=pool,
-        max_new_tokens=max_new_tokens,
-        options={"seed": seed} | ({} if weights is None else {"weights": weights}),
+        parse_keep(keep), positions, pool, max_new_tokens=max_new_tokens, options=options, **plan
     )
-    raise_pillow_limit(max_pixels)
-    picture = open_picture(image, Limits(max_pixels))
+    pictures = open_all(images, max_pixels)
     if overlay is not None:
-        check_picture_path(overlay, source=image)
+        check_overlay_path(overlay, images)
     hush()
-    loaded = load_model(model)
-    answers = run(loaded, picture, question, [method, *names], settings)
+    loaded = load_model(model, dtype, device)
+    if overlay is not None:
+        check_overlay(loaded, pictures, question)
+    answers = run(loaded, pictures, question, names, settings)
     if as_json:
-        result = answers[0].as_json() | {"picture": str(image), "question": question}
-        if names:
-            by_name = {answer.method: answer.as_json() for answer in answers}
-            result["compare"] = [by_name[name] for name in names]
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(_told(answers, names, images, question)))
     else:
         show(answers_table(question, answers))
     if overlay is not None:
-        write_overlay(overlay, loaded.processor, picture, question, answers)
+        write_overlay(overlay, loaded.processor, pictures, question, answers)
         if not as_json:
             typer.echo(f"Overlay: {overlay}")
+
+
+def _told(
+    answers: Sequence[Answer | Refused], names: Sequence[str], images: Sequence[str], question: str
+) -> dict[str, Any]:
+    """What --json prints: the first method's answer, and below "compare" those of the others."""
+    by_name = {one.method: one.as_json() for one in answers}
+    told = by_name[names[0]] | {"question": question}
+    told |= {"picture": images[0]} if len(images) == 1 else {"pictures": list(images)}
+    return told | ({"compare": [by_name[name] for name in names[1:]]} if names[1:] else {})
 
 
 def parse_keep(text: str) -> float | int:

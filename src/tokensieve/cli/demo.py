@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+Out = Annotated[Path, typer.Option(metavar="FILE", help="Where to write the overlay.")]
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Where to write the overlay.")] = Path("out/demo.png"),
-) -> None:
-    """Run the embedded model on shipped pictures."""
+
+def demo(out: Out = Path("out/demo.png")) -> None:
+    """See what is kept and answered: the embedded model on shipped pictures, offline."""
     from tokensieve.evaluate.demo import main as run_demo
 
     run_demo(out)

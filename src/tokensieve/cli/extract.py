@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tokensieve.cli.options import MODEL, AsJson, Device, MaxPixels, Model
 from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,55 +21,107 @@ if TYPE_CHECKING:
     from tokensieve.hf.models.loaded import Loaded
 
 
+PICTURES, STORE, SPEED = "Pictures", "Store", "Speed"
+
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]SRC",
+        help="Pictures: a folder, .tar, .parquet, video, hf:DATASET[:SPLIT] or "
+        "synth:mix:COUNT; 'shards-*.tar' is one source. May be repeated.",
+        rich_help_panel=PICTURES,
+    ),
+]
+More = Annotated[list[str] | None, typer.Argument(metavar="SRC", help="More of --images.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="The store to write.", rich_help_panel=STORE),
+]
+ReadSite = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="'features' of the encoder, or 'embeds' behind the projector.",
+        rich_help_panel=STORE,
+    ),
+]
+Pixels = Annotated[
+    bool, typer.Option("--pixels", help="Store the crops' pixels, too.", rich_help_panel=STORE)
+]
+StoredDtype = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="What to store: float16 or bfloat16.", rich_help_panel=STORE),
+]
+Compute = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What to compute in: auto (as the weights are stored), float32, bfloat16 or float16.",
+        rich_help_panel=MODEL,
+    ),
+]
+Frames = Annotated[
+    int, typer.Option(metavar="N", help="Frames of each video.", rich_help_panel=PICTURES)
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of the pictures in parquet files and data sets.",
+        show_default="the only one that fits",
+        rich_help_panel=PICTURES,
+    ),
+]
+Chunk = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Pictures of a shard, the unit of resuming.", rich_help_panel=STORE
+    ),
+]
+Batch = Annotated[
+    int,
+    typer.Option(metavar="N", help="Pictures the encoder reads at once.", rich_help_panel=SPEED),
+]
+Workers = Annotated[
+    int, typer.Option(metavar="N", help="Threads that decode ahead.", rich_help_panel=SPEED)
+]
+RetrySkipped = Annotated[
+    bool,
+    typer.Option(
+        "--retry-skipped",
+        help="Read chunks with skipped pictures again.",
+        rich_help_panel=PICTURES,
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Only read the store at --out, and say what is wrong.",
+        rich_help_panel=STORE,
+    ),
+]
+
+
 def extract(
-    images: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]SRC",
-            help="Pictures: a folder, .tar, .parquet, video, hf:DATASET[:SPLIT] or "
-            "synth:mix:COUNT; 'shards-*.tar' is one source. May be given several times.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="STORE", help="The folder to write to.")
-    ] = None,
-    more: Annotated[
-        list[str] | None, typer.Argument(metavar="[SRC]...", help="More sources.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="'nano' (embedded), a model directory, or a name on the hub.")
-    ] = "nano",
-    site: Annotated[
-        str, typer.Option(help="'features' of the encoder, or 'embeds' behind the projector.")
-    ] = "features",
-    pixels: Annotated[
-        bool,
-        typer.Option("--pixels", help="Store the crops' pixels, too."),
-    ] = False,
-    dtype: Annotated[str, typer.Option(help="What to store: float16 or bfloat16.")] = "float16",
-    compute: Annotated[
-        str, typer.Option(help="What to compute in: auto (as the weights), float32, ...")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0, ...; a GPU if there is one.")
-    ] = None,
-    frames: Annotated[int, typer.Option(help="Frames of each video.")] = 8,
-    column: Annotated[
-        str | None, typer.Option(help="Column of the pictures in parquet files and data sets.")
-    ] = None,
-    chunk: Annotated[int, typer.Option(help="Pictures of a shard, the unit of resuming.")] = 256,
-    batch: Annotated[int, typer.Option(help="Pictures the encoder reads at once.")] = 16,
-    workers: Annotated[int, typer.Option(help="Threads that decode ahead.")] = 4,
-    max_pixels: Annotated[
-        int, typer.Option(help="Pixels of a picture; a larger one is skipped.")
-    ] = 89_478_485,
-    retry_skipped: Annotated[
-        bool, typer.Option("--retry-skipped", help="Read chunks with skipped pictures again.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Only read the store at --out, and say what is wrong.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    images: Images = None,
+    out: Out = None,
+    more: More = None,
+    model: Model = "nano",
+    device: Device = None,
+    compute: Compute = "auto",
+    site: ReadSite = "features",
+    pixels: Pixels = False,
+    dtype: StoredDtype = "float16",
+    chunk: Chunk = 256,
+    frames: Frames = 8,
+    column: Column = None,
+    max_pixels: MaxPixels = 89_478_485,
+    retry_skipped: RetrySkipped = False,
+    batch: Batch = 16,
+    workers: Workers = 4,
+    verify: Verify = False,
+    as_json: AsJson = False,
 ) -> None:
     """Store what a frozen encoder says of pictures, to train on. Resumes where it stopped."""
     if out is None:

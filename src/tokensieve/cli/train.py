@@ -8,73 +8,114 @@ from typing import Annotated
 
 import typer
 
+from tokensieve.cli.help import Verb, Verbs
+from tokensieve.cli.options import (
+    RECIPE,
+    RUN,
+    ConfigFile,
+    RunFolder,
+    Seed,
+    Set,
+    Steps,
+    Threads,
+    list_settings,
+)
 from tokensieve.cli.train_fusion import fusion
 from tokensieve.errors import ConfigError
 from tokensieve.fields import shown
 
+DATA = "Data"
+
 train = typer.Typer(
+    cls=Verbs,
     help="Train what learns: a selector for a frozen encoder, a projector that fuses tokens.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
+Features = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="FOLDER",
+        help="A feature store; see `tokensieve extract`. May be repeated.",
+        rich_help_panel=DATA,
+    ),
+]
+Mix = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE=WEIGHT",
+        help="How often a source is drawn. May be repeated.",
+        show_default="the preset's, or all crops alike",
+        rich_help_panel=DATA,
+    ),
+]
+Validation = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="A store to validate on. May be repeated.",
+        show_default="crops held out",
+        rich_help_panel=DATA,
+    ),
+]
+Holdout = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the pictures held out for validation.",
+        rich_help_panel=DATA,
+    ),
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="default, when-less-is-enough or adaptive.", rich_help_panel=RECIPE
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="no or bf16.", show_default="the preset's", rich_help_panel=RUN
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Parts a process takes its share of a batch in.",
+        show_default="the preset's",
+        rich_help_panel=RUN,
+    ),
+]
+Tracker = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="tensorboard, wandb, trackio, ... May be repeated.",
+        rich_help_panel=RUN,
+    ),
+]
+ListSettings = Annotated[bool | None, list_settings("tokensieve.train.selector.recipe")]
 
-def _settings(asked: bool | None) -> None:
-    if asked:
-        from tokensieve.train.selector.recipe import SECTIONS
-        from tokensieve.train.settings import describe
 
-        typer.echo(describe(SECTIONS))
-        raise typer.Exit
-
-
-@train.command()
+@train.command(cls=Verb)
 def selector(
-    features: Annotated[
-        list[Path], typer.Option(help="Feature stores; see `tokensieve extract`. May be repeated.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for weights, log and checkpoints.")],
-    preset: Annotated[
-        str, typer.Option(help="default, when-less-is-enough, adaptive.")
-    ] = "default",
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file of settings, on top of the preset.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting; may be repeated."),
-    ] = None,
-    mix: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SOURCE=WEIGHT", help="How often a source is drawn; repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights, the batches and the noise.")] = 0,
-    precision: Annotated[str | None, typer.Option(help="no or bf16.")] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(help="Parts a process takes its share of a batch in.")
-    ] = None,
-    tracker: Annotated[
-        list[str] | None, typer.Option(help="tensorboard, wandb, trackio, ...; may be repeated.")
-    ] = None,
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="Stores to validate on, instead of held-out crops.")
-    ] = None,
-    holdout: Annotated[
-        float, typer.Option(help="Share of the pictures held out for validation.")
-    ] = 0.02,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; as PyTorch chooses if not given.")
-    ] = None,
-    list_settings: Annotated[
-        bool | None,
-        typer.Option(
-            "--list-settings",
-            callback=_settings,
-            is_eager=True,
-            help="Say every setting and its default, and end.",
-        ),
-    ] = None,
+    features: Features,
+    out: RunFolder,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    steps: Steps = None,
+    settings: Set = None,
+    seed: Seed = 0,
+    list_all: ListSettings = None,
+    mix: Mix = None,
+    validation: Validation = None,
+    holdout: Holdout = 0.02,
+    precision: Precision = None,
+    accumulate: Accumulate = None,
+    threads: Threads = None,
+    tracker: Tracker = None,
 ) -> None:
     """Train a selector on stored features; goes on where an earlier run was cut off."""
     import torch
@@ -102,7 +143,7 @@ def selector(
     typer.echo(json.dumps({"selector": str(out / "selector"), "log": str(out / "log.jsonl")}))
 
 
-train.command()(fusion)
+train.command(cls=Verb)(fusion)
 
 
 def parse_mix(texts: list[str]) -> dict[str, float] | None:

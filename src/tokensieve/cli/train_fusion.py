@@ -9,62 +9,138 @@ from typing import Annotated
 
 import typer
 
+from tokensieve.cli.options import (
+    RECIPE,
+    RUN,
+    ConfigFile,
+    RunFolder,
+    Seed,
+    Set,
+    Steps,
+    Threads,
+    list_settings,
+)
 
-def _settings(asked: bool | None) -> None:
-    if asked:
-        from tokensieve.train.fusion.recipe import SECTIONS
-        from tokensieve.train.settings import describe
+MODEL, DATA, PROJECTOR = "Model", "Data", "Projector"
 
-        typer.echo(describe(SECTIONS))
-        raise typer.Exit
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The VLM to fuse, or one fused before: a folder, a name on the hub, or 'nano'.",
+        rich_help_panel=MODEL,
+    ),
+]
+Data = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="JSON or JSONL of conversations, LLaVA's layout.",
+        rich_help_panel=DATA,
+    ),
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="FOLDER",
+        help="Where the rows' pictures are; rows that name none need none.",
+        rich_help_panel=DATA,
+    ),
+]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-rows", help="Leave bad rows out and count them.", rich_help_panel=DATA
+    ),
+]
+Preset = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="stage1, stage2 or stage2-lora.", rich_help_panel=RECIPE),
+]
+Stage1 = Annotated[
+    Path | None,
+    typer.Option(
+        "--projector",
+        metavar="PATH",
+        help="Projector of stage 1: its --out folder, or the file in it.",
+        show_default="a new one",
+        rich_help_panel=PROJECTOR,
+    ),
+]
+Blocks = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Encoder blocks to read.", show_default="8", rich_help_panel=PROJECTOR
+    ),
+]
+Kernel = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Side of the cells to fuse, in tokens.",
+        show_default="2",
+        rich_help_panel=PROJECTOR,
+    ),
+]
+Fused = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens that a cell becomes.",
+        show_default="1",
+        rich_help_panel=PROJECTOR,
+    ),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="fusion, concat, avgpool or mlp.",
+        show_default="fusion",
+        rich_help_panel=PROJECTOR,
+    ),
+]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="paper or release.",
+        show_default="paper",
+        rich_help_panel=PROJECTOR,
+    ),
+]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Share the model over processes: fsdp, zero2, zero3, or a JSON file.",
+        rich_help_panel=RUN,
+    ),
+]
+ListSettings = Annotated[bool | None, list_settings("tokensieve.train.fusion.recipe")]
 
 
 def fusion(
-    model: Annotated[
-        str, typer.Option(help="The VLM to fuse, or one fused before: a folder, hub name or nano.")
-    ],
-    data: Annotated[Path, typer.Option(help="JSON or JSONL of conversations, LLaVA's layout.")],
-    out: Annotated[Path, typer.Option(help="Folder for model, log and checkpoints.")],
-    preset: Annotated[str, typer.Option(help="stage1, stage2, stage2-lora.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder that the rows' pictures are relative to.")
-    ] = None,
-    projector: Annotated[
-        Path | None, typer.Option(help="Projector of stage 1: its --out folder, or the file in it.")
-    ] = None,
-    blocks: Annotated[int | None, typer.Option(help="Encoder blocks to read (8).")] = None,
-    kernel: Annotated[int | None, typer.Option(help="Side of the cells to fuse (2).")] = None,
-    fused: Annotated[int | None, typer.Option(help="Tokens that a cell becomes (1).")] = None,
-    kind: Annotated[str | None, typer.Option(help="fusion (that), concat, avgpool, mlp.")] = None,
-    form: Annotated[str | None, typer.Option(help="paper (that) or release.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file of settings, on top of the preset.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting; may be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order of rows and dropout.")] = 0,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")
-    ] = False,
-    parallel: Annotated[
-        str | None,
-        typer.Option(help="Share the model over processes: fsdp, zero2, zero3, or a JSON file."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; as PyTorch chooses if not given.")
-    ] = None,
-    list_settings: Annotated[
-        bool | None,
-        typer.Option(
-            "--list-settings",
-            callback=_settings,
-            is_eager=True,
-            help="Say every setting and its default, and end.",
-        ),
-    ] = None,
+    model: Model,
+    data: Data,
+    out: RunFolder,
+    preset: Preset,
+    images: Pictures = None,
+    skip_bad_rows: SkipBadRows = False,
+    config: ConfigFile = None,
+    steps: Steps = None,
+    settings: Set = None,
+    seed: Seed = 0,
+    list_all: ListSettings = None,
+    projector: Stage1 = None,
+    blocks: Blocks = None,
+    kernel: Kernel = None,
+    fused: Fused = None,
+    kind: Kind = None,
+    form: Form = None,
+    threads: Threads = None,
+    parallel: Parallel = None,
 ) -> None:
     """Train a projector that fuses tokens, and the LLM; goes on where a run was cut off."""
     import torch

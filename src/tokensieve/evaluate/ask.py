@@ -1,13 +1,13 @@
-"""Ask a model about a picture with fewer visual tokens, and say what it cost.
+"""Ask a model about pictures with fewer visual tokens, and say what it cost.
 
 The use case behind `tokensieve ask` and the demo.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +18,16 @@ from tokensieve.budget import check_keep
 from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
-from tokensieve.errors import ConfigError, PictureError, PromptError, UnsupportedError
+from tokensieve.data.pictures.decode import PictureNote
+from tokensieve.errors import (
+    ConfigError,
+    PictureError,
+    PromptError,
+    TokensieveError,
+    UnsupportedError,
+    brief,
+)
 from tokensieve.fields import check_fields, option
-from tokensieve.files import written_whole
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.prompt.template import picture_prompt, placeholder_of
 from tokensieve.hf.report import Call, ImageReport
@@ -28,10 +35,11 @@ from tokensieve.hf.runtime.devices import input_device
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
 from tokensieve.types import Site
-from tokensieve.viz.compare import Shown, overlay_rows
-from tokensieve.viz.sheet import sheet
 
 STAGES = ("encode", "select", "prefill", "decode")
+BASELINES = {"full": 1.0, "none": 0.0}  # what they keep, whatever is asked
+PLAN = ("layer", "recycle", "cover", "newlines")  # of `Settings`: what any method may be given
+Pictures = Image.Image | Sequence[Image.Image]
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Settings:
     """How to ask: what `sieve` takes, and how long the answer may be.
 
     keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
+    layer, recycle, cover, newlines: as of `sieve`; the baselines "full" and "none" go without.
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
     """
 
@@ -46,11 +55,22 @@ class Settings:
     positions: str = "keep"
     pool: str = "crop"
     max_new_tokens: int = option(64, low=1)
+    layer: int | None = option(None, low=1)
+    recycle: bool = False
+    cover: int = option(0, low=0)
+    newlines: str = option("keep", choices=("keep", "drop"))
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
         check_fields(self)
+
+    def plan(self, method: str) -> dict[str, Any]:
+        """The arguments of `sieve` beside `method` and its keep."""
+        known = method_class(method).__dataclass_fields__
+        own = {name: value for name, value in self.options.items() if name in known}
+        plan = {} if method in BASELINES else {name: getattr(self, name) for name in PLAN}
+        return {"positions": self.positions, "pool": self.pool, **plan, **own}
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,7 @@ class Answer:
     llm_flops: prefill and decode, two per multiply-add; flops: the same by stage. Where the formula
         does not know the LLM (a mixture of experts, say), None and nothing, as are kv_bytes.
     ms: milliseconds by stage.
+    images: what was kept of each picture.
     """
 
     answer: str
@@ -78,22 +99,35 @@ class Answer:
     llm_flops: int | None
     flops: dict[str, int]
     ms: dict[str, float]
-    image: ImageReport | None = field(default=None, repr=False)
+    images: tuple[ImageReport, ...] = field(default=(), repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the kept positions, ready for `json.dumps`."""
-        fields = asdict(replace(self, image=None))
-        del fields["image"]
+        fields = asdict(replace(self, images=()))
+        del fields["images"]
         return fields
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A method that does not fit what was asked, and why, in one line."""
+
+    method: str
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for `json.dumps`."""
+        return {"method": self.method, "error": self.reason}
+
+
 def ask(
-    loaded: Loaded, picture: Image.Image, question: str, method: str, settings: Settings
+    loaded: Loaded, pictures: Pictures, question: str, method: str, settings: Settings
 ) -> Answer:
-    """The model's answer to `question` about `picture`, read through `method`.
+    """The model's answer to `question` about a picture or several, read through `method`.
 
     Raises `UnknownNameError` for the method, `BudgetError` for the keep, `PromptError` for a
-    question that is empty or holds an image placeholder, and whatever the sieve raises.
+    question that is empty or holds an image placeholder, `UnsupportedError` for several pictures
+    where the model's chat template takes one, and whatever the sieve raises.
     """
     if not isinstance(loaded, Loaded) or not isinstance(settings, Settings):
         raise ConfigError(
@@ -107,23 +141,18 @@ def ask(
             "the question in front of the picture too. Use it from Python: tokensieve.sieve with "
             "prompts of tokensieve.hf.prompt.template.ask_first."
         )
-    keep = {"full": 1.0, "none": 0.0}.get(method, check_keep(settings.keep))
-    options = {k: v for k, v in settings.options.items() if k in chosen.__dataclass_fields__}
-    inputs = prepared(loaded, picture, question)
+    keep = BASELINES.get(method, check_keep(settings.keep))
+    inputs = prepared(loaded, pictures, question)
     before = inputs["input_ids"].shape[1]
     with (
         torch.inference_mode(),
-        sieve(
-            loaded.model, method, keep or 1.0,
-            positions=settings.positions, pool=settings.pool, **options,
-        ) as report,
-    ):  # fmt: skip
+        sieve(loaded.model, method, keep or 1.0, **settings.plan(method)) as report,
+    ):
         output = loaded.model.generate(
             **inputs, max_new_tokens=settings.max_new_tokens, do_sample=False
         )
     new = output[0, before:]
     text = before - report.visual_tokens
-    images = [image for call in report.calls for row in call.prompts for image in row.images]
     return Answer(
         answer=loaded.processor.decode(new, skip_special_tokens=True).strip(),
         model=loaded.name,
@@ -134,57 +163,59 @@ def ask(
         prompt_tokens=text + report.calls[0].tokens_by_layer(1)[0],
         new_tokens=len(new),
         ms={stage: round(report.ms.get(stage, 0.0), 3) for stage in STAGES},
-        image=images[0] if images else None,
+        images=tuple(i for call in report.calls for row in call.prompts for i in row.images),
         **_cost(loaded.model, text, report.calls[0], len(new)),
     )
 
 
 def run(
     loaded: Loaded,
-    picture: Image.Image,
+    pictures: Pictures,
     question: str,
     methods: Sequence[str],
     settings: Settings,
-) -> list[Answer]:
+) -> list[Answer | Refused]:
     """One answer a method, each method once, in the order given.
 
-    Where there are several, a throw-away run goes first, so that none pays for the first call.
+    Where there are several, a throw-away run goes first, so that none pays for the first call; and
+    one that does not fit leaves the others standing.
+
+    Raises what `ask` raises for one method, or for all: what is wrong with model, pictures or
+    question. `UnsupportedError`, with the reasons, where none of several fits.
     """
     once = list(dict.fromkeys(methods))
-    if len(once) > 1:
-        ask(loaded, picture, question, "full", replace(settings, max_new_tokens=2))
-    return [ask(loaded, picture, question, method, settings) for method in once]
+    if len(once) == 1:
+        return [ask(loaded, pictures, question, once[0], settings)]
+    ask(loaded, pictures, question, "full", Settings(max_new_tokens=2))
+    found: list[Answer | Refused] = []
+    refused = []
+    for method in once:
+        try:
+            found.append(ask(loaded, pictures, question, method, settings))
+        except TokensieveError as error:
+            refused.append(Refused(method, " ".join(str(error).split())))
+            found.append(refused[-1])
+    if len(refused) == len(once):
+        reasons = " ".join(f"{one.method}: {one.reason}" for one in refused)
+        raise UnsupportedError(f"Expected a method that fits. Got reasons against each. {reasons}")
+    return found
 
 
-def shown(answer: Answer) -> Shown:
-    """The panel of `answer` on an overlay sheet."""
-    tokens = f"{answer.kept_tokens} of {answer.visual_tokens} tokens"
-    return Shown(answer.method, (tokens, f"Answer: {answer.answer or '(nothing)'}"), answer.image)
+def prepared(loaded: Loaded, pictures: Pictures, question: str) -> Any:
+    """The processor's output for one question about the pictures, on the model's device.
 
-
-def write_overlay(
-    path: Path, processor: Any, picture: Image.Image, question: str, answers: Sequence[Answer]
-) -> None:
-    """Write a picture of what each answer's method kept to `path`, whole or not at all.
-
-    Raises `UnsupportedError` for a processor of unknown crops, `ConfigError` for the path.
-    """
-    rows = overlay_rows(processor, picture, [shown(answer) for answer in answers])
-    with written_whole(path) as part:
-        sheet(rows, heading=question).save(part)
-
-
-def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
-    """The processor's output for one picture and one question, on the model's device.
-
-    Raises `PromptError` for a question that is empty or holds the image placeholder.
+    Raises `PictureError` for what is no picture, `PromptError` for a question that is empty or
+    holds the image placeholder, `UnsupportedError` for several pictures where the chat template
+    takes one.
     """
     processor, model = loaded.processor, loaded.model
-    if not isinstance(picture, Image.Image) or 0 in picture.size:
-        raise PictureError(
-            f"Expected a picture as a PIL.Image. Got {fields.shown(picture)}. Open it: "
-            "tokensieve.data.pictures.decode.open_picture(path), or Image.fromarray(array)."
-        )
+    several = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+    for picture in several or [None]:
+        if not isinstance(picture, Image.Image) or 0 in picture.size:
+            raise PictureError(
+                f"Expected a picture as a PIL.Image. Got {fields.shown(picture)}. Open it: "
+                "tokensieve.data.pictures.decode.open_picture(path), or Image.fromarray(array)."
+            )
     if not isinstance(question, str) or not question.strip():
         got = "an empty one" if isinstance(question, str) else fields.shown(question)
         raise PromptError(f"Expected a question. Got {got}. Ask something of the picture, as text.")
@@ -194,11 +225,34 @@ def prepared(loaded: Loaded, picture: Image.Image, question: str) -> Any:
             f"Expected a question without the placeholder {placeholder}: it is put in by itself. "
             "Leave it out."
         )
-    text, special = picture_prompt(processor, question)
-    inputs = processor(
-        images=[picture], text=[text], return_tensors="pt", add_special_tokens=special
-    )
+    text, special = _prompt(loaded, question, len(several))
+    inputs = processor(images=several, text=[text], return_tensors="pt", add_special_tokens=special)
     return inputs.to(input_device(model), dtype=model.dtype)
+
+
+def _prompt(loaded: Loaded, question: str, pictures: int) -> tuple[str, bool]:
+    """The prompt's text. Raises `UnsupportedError` where not all pictures come to stand in it."""
+    one = picture_prompt(loaded.processor, question)
+    if pictures == 1:
+        return one
+    placeholder = placeholder_of(loaded.processor)
+    try:
+        text, special = picture_prompt(loaded.processor, question, pictures)
+        got = f"a template that shows {text.count(placeholder)}"
+    except Exception as error:  # a template is a stranger's program and raises anything
+        text, special, got = "", False, brief(error)
+    if text.count(placeholder) != pictures * one[0].count(placeholder) or not text:
+        raise UnsupportedError(
+            f"Expected a chat template that takes {pictures} pictures in '{loaded.name}'. Got "
+            f"{got}. Ask about each picture by itself."
+        )
+    if loaded.name.startswith("nano"):
+        warnings.warn(
+            f"'{loaded.name}' learned from one picture at a time; of several it reads less well.",
+            PictureNote,
+            stacklevel=2,
+        )
+    return text, special
 
 
 def _cost(model: Any, text: int, call: Call, new: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tokensieve.evaluate.ask import Answer
+from tokensieve.evaluate.ask import Answer, Refused
 
 PLAIN_WIDTH = 80
 SHORT = 17  # characters an answer may have in a table 80 wide
@@ -55,22 +55,27 @@ def cost_cells(answer: Answer) -> list[str]:
     ]
 
 
-def answers_table(question: str, answers: Sequence[Answer]) -> RenderableType:
-    """One row an answer: what was said, with how many tokens, at what cost.
+def answers_table(question: str, answers: Sequence[Answer | Refused]) -> RenderableType:
+    """One row a method: what was said, with how many tokens, at what cost.
 
-    Answers too long for a column stand in full below the table.
+    Answers too long for a column, and why a method was refused, stand in full below the table.
     """
-    short = all(len(answer.answer) <= SHORT for answer in answers)
+    given = [one for one in answers if isinstance(one, Answer)]
+    short = all(len(one.answer) <= SHORT for one in given)
     headers = ("method", "answer", *COST_HEADERS) if short else ("method", *COST_HEADERS)
-    title = escape(f"{question} ({answers[0].model})")
+    title = escape(f"{question} ({given[0].model})")
     made = table(*headers, title=title, right=COST_HEADERS, fold="answer")
-    for answer in answers:
-        said = [escape(answer.answer)] if short else []
-        made.add_row(answer.method, *said, *cost_cells(answer))
+    below = []
+    for one in answers:
+        if isinstance(one, Answer):
+            said, costs = one.answer, cost_cells(one)
+            below += [] if short else [f"{one.method}: {one.answer}"]
+        else:
+            said, costs = "(refused)", ["-"] * len(COST_HEADERS)
+            below.append(f"{one.method}: refused. {one.reason}")
+        made.add_row(one.method, *([escape(said)] if short else []), *costs)
     made.caption = COST_NOTE
-    if short:
-        return made
-    return Group(made, *(escape(f"{one.method}: {one.answer}") for one in answers))
+    return Group(made, *map(escape, below)) if below else made
 
 
 def methods_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,4 +1,4 @@
-"""The text of a prompt about one picture, as the model's processor wants it."""
+"""The text of a prompt about pictures, as the model's processor wants it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ def placeholder_of(processor: Any) -> str:
     return getattr(processor, "image_token", None) or "<image>"
 
 
-def picture_prompt(processor: Any, question: str = "") -> tuple[str, bool]:
-    """The text of a prompt of one picture and `question`, through the chat template if any.
+def picture_prompt(processor: Any, question: str = "", images: int = 1) -> tuple[str, bool]:
+    """The text of a prompt of `images` pictures and `question`, through the chat template if any.
 
     Also says whether the tokenizer is still to add its special tokens.
     """
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}]
+        content = [{"type": "image"} for _ in range(images)]
         if question:
             content.append({"type": "text", "text": question})
         text = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
     else:
-        text = f"{placeholder_of(processor)}\n{question}"
+        text = placeholder_of(processor) * images + f"\n{question}"
     begun = (bos := getattr(processor.tokenizer, "bos_token", None)) and text.startswith(bos)
     return text, not begun
 

@@ -1,0 +1,69 @@
+"""The picture of what each method kept, beside its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tokensieve.errors import UnsupportedError
+from tokensieve.evaluate.ask import Answer, Refused, prepared
+from tokensieve.evaluate.pictures import picture_path
+from tokensieve.files import written_whole
+from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.models.loaded import Loaded
+from tokensieve.viz.compare import Shown, overlay_rows
+from tokensieve.viz.geometry import crop_boxes
+from tokensieve.viz.sheet import check_picture_path, sheet
+
+_LEAVE_OUT = "Leave --overlay out."
+
+
+def check_overlay_path(path: Path, names: Sequence[str]) -> None:
+    """Raise `ConfigError` unless a picture may be written to `path` and it is none of those."""
+    for name in names:
+        check_picture_path(path, source=picture_path(name))
+
+
+def check_overlay(loaded: Loaded, pictures: Sequence[Image.Image], question: str) -> None:
+    """Raise `UnsupportedError`, before anything is asked, where it is not known what part of a
+    picture each token shows; and what `prepared` raises."""
+    for picture in pictures:
+        inputs = prepared(loaded, picture, question)
+        (packing,) = encode(loaded.model, inputs, run=False).packings
+        boxes = crop_boxes(loaded.processor.image_processor, picture.size)
+        if packing.grid is None:
+            raise UnsupportedError(
+                f"Expected tokens that each show a place, for an overlay. Got '{loaded.name}', "
+                f"whose tokens lie on no grid. {_LEAVE_OUT}"
+            )
+        if packing.crops != len(boxes):
+            raise UnsupportedError(
+                f"Expected {len(boxes)} crops of a picture, by the processor's settings, for an "
+                f"overlay. Got {packing.crops}. {_LEAVE_OUT}"
+            )
+
+
+def shown(answer: Answer, picture: int = 0) -> Shown:
+    """The panel of `answer` on an overlay sheet, of the picture of that number."""
+    tokens = f"{answer.kept_tokens} of {answer.visual_tokens} tokens"
+    image = answer.images[picture] if answer.images else None
+    return Shown(answer.method, (tokens, f"Answer: {answer.answer or '(nothing)'}"), image)
+
+
+def write_overlay(
+    path: Path, processor: Any, pictures: Sequence[Image.Image], question: str,
+    answers: Sequence[Answer | Refused],
+) -> None:  # fmt: skip
+    """Write a picture of what each answer's method kept to `path`, whole or not at all.
+
+    Raises `UnsupportedError` for a processor of unknown crops, `ConfigError` for the path.
+    """
+    given = [one for one in answers if isinstance(one, Answer)]
+    rows = []
+    for i, picture in enumerate(pictures):
+        rows += overlay_rows(processor, picture, [shown(answer, i) for answer in given])
+    with written_whole(path) as part:
+        sheet(rows, heading=question).save(part)
