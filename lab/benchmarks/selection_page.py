@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.report.markdown import table
+from lab.report.page import document, fold, words
 from tokensieve.evaluate import records
 
 GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}  # by number of tokens
@@ -22,9 +23,6 @@ def page(folder: Path) -> str:
         for r in found
     }
     parts = [
-        "# What choosing costs",
-        "Made by `python -m lab.benchmarks.selection` and `python -m lab.benchmarks.prefill_share`"
-        "; do not edit.",
         *_shares(),
         "## Time and memory of the choice alone",
         'On random tokens and signals; attention itself is not counted. "of one product": '
@@ -32,13 +30,41 @@ def page(folder: Path) -> str:
         'ours": how many times longer the form takes that is usually published '
         "(`lab/benchmarks/naive.py`), which keeps the same tokens; empty where there is none or it "
         "was not run. Peak memory: on top of the inputs.",
-        f"Measured on: {'; '.join(sorted(made))}." if made else "Not run.",
-        "### At a glance: one crop, float32, .22 kept",
-        table(_glance(found)),
-        "### Everything",
-        table(_everything(found)),
+        fold("At a glance: one crop, float32, .22 kept", table(_glance(found))),
+        fold("Every size, batch, share and dtype", table(_everything(found))),
+        fold("Measured on", f"{'; '.join(sorted(made))}.") if made else "Not run.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(
+        "What choosing costs", _message(), parts,
+        "`python -m lab.benchmarks.selection` and `python -m lab.benchmarks.prefill_share`",
+    )  # fmt: skip
+
+
+def _costs() -> dict[str, dict[float, float]]:
+    """Selection and what it asks of attention, in per cent of the prefill it saves."""
+    if not SHARES.exists():
+        return {}
+    found: dict[str, dict[float, float]] = {}
+    for row in records.read(SHARES)["rows"]:
+        share = 100 * (row["select_s"] + row["signals_s"]) / row["saved_s"]
+        found.setdefault(row["method"], {})[row["keep"]] = share
+    return found
+
+
+def _message() -> str:
+    """Whether choosing pays at the size of a real LLM."""
+    costs = _costs()
+    if not costs:
+        return "Not run yet."
+    over = [f"`{name}`" for name, of in costs.items() if max(of.values()) > LIMIT]
+    middle = sorted(next(iter(costs.values())))[1]
+    cheap = sum(of[middle] < 1 for of in costs.values())
+    beyond = f"; above {LIMIT} % somewhere: {words(over)}" if over else f"; none above {LIMIT} %"
+    return (
+        f"At LLaVA-NeXT-7B's shapes on one CPU thread, with {middle:g} of the tokens kept, "
+        f"{cheap} of {len(costs)} methods cost less than 1 % of the prefill they save"
+        f"{beyond}."
+    )
 
 
 def _glance(found: Sequence[records.Record]) -> list[list[str]]:
@@ -97,7 +123,7 @@ def _shares() -> list[str]:
         ])  # fmt: skip
     layer = ", ".join(f"{1e3 * s:.0f} ms at {n}" for n, s in record["layer_s"].items())
     return [
-        "## Beside the prefill it saves",
+        table(_few(rows)),
         f"LLaVA-NeXT-7B's shapes: {record['config']['tokens']:,} visual tokens and "
         f"{record['config']['text']} of text, float32, {record['config']['threads']} thread(s) of "
         f"{record['machine']['cpu']}, commit {record['commit'][:9]}, load "
@@ -109,5 +135,17 @@ def _shares() -> list[str]:
         "selector of that width and weights of no meaning. On a GPU the prefill shrinks far more "
         "than a choice that takes one token after the other and is bound by launches: these shares "
         "are not to be carried over, and none was lent to measure them.",
-        table(rows),
+        fold("Every method", table(rows)),
     ]
+
+
+def _few(rows: list[list[str]]) -> list[list[str]]:
+    """Of each site the cheapest and the dearest method at the middle share."""
+    by_site: dict[str, list[list[str]]] = {}
+    for row in rows[1:]:
+        by_site.setdefault(row[1], []).append(row)
+    out = [rows[0]]
+    for those in by_site.values():
+        those = sorted(those, key=lambda row: float(row[3].strip("*")))
+        out += [those[0], *those[1:][-1:]]
+    return out

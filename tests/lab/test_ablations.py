@@ -100,7 +100,9 @@ def test_the_page_says_means_extremes_and_what_is_not_run(tmp_path: Path) -> Non
     assert "| 2 | not run |" in text
     assert spread([1.0, 1.0], ".1f") == "1.0"
     write_report(SPEC, Path("spec.json"), tmp_path / "results", tmp_path / "docs")
-    assert "## Depth" in (tmp_path / "docs" / "results" / "ablations.md").read_text()
+    assert (
+        "<summary>Depth</summary>" in (tmp_path / "docs" / "results" / "ablations.md").read_text()
+    )
     assert (tmp_path / "docs" / "figures" / "ablation-curves.png").stat().st_size > 1000
 
 

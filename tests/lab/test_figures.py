@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import pytest
 from lab.report import draw
 from lab.report.board import Board
 from lab.report.draw import GREY, MARKS, NAMED, OURS, Plot, Scale, Series, compose, overlaps, save
+from lab.studies.ablations import page as ablations
 from lab.studies.adaptive import page as adaptive
 from lab.studies.fusion import summary as fusion
 from lab.studies.methods import rows, summary
 from lab.studies.nano import figure as nano
 from lab.studies.nano.page import OURS as SELECTOR
 from lab.studies.nano.page import PEERS, best_peer, present
+from tokensieve.evaluate import records
 from tokensieve.evaluate.config import load_suite
-from tokensieve.evaluate.records import read_all
 
 ROOT = Path(__file__).parents[2]
 LEVEL = Scale("quality, %", (0, 50, 100), (0, 105))
@@ -44,7 +46,11 @@ def figures():
     board, suite = board_of("methods")
     yield "comparison", summary.figure(board, suite, rows.times_of(ROOT / "results/prefill"))
     yield "fusion", fusion.figure(board_of("fusion")[0])
-    yield "adaptive", adaptive.draw(list(read_all(ROOT / "results/adaptive")))
+    spec = json.loads((ROOT / "lab/studies/ablations/suite.json").read_text())
+    found = {path.stem: records.read(path) for path in (ROOT / "results/ablations").glob("*.json")}
+    yield "ablations", ablations.axes_plot(spec, found)
+    yield "ablation-curves", ablations.curves(spec, found)
+    yield "adaptive", adaptive.draw(list(records.read_all(ROOT / "results/adaptive")))
 
 
 def test_no_text_covers_another_in_any_figure() -> None:

@@ -24,4 +24,4 @@ def test_the_page_of_towers(tmp_path: Path) -> None:
     worlds.main([str(tmp_path), "--results", str(tmp_path / "r"), "--docs", str(tmp_path)])
     page = (tmp_path / "results" / "worlds.md").read_text()
     assert "| siglip | default | 0.500 | 0.700 | 0.600 | 12 |" in page
-    assert "after 5 steps, on 9 held-out crops" in page
+    assert "After 5 steps, on 9 held-out crops" in page

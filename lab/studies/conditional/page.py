@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.report import markdown
-from lab.report.board import Board, Place
+from lab.report.board import MEAN, Board, Place
 from lab.report.opened import how_to_run, open_board
+from lab.report.page import document, fold
 from tokensieve.evaluate.config import Suite, Variant
 from tokensieve.evaluate.stats import paired_difference
 from tokensieve.files import write_text
@@ -20,7 +21,7 @@ PROMPT = (
     "Prompts are question + image + question: a causal LLM knows of the text at its visual tokens "
     "only if the question precedes the image."
 )
-OURS = "conditional-at-1"
+OURS, PEER = "conditional-at-1", "selector-at-1"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,40 +36,122 @@ def page(board: Board, suite: Suite, suite_file: Path) -> str:
     """docs/results/conditional.md."""
     pictures = sorted({record["config"]["pictures"] for record in board.records})
     count = " or ".join(f"{n:,}" for n in pictures)
+    inside = inside_of(suite)
+    before = [v for v in suite.variants if v.layer is None and v.method != "full"]
     parts = [
-        "# Conditional selection: dropping tokens inside the LLM",
-        f"Made from `results/{suite.suite}/` by `python -m lab.studies.conditional.page`; do not "
-        "edit. " + how_to_run(suite_file),
+        markdown.table(small(board, suite, inside, before)),
         f"Exact match in per cent on {count} held-out generated pictures per kind (split "
-        f"`{suite.split}`), with 95 % bootstrap intervals over pictures. {PROMPT} The model is the "
-        "embedded one with a language model taught such prompts "
-        "(`python -m lab.studies.conditional.ask_first`).",
+        f"`{suite.split}`). {PROMPT} The model is the embedded one with a language model taught "
+        "such prompts (`python -m lab.studies.conditional.ask_first`). All tokens pass the layers "
+        "before the cut: the last columns say what a method before the LLM reaches with as many "
+        "tokens in every layer as the other has on average. It cannot show how late a large LLM "
+        "may be cut.",
         'A row "-at-K" drops tokens where decoder layer K begins (counted from 0); before it, all '
         "tokens remain. *Kept* is the share left from there on, *per layer* what a layer of the "
-        "LLM holds on average, both in per cent of all visual tokens.",
-        "`selector` is the shipped, unconditioned one, before the LLM; `selector-at-K` its choice, "
-        "taking effect at layer K; `-ranking` takes the highest scores, the others weigh them with "
-        'distances (rule "diverse"). Not equal in training: see docs/lab.md.',
+        "LLM holds on average, both in per cent of all visual tokens. `selector` is the shipped, "
+        "unconditioned one, before the LLM; `selector-at-K` its choice, taking effect at layer K; "
+        "`-ranking` takes the highest scores, the others weigh them with distances (rule "
+        '"diverse").'
+        " Not equal in training: see docs/lab.md.",
         "## Equal tokens after the cut",
+        "In brackets 95 % bootstrap intervals over pictures, behind @ the share per layer.",
     ]
-    inside = [v for v in suite.variants if v.layer is not None]
-    before = [v for v in suite.variants if v.layer is None and v.method != "full"]
     for kind, topic in board.panels(suite.kinds):
-        parts.append(f"### {markdown.title(kind, topic)}")
-        parts.append(full_line(board, kind, topic))
-        parts.append(markdown.table(rows(board, suite, [*inside, *before], kind, topic)))
+        parts.append(
+            fold(
+                markdown.title(kind, topic),
+                full_line(board, kind, topic),
+                markdown.table(rows(board, suite, [*inside, *before], kind, topic)),
+            )
+        )
     if any(v.name == OURS for v in inside):
-        parts.append("### Paired differences")
-        parts.append(f"Points by which `{OURS}` leads over the same pictures, at equal tokens "
-                     "after the cut.")  # fmt: skip
-        parts.append(markdown.table(differences(board, suite, inside)))
-    parts.append("## Equal tokens of a layer on average")
-    parts.append(
-        "What a method before the LLM reaches with as many tokens in every layer as the other "
-        "has on average. This is the honest price of a late cut."
+        parts.append(fold(
+            "Paired differences",
+            f"Points by which `{OURS}` leads over the same pictures, at equal tokens after the "
+            "cut.",
+            markdown.table(differences(board, suite, inside)),
+        ))  # fmt: skip
+    parts += [
+        "## Equal tokens of a layer on average",
+        "This is the honest price of a late cut.",
+        fold("Kind by kind", markdown.table(equal_mean(board, suite, inside, before))),
+    ]
+    return document(
+        "Conditional selection: dropping tokens inside the LLM",
+        message(board, suite, inside, before),
+        parts,
+        f"`python -m lab.studies.conditional.page` from `results/{suite.suite}/`",
+        how_to_run(suite_file),
     )
-    parts.append(markdown.table(equal_mean(board, suite, inside, before)))
-    return "\n\n".join(parts) + "\n"
+
+
+def lowest(suite: Suite) -> float | None:
+    """The smallest share that `OURS` was asked for."""
+    ours = next((v for v in suite.variants if v.name == OURS), None)
+    return None if ours is None else min(ours.keeps or suite.keeps)
+
+
+def small(
+    board: Board, suite: Suite, inside: Sequence[Variant], before: Sequence[Variant]
+) -> list[list[str]]:
+    """Kinds down, at the smallest share: those that cut at one layer, and before the LLM."""
+    keep = lowest(suite)
+    names = [v.name for v in inside if "-ranking" not in v.name]
+    equal = {row[0]: row for row in equal_mean(board, suite, inside, before)[1:]
+             if row[2].endswith(f"({keep:g})")} if keep else {}  # fmt: skip
+    out = [[f"right answers, %, {keep or 0:g} kept", "all tokens", *[f"`{n}`" for n in names],
+            *[f"`{v.name}`, equal on average" for v in before]]]  # fmt: skip
+    for kind, topic in board.panels(suite.kinds):
+        found = [board.estimate(Place("main", name, kind, topic, keep or 0)) for name in names]
+        full = board.estimate(Place("main", "full", kind, topic, 1.0))
+        out.append([
+            f"{kind} ({topic})",
+            *[markdown.NOT_RUN if e is None else markdown.percent(e.mean) for e in (full, *found)],
+            *equal.get(f"{kind} ({topic})", ["", "", "", *[""] * len(before)])[3:],
+        ])  # fmt: skip
+    return out
+
+
+def message(
+    board: Board, suite: Suite, inside: Sequence[Variant], before: Sequence[Variant]
+) -> str:
+    """What knowing the question is worth, and where it is worth nothing."""
+    keep = lowest(suite)
+    peer = next((v.name for v in inside if v.name == PEER), None)
+    if keep is None or peer is None:
+        return "Not run yet."
+    gaps = {}
+    for kind, topic in board.panels(suite.kinds):
+        mine, other = (board.hits(Place("main", n, kind, topic, keep)) for n in (OURS, peer))
+        if mine and other and topic != MEAN:
+            gaps[f"{kind} ({topic})"] = paired_difference(mine, other)
+    if not gaps:
+        return "Not run yet."
+    most = max(gaps, key=lambda name: gaps[name].mean)
+    ahead = sum(gap.low > 0 for gap in gaps.values())
+    return (f"A selector that has read the question answers more than one that has not, at the "
+            f"same layer and {keep:g} of the tokens from there on: ahead on {ahead} of {len(gaps)} "
+            f"kinds of questions, by {100 * gaps[most].mean:.0f} points on {most}."
+            f"{price(equal_mean(board, suite, inside, before), keep)}")  # fmt: skip
+
+
+def price(equal: Sequence[Sequence[str]], keep: float) -> str:
+    """What the first method before the LLM reads with as many tokens a layer on average."""
+    pairs = []
+    for row in equal[1:]:
+        mine, _, kept = row[2].partition(" ")
+        if (
+            kept == f"({keep:g})"
+            and not row[0].endswith(f"({MEAN})")
+            and len(row) > 3
+            and row[3] != markdown.NOT_RUN
+        ):
+            pairs.append((float(mine), float(row[3])))
+    if not pairs:
+        return ""
+    ours, theirs = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+    return (f" With as many tokens in every layer on average, `{equal[0][3]}` before the LLM reads "
+            f"{theirs:.1f} % where it reads {ours:.1f} %.")  # fmt: skip
 
 
 def full_line(board: Board, kind: str, topic: str) -> str:

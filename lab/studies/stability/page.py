@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.report.markdown import table
+from lab.report.page import document, fold
 from lab.studies.stability.measure import AS_IT_WAS, CROP, PRECISION, VIEWS, overlap, unpack_kept
 from tokensieve.errors import InputError
 from tokensieve.evaluate.records import Record, read_all
@@ -19,6 +20,7 @@ from tokensieve.files import write_text
 
 Row = Mapping[str, Any]
 Values = NDArray[np.float64]
+MIDDLE = 0.2  # the share that the small table goes by
 
 
 def write_page(folder: Path, root: Path) -> None:
@@ -36,30 +38,66 @@ def page(found: Sequence[Record]) -> str:
     config = found[0]["config"]
     changed = [view for view in VIEWS if view != AS_IT_WAS]
     parts = [
-        "# Stability of what is kept",
-        "Made from the records by `python -m lab.studies.stability.measure`; do not edit. "
-        f"{config['pictures']} pictures a kind of the split `{config['split']}`; per cent, means "
-        "over pictures (and over the selector's training seeds), in brackets 95 % bootstrap "
-        "intervals over pictures.",
-        f"*{CROP}*: 1 to 5 % of each side cut off, drawn per side and picture, and the rest "
-        "enlarged to the old size. Other columns: brightness times that number. Random tokens are "
-        "drawn anew for every view: the level of chance. *full*: all tokens, what the model itself "
-        "bears.",
-        "## Overlap with what was kept of the picture as it was",
-        "Tokens in both sets over tokens in either. A token of a cropped picture counts as the one "
-        "of the whole picture under its centre. After a crop even the same choice of content falls "
-        "on other tokens: *same content* is what tokens showing just what was kept before would "
-        "reach.",
-        numbers(found, changed, _overlaps, same_content=True),
-        "## Agreement with the answer to the picture as it was",
-        numbers(found, changed, lambda row: _hits(row, "agreements")),
-        "## Exact match",
-        numbers(found, list(VIEWS), lambda row: _hits(row, "hits")),
+        table(small(found)),
+        "Tokens in both sets over tokens in either, in per cent, mean of the kinds of pictures, "
+        f"{MIDDLE:g} of the tokens kept. Random tokens are drawn anew for every view: the level "
+        f"of chance. *{CROP}*: 1 to 5 % of each side cut off, drawn per side and picture, and the "
+        "rest enlarged to the old size; even the same choice of content then falls on other tokens. "
+        "Other columns: brightness times that number.",
+        f"Measured on {config['pictures']} pictures a kind of the split `{config['split']}`, means "
+        "over pictures and the selector's training seeds, in brackets below 95 % bootstrap "
+        "intervals over pictures. It cannot show what other changes do: rotation, noise, "
+        "compression.",
+        "## Kind by kind",
+        "A token of a cropped picture counts as the one of the whole picture under its centre. "
+        "*same content*: what tokens showing just what was kept before would reach. *full*: all "
+        "tokens, what the model itself bears.",
+        fold("Overlap with what was kept of the picture as it was",
+             numbers(found, changed, _overlaps, same_content=True)),
+        fold("Agreement with the answer to the picture as it was",
+             numbers(found, changed, lambda row: _hits(row, "agreements"))),
+        fold("Exact match", numbers(found, list(VIEWS), lambda row: _hits(row, "hits"))),
         "## Overlap between training seeds",
         "Pictures as they were; mean over all pairs of the selector's seeds.",
         seeds_table(found),
-    ]
-    return "\n\n".join(parts) + "\n"
+    ]  # fmt: skip
+    return document("Stability of what is kept", message(found), parts,
+                    "`python -m lab.studies.stability.measure` from the records")  # fmt: skip
+
+
+def mean_overlap(found: Sequence[Record], method: str, view: str) -> float | None:
+    """Overlap at `MIDDLE`, mean of kinds, pictures and seeds; None where not run."""
+    config = found[0]["config"]
+    keep = MIDDLE if MIDDLE in config["keeps"] else config["keeps"][0]
+    means = []
+    for kind in config["kinds"]:
+        rows = rows_of(found, method, kind, keep, view)
+        if not rows:
+            return None
+        means.append(float(np.mean([_overlaps(row) for row in rows])))
+    return float(np.mean(means))
+
+
+def small(found: Sequence[Record]) -> list[list[str]]:
+    """Methods down, views across."""
+    changed = [view for view in VIEWS if view != AS_IT_WAS]
+    rows = [["overlap, %", *changed]]
+    for method in methods_of(found):
+        means = [mean_overlap(found, method, view) for view in changed]
+        if any(mean is not None for mean in means):  # all tokens have no other choice
+            rows.append([f"`{method}`", *["" if m is None else f"{100 * m:.1f}" for m in means]])
+    return rows
+
+
+def message(found: Sequence[Record]) -> str:
+    """How much of the choice stays, beside the others and chance."""
+    said = []
+    for view in [view for view in (CROP, "0.9") if view in VIEWS]:
+        means = {m: mean_overlap(found, m, view) for m in methods_of(found)}
+        told = [f"`{m}` {100 * v:.0f}" for m, v in means.items() if v is not None]
+        what = "a crop" if view == CROP else "a tenth less light"
+        said.append(f"after {what}: {', '.join(told)}")
+    return f"Overlap of what is kept before and after, in per cent; {'; '.join(said)}."
 
 
 def _overlaps(row: Row) -> Values:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.report import markdown
+from lab.report.page import document, fold, words
 from tokensieve.errors import InputError
 from tokensieve.evaluate import records
 from tokensieve.files import write_text
@@ -75,19 +76,50 @@ def page(found: list[dict[str, Any]]) -> str:
     steps = found[0]["config"]["trained"]["recipe"]["train"]["steps"]
     crops = found[0]["validation"]["crops"]
     notes = "\n".join(f"- `{tower}`: {NOTES[tower]}." for tower in TOWERS)
-    return "\n\n".join([
-        "# Towers that are not CLIP",
-        "Made from `results/worlds/` by `python -m lab.studies.worlds.page`; do not edit. "
-        "`make results-worlds` runs it all.",
-        "Towers of 4 layers with random weights, on generated pictures; the same two commands for "
-        "each (`lab/studies/worlds/train.sh`). Random weights cannot read, so no question is asked"
-        f": the table says what is lost, after {steps} steps, on {crops} held-out crops, when "
-        "so large a share of the tokens is kept and the rest is rebuilt from them: root "
-        "mean square of a token's standardised features, averaged over all tokens, a kept one "
-        "counting 0. Lower is better; all three choices are rebuilt by the same reconstructor.",
+    parts = [
+        markdown.table(small(found, shares)),
+        "Root mean square of what is lost of a token's standardised features when that share of "
+        "the tokens is kept and the rest is rebuilt from them, averaged over all tokens, a kept "
+        f"one counting 0; lower is better. After {steps} steps, on {crops} held-out crops; all three "
+        "choices are rebuilt by the same reconstructor. Towers of 4 layers with random weights "
+        "cannot read: no question is asked, and it cannot show what is kept of answers.",
         notes,
-        markdown.table(rows),
-    ]) + "\n"  # fmt: skip
+        "The same two commands for each (`lab/studies/worlds/train.sh`).",
+        fold("Every share, and speed", markdown.table(rows)),
+    ]
+    return document("Towers that are not CLIP", message(found, shares), parts,
+                    "`python -m lab.studies.worlds.page` from `results/worlds/`",
+                    "`make results-worlds` runs it all.")  # fmt: skip
+
+
+def small(found: list[dict[str, Any]], shares: list[str]) -> list[list[str]]:
+    """What the default preset loses at the middle shares."""
+    middle = shares[1:3] or shares
+    rows = [
+        [
+            "lost, default preset",
+            *[f"{name} at {s}" for s in middle for name in ("selector", "random", "stride")],
+        ]
+    ]
+    for record in found:
+        if record["config"]["preset"] == PRESETS[0]:
+            lost = record["validation"]["lost"]
+            rows.append([record["config"]["tower"],
+                         *[f"{lost[s][n]:.3f}" for s in middle
+                           for n in ("selector", "random", "stride")]])  # fmt: skip
+    return rows
+
+
+def message(found: list[dict[str, Any]], shares: list[str]) -> str:
+    """How often the selector loses least."""
+    said = []
+    for preset in PRESETS:
+        of = [r["validation"]["lost"] for r in found if r["config"]["preset"] == preset]
+        won = sum(lost[s]["selector"] < min(lost[s]["random"], lost[s]["stride"])
+                  for lost in of for s in shares)  # fmt: skip
+        if of:
+            said.append(f"`{preset}` in {won} of {len(of) * len(shares)} cases")
+    return f"The trained selector loses less than random tokens and stride: {words(said)}."
 
 
 if __name__ == "__main__":
