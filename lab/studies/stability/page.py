@@ -40,10 +40,10 @@ def page(found: Sequence[Record]) -> str:
     parts = [
         table(small(found)),
         "Tokens in both sets over tokens in either, in per cent, mean of the kinds of pictures, "
-        f"{MIDDLE:g} of the tokens kept. Random tokens are drawn anew for every view: the level "
-        f"of chance. *{CROP}*: 1 to 5 % of each side cut off, drawn per side and picture, and the "
-        "rest enlarged to the old size; even the same choice of content then falls on other tokens. "
-        "Other columns: brightness times that number.",
+        f"{MIDDLE:g} of the tokens kept. Random tokens are drawn anew for every view: that is "
+        f"chance. *{CROP}*: 1 to 5 % of each side cut off, drawn per side and picture, and the "
+        "rest enlarged to the old size; even the same choice of content then falls on other "
+        "tokens. Other columns: brightness times that number.",
         f"Measured on {config['pictures']} pictures a kind of the split `{config['split']}`, means "
         "over pictures and the selector's training seeds, in brackets below 95 % bootstrap "
         "intervals over pictures. It cannot show what other changes do: rotation, noise, "
