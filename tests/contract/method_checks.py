@@ -7,6 +7,7 @@ A check takes a method bound to ENCODER. `test_methods.py` runs all checks over 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -276,6 +277,15 @@ CHECKS: dict[str, Callable[[Method], None]] = {
     for name, check in list(globals().items())
     if name.startswith("check_")
 }
+
+
+def require_promise(name: str, options: dict[str, object], check: str, method: Method) -> None:
+    """The check; where it fails, which promise of which method is broken stands in front."""
+    try:
+        CHECKS[check](method)
+    except AssertionError as found:
+        what = f"{name}{options or ''} breaks the promise '{check}'"
+        raise AssertionError(f"{what}: {inspect.getdoc(CHECKS[check])}\n{found}") from found
 
 
 def check_config_round_trip(name: str, method: Method) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-import torch
 from test_registry_in_sieve import every_method, ready, refused, refused_there
-from torch.testing import assert_close
 
 from families.checks import answer
 from families.methods import ByNorm, Inside
+from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import ConfigError
 from tokensieve.hf.encoder import reduction
@@ -54,9 +53,10 @@ def test_more_than_there_are_is_all_bit_for_bit(family, method, pool):
     inputs = tiny.inputs([1, 2])
     (tokens, logits), kept = bits(tiny.model, inputs, instance, MORE, pool)
     (same, wanted), all_of_them = bits(tiny.model, inputs, instance, 1.0, pool)
-    assert_close(logits, wanted, rtol=0, atol=0)
-    assert torch.equal(tokens, same)
-    assert kept == all_of_them
+    claim = f"{method} on {family} does not keep all where keep={MORE} a {pool} is more than all"
+    require_same(logits, wanted, claim)
+    require_tokens(tokens, same, claim)
+    assert kept == all_of_them, f"{claim}: (tokens, kept) {kept}. Expected {all_of_them}."
 
 
 @every_method

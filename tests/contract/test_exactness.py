@@ -10,6 +10,7 @@ from transformers import StaticCache
 from families import checks
 from families.checks import CLOSE, NEW, answer, in_sieve, ragged, shorten
 from families.methods import ByNorm, Ragged
+from families.said import require_same, require_tokens
 from families.tiny import NAMES, PAD, REQUIRED, build
 from tokensieve.hf.sieve import compress, encode, sieve
 
@@ -31,9 +32,10 @@ def test_keep_all_is_the_model_itself(name):
     with sieve(tiny.model, ByNorm(), 1.0) as report:
         same_tokens, same = answer(tiny.model, inputs)
         forward = tiny.model(**inputs).logits
-    assert_close(same, logits, rtol=0, atol=0)
-    assert_close(forward, tiny.model(**inputs).logits, rtol=0, atol=0)
-    assert torch.equal(same_tokens, tokens)
+    claim = f"keep=1 is not the identity on {name}"
+    require_same(same, logits, claim)
+    require_same(forward, tiny.model(**inputs).logits, claim)
+    require_tokens(same_tokens, tokens, claim)
     assert report.kept_tokens == report.visual_tokens > 0
 
 

@@ -6,6 +6,7 @@ import torch
 from contract import test_exactness
 from families import checks
 from families.checks import shorten
+from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.hf.prompt.compaction import Rows
 
@@ -47,6 +48,22 @@ def shifts_labels_of_pictures(model, inputs):
 def test_blocked_check_bites(name, broken):
     with pytest.raises(AssertionError):
         checks.check_blocked(build(name), broken)
+
+
+def test_a_check_says_what_is_broken():
+    said = (
+        "llava does not answer as if the dropped tokens were blocked: [0-9]+ of 2000 numbers differ"
+    )
+    with pytest.raises(AssertionError, match=f"^{said}, by up to "):
+        checks.check_blocked(build("llava"), closes_the_gaps)
+    with pytest.raises(
+        AssertionError, match=r"^It is not so: answered \[1, 3\]\. Expected \[1, 2\]"
+    ):
+        require_tokens(
+            torch.tensor([[0, 0], [1, 3]]), torch.tensor([[0, 0], [1, 2]]), "It is not so"
+        )
+    with pytest.raises(AssertionError, match=r"^It is not so: got \[2\] numbers\. Expected \[3\]"):
+        require_same(torch.zeros(2), torch.zeros(3), "It is not so")
 
 
 @required

@@ -7,7 +7,13 @@ from functools import cache
 
 import pytest
 import torch
-from method_checks import CHECKS, ENCODER, check_config_round_trip, vision
+from method_checks import (
+    CHECKS,
+    ENCODER,
+    check_config_round_trip,
+    require_promise,
+    vision,
+)
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.methods.base import Method
@@ -71,7 +77,7 @@ def encoder_of(name: str) -> EncoderInfo:
 def test_promise(name: str, options: dict[str, object], check: str) -> None:
     method = bound(name, options)
     assert method.site in Site
-    CHECKS[check](method)
+    require_promise(name, options, check, method)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)

@@ -8,6 +8,7 @@ from families import inside
 from families.checks import CLOSE, NEW, answer
 from families.inside import blocked, kept_positions
 from families.methods import ByNorm, Doubled, Inside, InsideRagged, Ragged
+from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import BudgetError, ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.hf import compress as compress_module
@@ -40,8 +41,9 @@ def check_pair(tiny, methods, keeps, layer, pictures=(1, 2)):
     assert len(call.stages) > 1
     with blocked(tiny.model, inputs, call.stages):
         wanted_tokens, wanted = answer(tiny.model, inputs)
-    assert_close(logits, wanted, **CLOSE)
-    assert torch.equal(tokens, wanted_tokens)
+    claim = f"{tiny.name} under {methods} does not answer as if it could not look at the dropped"
+    require_same(logits, wanted, claim, **CLOSE)
+    require_tokens(tokens, wanted_tokens, claim)
     assert call.stages[-1].kept_tokens < call.stages[0].kept_tokens < call.visual_tokens
 
 

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 from families.checks import answer
+from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encoder.encode import encode
@@ -110,12 +110,15 @@ def test_budget_is_kept_and_the_model_answers(family, method, pool):
         shares = [int(0.4 * size + 0.5) for size in sizes]
         kept = sum(len(crop.kept) for crop in crops)
         wanted = int(0.4 * sum(sizes) + 0.5) if pool == "prompt" else sum(shares)
+        said = f"{method} on {family} keeps {kept} of {sum(sizes)} tokens at keep=0.4 a {pool}"
         if not instance.budgeted:
-            assert all(len(c.kept) in (0, size) for c, size in zip(crops, sizes, strict=True))
+            whole = all(len(c.kept) in (0, size) for c, size in zip(crops, sizes, strict=True))
+            assert whole, f"{said}: parts of crops. Expected all of a crop or nothing."
         elif instance.exact:
-            assert kept == wanted
+            assert kept == wanted, f"{said}. Expected {wanted}."
         else:
-            assert 0 < kept <= sum(shares) * (2 if instance.on_average else 1)
+            most = sum(shares) * (2 if instance.on_average else 1)
+            assert 0 < kept <= most, f"{said}. Expected 1 to {most}."
 
 
 @required
@@ -131,8 +134,9 @@ def test_keep_one_changes_nothing(family, method):
         return
     whole = compress(tiny.model, inputs, get_method("full"), 1.0)
     same = compress(tiny.model, inputs, instance, 1.0)
-    assert_close(rows_of(same), rows_of(whole), rtol=0, atol=0)
-    assert torch.equal(same.inputs["input_ids"], inputs["input_ids"])
+    claim = f"keep=1 is not the identity for {method} on {family}"
+    require_same(rows_of(same), rows_of(whole), claim)
+    require_tokens(same.inputs["input_ids"], inputs["input_ids"], claim)
 
 
 @required

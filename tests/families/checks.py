@@ -4,9 +4,9 @@ shortens, so that a broken one can be shown to fail it."""
 from __future__ import annotations
 
 import torch
-from torch.testing import assert_close
 
 from families.methods import ByNorm, Ragged
+from families.said import require_same, require_tokens
 from tokensieve.hf.sieve import compress, encode, sieve
 
 NEW = 5
@@ -55,15 +55,17 @@ def check_blocked(tiny, shorten, pictures=(1, 2)):
     short = shorten(model, inputs)
     tokens, logits = answer(model, short)
     wanted_tokens, wanted = answer(model, blocked(model, inputs, short))
-    assert_close(logits, wanted, **CLOSE)
-    assert torch.equal(tokens, wanted_tokens)
+    claim = f"{tiny.name} does not answer as if the dropped tokens were blocked"
+    require_same(logits, wanted, claim, **CLOSE)
+    require_tokens(tokens, wanted_tokens, claim)
 
 
 def check_alone(tiny, shorten):
     """A prompt padded in a batch, beside one that keeps another count, is answered as alone."""
     _, together = answer(tiny.model, shorten(tiny.model, tiny.inputs([1, 2])))
     _, alone = answer(tiny.model, shorten(tiny.model, tiny.inputs([1])))
-    assert_close(together[:1], alone, **CLOSE)
+    claim = f"{tiny.name} does not answer a padded prompt as it does alone"
+    require_same(together[:1], alone, claim, **CLOSE)
 
 
 def check_cache(tiny, shorten):
@@ -74,8 +76,10 @@ def check_cache(tiny, shorten):
     )
     length = short["input_ids"].shape[1] + NEW - 1
     lengths = [layer.keys.shape[-2] for layer in out.past_key_values.layers]
-    assert lengths == [length] * len(lengths)
-    assert short["input_ids"].shape[1] < tiny.inputs([1, 2])["input_ids"].shape[1]
+    claim = f"{tiny.name} does not cache the shortened prompt alone"
+    assert lengths == [length] * len(lengths), f"{claim}: {lengths} places. Expected {length}."
+    whole = tiny.inputs([1, 2])["input_ids"].shape[1]
+    assert short["input_ids"].shape[1] < whole, f"the prompt of {tiny.name} was not shortened"
 
 
 def check_embeds(tiny, shorten):
@@ -92,7 +96,8 @@ def check_embeds(tiny, shorten):
     embeds = embeds.masked_scatter(place[..., None], rows.to(embeds))
     with torch.no_grad():
         wanted = model(inputs_embeds=embeds).logits
-    assert_close(logits, wanted, **CLOSE)
+    claim = f"{tiny.name} does not read renumbered positions as a prompt put together by hand"
+    require_same(logits, wanted, claim, **CLOSE)
 
 
 def shorten(model, inputs, **options):

@@ -6,10 +6,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import torch
-from torch.testing import assert_close
 
 from families.checks import CLOSE, NEW, answer
 from families.methods import Inside, InsideRagged
+from families.said import require_same, require_tokens
 from tokensieve.hf.sieve import encode, sieve
 
 
@@ -77,8 +77,9 @@ def check_blocked(tiny, layer, method=InsideRagged, pictures=(1, 2)):
     (tokens, logits), call = cut(tiny.model, inputs, method(), layer)
     with blocked(tiny.model, inputs, call.stages):
         wanted_tokens, wanted = answer(tiny.model, inputs)
-    assert_close(logits, wanted, **CLOSE)
-    assert torch.equal(tokens, wanted_tokens)
+    claim = f"{tiny.name} cut at {layer} does not answer as if it could not look at what it dropped"
+    require_same(logits, wanted, claim, **CLOSE)
+    require_tokens(tokens, wanted_tokens, claim)
     assert 0 < call.kept_tokens < call.visual_tokens
 
 
@@ -86,7 +87,8 @@ def check_alone(tiny, layer):
     """A prompt padded in a batch, beside one that keeps another count, is answered as alone."""
     (_, together), _ = cut(tiny.model, tiny.inputs([1, 2]), InsideRagged(), layer)
     (_, alone), _ = cut(tiny.model, tiny.inputs([1]), InsideRagged(), layer)
-    assert_close(together[:1], alone, **CLOSE)
+    claim = f"{tiny.name} cut at {layer} does not answer a padded prompt as it does alone"
+    require_same(together[:1], alone, claim, **CLOSE)
 
 
 def check_cache(tiny, stages):
@@ -106,7 +108,8 @@ def check_cache(tiny, stages):
         if past:
             left = int(kept_positions(tiny.model, inputs, past[-1]).sum(-1).max())
             assert left < inputs["input_ids"].shape[1]
-        assert length == left + NEW - 1
+        claim = f"layer {number} of {tiny.name} cut at {stages} does not cache what is left there"
+        assert length == left + NEW - 1, f"{claim}: {length} places. Expected {left + NEW - 1}."
 
 
 def check_identity(tiny, layer):
@@ -118,9 +121,10 @@ def check_identity(tiny, layer):
     with sieve(tiny.model, Inside(), 1.0, layer=layer) as report, torch.no_grad():
         same_tokens, same = answer(tiny.model, inputs)
         forward = tiny.model(**inputs).logits
-    assert_close(same, logits, rtol=0, atol=0)
-    assert_close(forward, whole, rtol=0, atol=0)
-    assert torch.equal(same_tokens, tokens)
+    claim = f"keep=1 is not the identity inside the LLM of {tiny.name} at {layer}"
+    require_same(same, logits, claim)
+    require_same(forward, whole, claim)
+    require_tokens(same_tokens, tokens, claim)
     assert report.kept_tokens == report.visual_tokens > 0
 
 
@@ -140,6 +144,8 @@ def check_restored(tiny, method=Inside):
             cut(model, inputs, method(), 1, call)
     except RuntimeError as error:
         assert "poisoned" in str(error)  # noqa: PT017
-    assert hooks_on(model) == hooks
-    assert set(model.__dict__) == state
-    assert_close(answer(model, inputs), before, rtol=0, atol=0)
+    claim = f"a sieve inside the LLM of {tiny.name} leaves something behind"
+    assert hooks_on(model) == hooks, f"{claim}: {hooks_on(model) - hooks} hooks"
+    assert set(model.__dict__) == state, f"{claim}: {sorted(set(model.__dict__) ^ state)}"
+    for got, wanted in zip(answer(model, inputs), before, strict=True):
+        require_same(got, wanted, claim)
