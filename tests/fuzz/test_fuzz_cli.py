@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,10 @@ from hypothesis import strategies as st
 
 from fuzz.common import bounded, fuzzed
 from tokensieve import cli
+
+for _module in ("evaluate.overlay", "data.extraction.extract", "train.selector.run",
+                "train.fusion.run"):  # fmt: skip
+    import_module(f"tokensieve.{_module}")  # not in the time of the first input
 
 
 def verbs(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[str]]:
