@@ -75,7 +75,10 @@ def test_a_second_run_goes_on_and_says_the_same(run, store, tmp_path):
         (("--set", "train.stages=inf"), "Expected `stages` such as 60+20+20"),
         (("--set", "train.batch=999999999"), "Expected `batch` of at most 1048576"),
         (("--set", "selector.width=65536", "--set", "selector.depth=256"), "Set a smaller depth"),
-        (("--set", "selector.heads=true"), "Expected selector.heads as int"),
+        (
+            ("--set", "selector.heads=true"),
+            "Expected `heads` as a whole number or None",
+        ),
         (("--set", "train.lr=nan"), "Expected `lr` above 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from typing import Any
 import pytest
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.fields import as_fields, check_fields, check_number, option, read_object, shown
+from tokensieve.fields import (
+    as_fields,
+    check_fields,
+    check_number,
+    from_text,
+    option,
+    read_object,
+    shown,
+)
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.types import Site
 
@@ -132,3 +141,9 @@ def test_a_method_made_directly_is_checked_too() -> None:
         method_class("selector")(rule="tops")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="Did you mean 'stages'"):
         get_method("evit", stage=3)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_default_of_every_method_can_be_typed(name: str) -> None:
+    for field in dataclasses.fields(method_class(name)):
+        assert from_text(method_class(name), field.name, str(field.default)) == field.default

@@ -79,7 +79,7 @@ def test_what_does_not_divide_is_refused():
         ("train.llm_lr=nan", "Expected `llm_lr` above 0"),
         ("train.warmup=1", "Expected `warmup` in"),
         ("train.clip=-1", "Expected `clip` of 0 or more"),
-        ("train.checkpointing=yes", "Expected train.checkpointing as true or false"),
+        ("train.checkpointing=yes", "Expected `checkpointing` as True or False"),
         ("train.precision=fp8", "Unknown precision 'fp8'"),
         ("data.form=plan", "Did you mean 'plain'"),
         ("data.max_length=0", "Expected `max_length`"),

@@ -31,7 +31,7 @@ Model = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Data = Annotated[
+DataFile = Annotated[
     Path,
     typer.Option(
         metavar="FILE",
@@ -123,7 +123,7 @@ ListSettings = Annotated[bool | None, list_settings("tokensieve.train.fusion.rec
 
 def fusion(
     model: Model,
-    data: Data,
+    data: DataFile,
     out: RunFolder,
     preset: Preset,
     images: Pictures = None,

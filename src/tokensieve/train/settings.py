@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.fields import shown
+from tokensieve.fields import from_text, shown
 from tokensieve.nn.config import Config
 
 
@@ -20,11 +20,9 @@ def parse_settings(
 
     Raises `ConfigError` for a setting without "=", an unknown name or a value of the wrong type.
     """
-    known = {
-        f"{section}.{field.name}": str(field.type)
-        for section, cls in sections.items()
-        for field in _settable(cls)
-    }
+    known = [
+        f"{section}.{field.name}" for section, cls in sections.items() for field in _settable(cls)
+    ]
     values: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -33,7 +31,7 @@ def parse_settings(
         if name not in known:
             raise UnknownNameError.of("setting", name, known)
         section, _, field = name.partition(".")
-        values[section][field] = _value(name, text, known[name])
+        values[section][field] = from_text(sections[section], field, _string(text))
     return values
 
 
@@ -55,22 +53,6 @@ def _settable(cls: type[Config]) -> list[dataclasses.Field[Any]]:
 
 def _default(field: dataclasses.Field[Any]) -> str:
     return field.default if isinstance(field.default, str) else json.dumps(field.default)
-
-
-def _value(name: str, text: str, kind: str) -> Any:
-    """`text` as the annotated type `kind`: str, bool, int, float, or one of them or None."""
-    if text in ("null", "None", "none") and "None" in kind:
-        return None
-    if kind.startswith("str"):
-        return _string(text)
-    if kind.startswith("bool"):
-        if text not in ("true", "false"):
-            raise ConfigError(f"Expected {name} as true or false. Got {shown(text)}.")
-        return text == "true"
-    try:
-        return int(text) if kind.startswith("int") else float(text)
-    except ValueError as error:
-        raise ConfigError(f"Expected {name} as {kind}. Got {shown(text)}.") from error
 
 
 def _string(text: str) -> str:
