@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.report.markdown import table
+from lab.report.page import put_block
 from lab.studies.training.rates import TRAINED
 from tokensieve.cost.encoders import SHAPES, EncoderShape, encode_flops
 from tokensieve.cost.recipes import RECIPES, Recipe, recipe_of, training_shape
@@ -23,13 +24,10 @@ from tokensieve.cost.training import (
     hours,
     store_bytes,
 )
-from tokensieve.errors import InputError
 from tokensieve.evaluate.records import Record, read_all
-from tokensieve.files import write_text
 from tokensieve.nn.config import ReconstructorConfig, SelectorConfig
 from tokensieve.types import Site
 
-BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
 PICTURES = 133_000  # 115K of COCO, 9K of DocVQA, 9K of ChartQA
 BATCH = 32
 
@@ -40,23 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rates", type=Path, default=Path("results/rates"))
     parser.add_argument("--page", type=Path, default=Path("docs/guides/training-costs.md"))
     options = parser.parse_args(arguments)
-    text = options.page.read_text() if options.page.exists() else ""
-    write_text(options.page, with_block(text, block(list(read_all(options.rates)))))
-
-
-def with_block(text: str, block: str) -> str:
-    """`text` with what stands between the markers replaced.
-
-    Raises `InputError` where there are no markers.
-    """
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise InputError(
-            f"Expected the lines {BEGIN} and {END} in the page. Got none. Put them where the "
-            "figures belong."
-        )
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    put_block(options.page, "training", block(list(read_all(options.rates))))
 
 
 def block(rates: Sequence[Record]) -> str:

@@ -79,10 +79,10 @@ def page(found: list[dict[str, Any]]) -> str:
     parts = [
         markdown.table(small(found, shares)),
         "Root mean square of what is lost of a token's standardised features when that share "
-        "of the tokens is kept and the rest is rebuilt from them, averaged over all tokens, a kept "
-        f"one counting 0; lower is better. After {steps} steps, on {crops} held-out crops; all "
-        "three choices are rebuilt by the same reconstructor. Towers of 4 layers with random weights "
-        "cannot read: no question is asked, and it cannot show what is kept of answers.",
+        "of the tokens is kept and the rest is rebuilt from them, averaged over all tokens, a "
+        f"kept one counting 0; lower is better. After {steps} steps, on {crops} held-out crops; "
+        "all three choices are rebuilt by the same reconstructor. Towers of 4 layers with random "
+        "weights cannot read: no question is asked, and it cannot show what is kept of answers.",
         notes,
         "The same two commands for each (`lab/studies/worlds/train.sh`).",
         fold("Every share, and speed", markdown.table(rows)),
