@@ -94,7 +94,7 @@ def show(rng: Generator, one: Example, tokens: int, questions: int) -> tuple[Int
             shown.update(question.needs)
             chosen.append(question)
     for others in (one.text, range(PATCHES)):
-        rest = rng.permutation(np.setdiff1d(np.array(others, dtype=np.int64), list(shown)))
+        rest = rng.permutation(np.setdiff1d(np.array(others, dtype=np.int64), sorted(shown)))
         shown.update(rest[: tokens - len(shown)].tolist())
     return np.array(sorted(shown), dtype=np.int64), chosen
 

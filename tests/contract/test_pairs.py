@@ -12,7 +12,7 @@ from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import BudgetError, ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.hf import compress as compress_module
-from tokensieve.hf.plan import Plan
+from tokensieve.hf.plan import Asked, Plan
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import get_method
 from tokensieve.schedules import PSigmoid, Stepwise
@@ -253,10 +253,7 @@ def test_options_are_given_with_instances():
 def test_compress_takes_no_pair():
     tiny = build("llava")
     with pytest.raises(UnsupportedError, match="where `compress` does not reach"):
-        Plan.of(
-            tiny.model, ("divprune", "fastv"), (0.5, 0.2), positions="keep", pool="crop",
-            newlines="keep", options={}, pure=True,
-        )  # fmt: skip
+        Plan.of(tiny.model, Asked(("divprune", "fastv"), (0.5, 0.2)), pure=True)
 
 
 @required

@@ -3,7 +3,7 @@
 import sys
 
 import tokensieve.train.fusion.trainer as trainer
-from tokensieve.train.fusion.run import train_fusion
+from tokensieve.train.fusion.run import Data, train_fusion
 from tokensieve.train.fusion.sharding import read_parallel
 from toys.fusion_toys import toy, toy_recipe
 
@@ -42,4 +42,4 @@ if __name__ == "__main__":
         let_fsdp_run_on_cpus()
     shared = read_parallel(mode if mode in ("fsdp", "zero2", "zero3") else None)
     recipe = toy_recipe("stage2", "train.steps=4")
-    train_fusion(toy(), file, images, recipe, out, parallel=shared)
+    train_fusion(toy(), Data(file, images), recipe, out, parallel=shared)

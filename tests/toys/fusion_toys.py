@@ -175,4 +175,4 @@ def killed(point, preset, file, images, out):
         files._folder_named = die
     else:
         raise ValueError(point)
-    run.train_fusion(toy(), file, images, toy_recipe(preset), out, skip_bad_rows=skip)
+    run.train_fusion(toy(), run.Data(file, images), toy_recipe(preset), out, skip_bad_rows=skip)

@@ -4,15 +4,62 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "tokensieve"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+REPO = Path(__file__).resolve().parents[2]
+ROOTS = ("src/tokensieve", "lab")
 ASKS = ("from_pretrained", "from_config")  # where Transformers may ask to run a checkpoint's code
 HANDED = ("mismatched_keys", "missing_keys", "unexpected_keys")  # sets from Transformers
 ORDERED = ("list", "tuple", "iter", "enumerate", "join", "str", "print", "array")
 UNORDERED = ("sorted", "set", "frozenset", "len", "sum", "min", "max", "any", "all", "bool")
+LONGEST_FILE = 300  # lines
+LONGEST_FUNCTION = 60  # lines, its docstring among them
+MOST_ARGUMENTS = 7  # besides self and cls; `*rest` and `**rest` are one each
+EXEMPT = {  # what may break which rule, and why; a line that excuses nothing is an error
+    ("many_arguments", "src/tokensieve/hf/sieve.py:sieve"): "front door: its keywords are its API",
+    ("many_arguments", "src/tokensieve/hf/compress.py:compress"): "front door, as `sieve`",
+    ("many_arguments", "src/tokensieve/hf/fused/build.py:fuse"): "front door of fused models",
+    ("many_arguments", "src/tokensieve/hf/fused/processor.py:__init__"): (
+        "Transformers saves and loads a processor by the names in its signature"
+    ),
+}
+COMMANDS = "src/tokensieve/cli/"  # the arguments of a verb are the options that Typer offers
 
 
 def modules() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
+    return sorted(path for root in ROOTS for path in (REPO / root).rglob("*.py"))
+
+
+def named(path: Path) -> str:
+    """A module as these rules name it."""
+    return path.relative_to(REPO).as_posix()
+
+
+def long_functions(tree: ast.Module) -> Iterator[Function]:
+    """Functions that do not fit on a screen."""
+    for node in _functions(tree):
+        if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
+            yield node
+
+
+def many_arguments(tree: ast.Module) -> Iterator[Function]:
+    """Functions whose arguments want to be grouped by what they mean."""
+    for node in _functions(tree):
+        a = node.args
+        every = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+        names = {one.arg for one in every if one is not None} - {"self", "cls"}
+        if len(names) > MOST_ARGUMENTS:
+            yield node
+
+
+def is_long(text: str) -> bool:
+    """Whether a file is one to split."""
+    return len(text.splitlines()) > LONGEST_FILE
+
+
+def _functions(tree: ast.Module) -> Iterator[Function]:
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            yield node
 
 
 def asks_for_trust(tree: ast.Module) -> Iterator[ast.AST]:

@@ -131,26 +131,26 @@ def test_resuming_reads_only_what_is_missing(made, tmp_path) -> None:
 
 def test_processes_share_the_work(made, tmp_path) -> None:
     made("whole")
-    first = made("store", rank=0, world=2)
+    first = made("store", share=(0, 2))
     assert first is None
     assert sorted(p.name for p in (tmp_path / "store").glob("shard*")) == [
         "shard-000000.safetensors", "shard-000002.safetensors",
     ]  # fmt: skip
     with pytest.raises(WeightsError, match=r"without manifest\.parquet.*again"):
         FeatureStore([tmp_path / "store"])
-    assert made("store", rank=1, world=2).pictures == 8
+    assert made("store", share=(1, 2)).pictures == 8
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
     with pytest.raises(ConfigError, match=r"Expected a rank from 0 to 1\. Got 2"):
-        made("store", rank=2, world=2)
+        made("store", share=(2, 2))
 
 
 def test_two_processes_at_once(made, tmp_path) -> None:
     made("whole", "synth:scene:20")
     pid = os.fork()
     if pid == 0:
-        made("store", "synth:scene:20", rank=1, world=2)
+        made("store", "synth:scene:20", share=(1, 2))
         os._exit(0)
-    made("store", "synth:scene:20", rank=0, world=2)
+    made("store", "synth:scene:20", share=(0, 2))
     assert os.waitpid(pid, 0)[1] == 0
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 

@@ -26,7 +26,7 @@ from tokensieve.hf.models.random import save_random_model
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
 from tokensieve.train.calibration.selector import main as calibrate
-from tokensieve.train.fusion.run import train_fusion
+from tokensieve.train.fusion.run import Data, train_fusion
 from tokensieve.train.selector.run import train_selector
 from toys.extract_tiny import SMALL
 from toys.fusion_toys import rows_of, toy_recipe, write_rows
@@ -62,7 +62,7 @@ def _selector(out: Path) -> None:
 
 def _fusion(out: Path) -> None:
     data = write_rows(out.parent / "data", rows_of())
-    train_fusion(toy_fusion(), *data, toy_recipe("stage2"), out)
+    train_fusion(toy_fusion(), Data(*data), toy_recipe("stage2"), out)
 
 
 def _extract(out: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tokensieve.hf.load import load_model
-from tokensieve.train.fusion.run import train_fusion
+from tokensieve.train.fusion.run import Data, train_fusion
 from tokensieve.train.fusion.sharding import read_parallel, wrapping
 from toys.fusion_toys import rows_of, toy, toy_recipe, write_rows
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 def one(data, tmp_path_factory):
     """What one process makes of it."""
     out = tmp_path_factory.mktemp("one")
-    train_fusion(toy(), *data, toy_recipe("stage2", "train.steps=4"), out)
+    train_fusion(toy(), Data(*data), toy_recipe("stage2", "train.steps=4"), out)
     return out
 
 

@@ -17,7 +17,7 @@ from tokensieve.errors import (
 )
 from tokensieve.hf.load import load_model
 from tokensieve.train.fusion.model import load_projector, projector_of
-from tokensieve.train.fusion.run import train_fusion
+from tokensieve.train.fusion.run import Data, train_fusion
 from tokensieve.train.fusion.trainer import FusionTrainer
 from toys.fusion_toys import rows_of, toy, toy_recipe, turns, write_rows
 
@@ -51,7 +51,9 @@ def changed(out, loaded):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_learns(preset, data, captions, tmp_path):
-    out = train_fusion(toy(), *data_of(preset, data, captions), toy_recipe(preset), tmp_path / "o")
+    out = train_fusion(
+        toy(), Data(*data_of(preset, data, captions)), toy_recipe(preset), tmp_path / "o"
+    )
     names = changed(out, toy())
     inside = {n for n in toy().model.state_dict() if "vision_tower" not in n}
     projector = {n for n in inside if "multi_modal_projector" in n}
@@ -70,7 +72,7 @@ def test_what_learns(preset, data, captions, tmp_path):
 
 def test_the_folder_is_a_model_like_any_other(data, tmp_path):
     loaded = toy()
-    out = train_fusion(loaded, *data, toy_recipe("stage2"), tmp_path / "o")
+    out = train_fusion(loaded, Data(*data), toy_recipe("stage2"), tmp_path / "o")
     again = load_model(str(out))
     assert type(again.model) is type(loaded.model)
     assert again.model.config.get_text_config().use_cache
@@ -90,7 +92,7 @@ def test_the_folder_is_a_model_like_any_other(data, tmp_path):
 def test_the_adapter_is_lora_for_peft(data, tmp_path):
     import peft
 
-    out = train_fusion(toy(), *data, toy_recipe("stage2-lora"), tmp_path / "o")
+    out = train_fusion(toy(), Data(*data), toy_recipe("stage2-lora"), tmp_path / "o")
     merged = load_model(str(out)).model
     wrapped = peft.PeftModel.from_pretrained(toy().model, tmp_path / "o" / "adapter").eval()
     ids = torch.arange(5, 25)[None]
@@ -111,7 +113,7 @@ def test_the_encoder_stays_as_it_is_in_use(data, tmp_path):
         seen.append((module.training, output.last_hidden_state.requires_grad))
 
     loaded.model.model.vision_tower.register_forward_hook(watch)
-    train_fusion(loaded, *data, toy_recipe("stage2", "train.steps=2"), tmp_path / "o")
+    train_fusion(loaded, Data(*data), toy_recipe("stage2", "train.steps=2"), tmp_path / "o")
     assert seen == [(False, False)] * 4
 
 
@@ -122,7 +124,7 @@ def test_adam_without_decay_at_two_rates(data, tmp_path, monkeypatch):
         FusionTrainer, "create_optimizer", lambda *a: kept.append(known(*a)) or kept[-1]
     )
     recipe = toy_recipe("stage2-lora", "train.llm_lr=0.01", "train.warmup=0")
-    train_fusion(toy(), *data, recipe, tmp_path / "o")
+    train_fusion(toy(), Data(*data), recipe, tmp_path / "o")
     groups = kept[0].param_groups
     assert [group["initial_lr"] for group in groups] == [0.003, 0.01]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.0]
@@ -140,7 +142,7 @@ def test_adam_without_decay_at_two_rates(data, tmp_path, monkeypatch):
 def test_no_checkpointing_gives_the_same(data, tmp_path):
     for name, value in (("a", "true"), ("b", "false")):
         recipe, loaded = toy_recipe("stage2", f"train.checkpointing={value}"), toy()
-        train_fusion(loaded, *data, recipe, tmp_path / name)
+        train_fusion(loaded, Data(*data), recipe, tmp_path / name)
         layers = loaded.model.model.language_model.layers
         assert [layer.gradient_checkpointing for layer in layers] == [value == "true"] * 2
     a, b = (load_file(tmp_path / n / "model" / "model.safetensors") for n in "ab")
@@ -153,7 +155,7 @@ def test_turns_of_a_batch_give_what_the_whole_does(data, tmp_path):
     """The mean is over the answers' tokens of a step, not over its parts."""
     for name, at_once in (("a", 1), ("b", 4)):
         recipe = toy_recipe("stage2", f"train.per_device={at_once}")
-        train_fusion(toy(), *data, recipe, tmp_path / name)
+        train_fusion(toy(), Data(*data), recipe, tmp_path / name)
     a, b = (load_file(tmp_path / n / "model" / "model.safetensors") for n in "ab")
     for name, value in a.items():
         torch.testing.assert_close(value, b[name], atol=1e-5, rtol=1e-4)
@@ -164,8 +166,8 @@ def test_an_unreadable_picture_stops_or_is_counted(data, tmp_path):
     (data[1] / "5.png").write_bytes(b"")
     out = tmp_path / "o"
     with pytest.raises(PictureError, match=r"rows\.json, row \d .id p\d.: .*--skip-bad-rows"):
-        train_fusion(toy(), *data, toy_recipe("stage2"), out)
-    made = train_fusion(toy(), *data, toy_recipe("stage2"), out, skip_bad_rows=True)
+        train_fusion(toy(), Data(*data), toy_recipe("stage2"), out)
+    made = train_fusion(toy(), Data(*data), toy_recipe("stage2"), out, skip_bad_rows=True)
     stored = json.loads((out / "train.json").read_text())
     assert stored["skipped"] == {"picture unreadable": 2}
     state = load_file(made / "model.safetensors")
@@ -178,7 +180,7 @@ def test_steps_without_a_picture_that_can_be_read_teach_nothing(data, tmp_path):
     for n in range(8):
         (data[1] / f"{n}.png").write_bytes(b"no picture")
     recipe = toy_recipe("stage2", "train.steps=2")
-    made = train_fusion(toy(), *data, recipe, tmp_path / "o", skip_bad_rows=True)
+    made = train_fusion(toy(), Data(*data), recipe, tmp_path / "o", skip_bad_rows=True)
     lines = [json.loads(line) for line in (tmp_path / "o/log.jsonl").read_text().splitlines()]
     assert 0 in [line["loss"] for line in lines]
     assert all(torch.isfinite(v).all() for v in load_file(made / "model.safetensors").values())
@@ -192,10 +194,12 @@ def test_bad_rows_are_refused_or_left_out_and_counted(tmp_path, caplog):
     file, images = write_rows(tmp_path, rows)
     (images / "gone.png").unlink()
     with pytest.raises(InputError, match="1 empty answer, 1 picture missing, 1 placeholder"):
-        train_fusion(toy(), file, images, toy_recipe("stage2"), tmp_path / "o")
+        train_fusion(toy(), Data(file, images), toy_recipe("stage2"), tmp_path / "o")
     assert not (tmp_path / "o").exists()
     with caplog.at_level("INFO", "tokensieve.train"):
-        train_fusion(toy(), file, images, toy_recipe("stage2"), tmp_path / "o", skip_bad_rows=True)
+        train_fusion(
+            toy(), Data(file, images), toy_recipe("stage2"), tmp_path / "o", skip_bad_rows=True
+        )
     stored = json.loads((tmp_path / "o" / "train.json").read_text())
     assert stored["skipped"] == {"empty answer": 1, "picture missing": 1, "placeholder": 1}
     assert stored["data"]["rows"] == 7
@@ -203,7 +207,7 @@ def test_bad_rows_are_refused_or_left_out_and_counted(tmp_path, caplog):
 
 
 def test_the_record_says_what_made_it(data, tmp_path):
-    train_fusion(toy(), *data, toy_recipe("stage2"), tmp_path / "o", seed=3)
+    train_fusion(toy(), Data(*data), toy_recipe("stage2"), tmp_path / "o", seed=3)
     stored = json.loads((tmp_path / "o" / "train.json").read_text())
     assert stored["seed"] == 3
     assert stored["recipe"]["train"]["parts"] == "llm"
@@ -214,13 +218,13 @@ def test_the_record_says_what_made_it(data, tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run(data, tmp_path):
     recipe = toy_recipe("stage2", "train.lr=1e30", "train.clip=0", "train.warmup=0")
     with pytest.raises(TrainingError, match=r"Expected a finite loss. Got nan .* Lower train\.lr"):
-        train_fusion(toy(), *data, recipe, tmp_path / "o")
+        train_fusion(toy(), Data(*data), recipe, tmp_path / "o")
 
 
 @pytest.mark.slow
 def test_bf16_runs_and_writes_bf16(data, tmp_path):
     out = train_fusion(
-        toy(), *data, toy_recipe("stage2-lora", "train.precision=bf16"), tmp_path / "o"
+        toy(), Data(*data), toy_recipe("stage2-lora", "train.precision=bf16"), tmp_path / "o"
     )
     assert load_model(str(out)).model.dtype == torch.bfloat16
     assert load_file(tmp_path / "o/checkpoint-5/learned.safetensors").popitem()[1].dtype == (
@@ -245,9 +249,9 @@ def test_a_missing_peft_names_the_extra(data, tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingPackageError, match=r"tokensieve\[fusion\]"):
-        train_fusion(toy(), *data, toy_recipe("stage2-lora"), tmp_path / "o")
+        train_fusion(toy(), Data(*data), toy_recipe("stage2-lora"), tmp_path / "o")
 
 
 def test_out_may_not_be_a_file(data, tmp_path):
     with pytest.raises(ConfigError, match="Got the file"):
-        train_fusion(toy(), *data, toy_recipe("stage2"), Path(data[0]))
+        train_fusion(toy(), Data(*data), toy_recipe("stage2"), Path(data[0]))

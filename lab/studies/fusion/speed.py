@@ -33,7 +33,7 @@ from tokensieve.hf.compress import apply_plan
 from tokensieve.hf.encoder.encode import encode
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.models.nano import load_nano
-from tokensieve.hf.plan import Plan
+from tokensieve.hf.plan import Asked, Plan
 from tokensieve.methods.registry import get_method
 from tokensieve.nn.fusion import FusionProjector
 
@@ -100,10 +100,7 @@ def choice(model: Any, inputs: dict[str, Any], row: Row) -> Callable[[], Any]:
     options = {"weights": FEATURES} if named == "selector" and row.arm != "stf" else {}
     if row.variant in ("fused-selector", "selector-embeds"):  # one of the same size stands for it
         named, options = "selector", {"weights": untrained(model)}
-    plan = Plan.of(
-        model, get_method(named, **options), row.keep, positions="keep", pool="crop",
-        newlines="keep", options={},
-    )  # fmt: skip
+    plan = Plan.of(model, Asked(get_method(named, **options), row.keep))
     with torch.inference_mode():
         encoded = encode(model, inputs)
     return lambda: apply_plan(model, plan, encoded)

@@ -172,7 +172,7 @@ def _run(
                 bar(done, total)
 
         summary = run(
-            loaded, sources, out, settings, rank=rank, world=world,
+            loaded, sources, out, settings, share=(rank, world),
             retry_skipped=retry_skipped, progress=progress,
         )  # fmt: skip
     rate = seen[0] / (perf_counter() - start)

@@ -150,7 +150,7 @@ def fusion(
     from tokensieve.train.console import log_to_terminal
     from tokensieve.train.fusion.base import load_base
     from tokensieve.train.fusion.recipe import make_recipe
-    from tokensieve.train.fusion.run import train_fusion
+    from tokensieve.train.fusion.run import Data, train_fusion
     from tokensieve.train.fusion.sharding import read_parallel
     from tokensieve.train.selector.recipe import read_settings
 
@@ -167,7 +167,8 @@ def fusion(
     with resumable("checkpoint"):
         loaded = load_base(model, given, projector, seed)
         made = train_fusion(
-            loaded, data, images, recipe, out, seed, skip_bad_rows=skip_bad_rows, parallel=shared
-        )
+            loaded, Data(data, images), recipe, out, seed,
+            skip_bad_rows=skip_bad_rows, parallel=shared,
+        )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         typer.echo(json.dumps({"model": str(made), "log": str(out / "log.jsonl")}))

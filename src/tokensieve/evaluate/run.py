@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tokensieve.data.progress import run_to_the_end
@@ -24,8 +22,8 @@ from tokensieve.errors import BudgetError, ConfigError, UnknownNameError
 from tokensieve.evaluate import records
 from tokensieve.evaluate.config import Job, Suite, load_suite
 from tokensieve.evaluate.remember import remembered_scores
+from tokensieve.evaluate.rows import merged, summary, totals
 from tokensieve.evaluate.score import Batch, Outcome, is_identity, prepare, score
-from tokensieve.evaluate.stats import pack_hits, unpack_hits, wilson
 from tokensieve.evaluate.subject import Subject, Told, load_subject
 from tokensieve.evaluate.tasks import Task, load_tasks, picture_hash
 from tokensieve.hf.plan import encoder_signals
@@ -80,23 +78,15 @@ def run(
 
     Raises `UnknownNameError` for a name in `only` that is neither a variant nor a model.
     """
-    known = {*suite.models, *(variant.name for variant in suite.variants)}
-    for name in sorted(only or ()):
-        if name not in known:
-            raise UnknownNameError.of("variant or model", name, known)
+    _check_only(suite, only or set())
     models: dict[str, Subject] = {}
     written: list[Path] = []
-    tasks: dict[str, tuple[Task, ...]] = {}
-    data: dict[tuple[str, str], Encodings] = {}
+    pictures = _Pictures(suite)
     for job in suite.queue(*shard):
         if only is not None and not {job.variant.name, job.model} & only:
             continue
-        weights = job.options.get("weights")
-        if weights is not None and not Path(weights).exists():
-            print(f"{job.file_name}  not run: no weights at {weights}", flush=True)  # noqa: T201
-            continue
-        if not_there(job.source):
-            print(f"{job.file_name}  not run: no model at {job.source}", flush=True)  # noqa: T201
+        if lacks := _lacks(job):
+            print(f"{job.file_name}  not run: no {lacks}", flush=True)  # noqa: T201
             continue
         if job.source not in models:
             models[job.source] = load_subject(job.source, beside)
@@ -106,20 +96,51 @@ def run(
         path = folder / job.file_name
         if records.is_done(path, config):
             continue
-        key = (job.kind, job.source)
-        if key not in data:
-            if len(data) == ENCODED:
-                del data[next(iter(data))]
-            if job.kind not in tasks:
-                tasks[job.kind] = load_tasks(job.kind, suite.split, suite.pictures, suite.topics)
-            data[key] = encode_tasks(
-                tasks[job.kind], suite.batch, loaded, suite.prompt, asked_signals(suite, loaded)
-            )
-        record = make_record(suite, job, loaded, data[key], records.shorter(path, config), config)
+        encoded = pictures.encoded(job, loaded)
+        record = make_record(suite, job, loaded, encoded, records.shorter(path, config), config)
         records.write(path, {**record, "shards": shard[1]})
         print(f"{path.name}  {record['seconds']:.0f} s  {summary(record['rows'])}", flush=True)  # noqa: T201
         written.append(path)
     return written
+
+
+def _check_only(suite: Suite, only: Collection[str]) -> None:
+    """Raise `UnknownNameError` for what is neither a variant nor a model of the suite."""
+    known = {*suite.models, *(variant.name for variant in suite.variants)}
+    for name in sorted(only):
+        if name not in known:
+            raise UnknownNameError.of("variant or model", name, known)
+
+
+def _lacks(job: Job) -> str:
+    """What a job cannot run without and this machine has not, in words; "" where it has all."""
+    weights = job.options.get("weights")
+    if weights is not None and not Path(weights).exists():
+        return f"weights at {weights}"
+    return f"model at {job.source}" if not_there(job.source) else ""
+
+
+class _Pictures:
+    """A suite's pictures as its models' encoders see them, the newest `ENCODED` of them held."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.tasks: dict[str, tuple[Task, ...]] = {}
+        self.held: dict[tuple[str, str], Encodings] = {}
+
+    def encoded(self, job: Job, loaded: Subject) -> Encodings:
+        """Those of a job, encoded once."""
+        suite, kind, key = self.suite, job.kind, (job.kind, job.source)
+        if key not in self.held:
+            if len(self.held) == ENCODED:
+                del self.held[next(iter(self.held))]
+            if kind not in self.tasks:
+                self.tasks[kind] = load_tasks(kind, suite.split, suite.pictures, suite.topics)
+            signals = asked_signals(suite, loaded)
+            self.held[key] = encode_tasks(
+                self.tasks[kind], suite.batch, loaded, suite.prompt, signals
+            )
+        return self.held[key]
 
 
 def not_there(source: str) -> bool:
@@ -224,67 +245,6 @@ def method_of(job: Job, loaded: Subject, batch: Batch) -> Method:
     if job.variant.method in loaded.beside:
         return loaded.beside[job.variant.method](batch.items, job.seed)
     return loaded.bound(job.variant.method, job.options, job.variant.layer)
-
-
-def totals(batches: Sequence[Batch], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Outcomes of all batches as one row."""
-    items = [item for batch in batches for item in batch.items]
-    hits = np.array([hit for outcome in outcomes for hit in outcome.hits], dtype=bool)
-    n = len(hits)
-    groups: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for item, hit in zip(items, hits, strict=True):
-        for group in (item.question.topic, "unseen font" if item.unseen_font else "seen font"):
-            groups[group][0] += int(hit)
-            groups[group][1] += 1
-    interval = wilson(int(hits.sum()), n).rounded()
-    return {
-        "n": n,
-        "right": int(hits.sum()),
-        "exact_match": interval.pop("mean"),
-        **interval,
-        "visual_tokens": sum(o.visual_tokens for o in outcomes) / n,
-        "kept_tokens": round(sum(o.kept_tokens for o in outcomes) / n, 3),
-        "layer_tokens": round(sum(o.layer_tokens for o in outcomes) / n, 3),
-        "prompt_tokens": round(sum(sum(o.prompt_tokens) for o in outcomes) / n, 3),
-        "llm_prefill_flops": round(sum(sum(o.flops) for o in outcomes) / n),
-        "select_ms": round(sum(o.select_ms for o in outcomes) / n, 4),
-        "groups": dict(sorted(groups.items())),
-        "hits": pack_hits(hits),
-    }
-
-
-def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of a shorter record and the row of the pictures that it lacked."""
-    n = old["n"] + new["n"]
-    right = old["right"] + new["right"]
-    interval = wilson(right, n).rounded()
-    hits = [unpack_hits(row["hits"], row["n"]) for row in (old, new)]
-    groups = {name: [0, 0] for name in sorted({*old["groups"], *new["groups"]})}
-    for name, group in groups.items():
-        for row in (old, new):
-            for i in range(2):
-                group[i] += row["groups"].get(name, [0, 0])[i]
-    means = ["visual_tokens", "kept_tokens", "prompt_tokens", "llm_prefill_flops", "select_ms"]
-    if "layer_tokens" in old:  # records made before it was counted
-        means.append("layer_tokens")
-    return {
-        **old,
-        "n": n,
-        "right": right,
-        "exact_match": interval.pop("mean"),
-        **interval,
-        **{key: round((old[key] * old["n"] + new[key] * new["n"]) / n, 4) for key in means},
-        "groups": groups,
-        "hits": pack_hits(np.concatenate(hits)),
-    }
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """Exact match by topic for the progress line."""
-    out: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        out[row["topic"]].append(f"{row['exact_match']:.3f}")
-    return "  ".join(f"{topic} {' '.join(values)}" for topic, values in out.items())
 
 
 if __name__ == "__main__":

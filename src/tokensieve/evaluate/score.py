@@ -24,7 +24,7 @@ from tokensieve.errors import PromptError
 from tokensieve.evaluate.tasks import Item
 from tokensieve.hf.compress import apply_plan, compress, stage_plan
 from tokensieve.hf.encoder.encode import Encoded, encode
-from tokensieve.hf.plan import Plan
+from tokensieve.hf.plan import Asked, Plan
 from tokensieve.hf.prompt.template import ask_first
 from tokensieve.hf.report import Call
 from tokensieve.hf.runtime.devices import input_device
@@ -144,8 +144,7 @@ def score(
     """
     keys = [item.ordinal for item in batch.items]
     with torch.inference_mode():
-        plan = Plan.of(model, method, keep, positions=positions, pool="crop", newlines="keep",
-                       options={}, layer=layer)  # fmt: skip
+        plan = Plan.of(model, Asked(method, keep, positions, layer=layer))
         stages = None
         if plan.stages:
             short, stages = stage_plan(model, plan, batch.encoded, keys)

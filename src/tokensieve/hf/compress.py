@@ -22,6 +22,7 @@ from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.positions import mask_of, original_positions
 from tokensieve.hf.llm.stage import Before
 from tokensieve.hf.llm.stages import Stages
+from tokensieve.hf.plan import Asked
 from tokensieve.hf.plan import Plan as Plan
 from tokensieve.hf.prompt.compaction import (
     Gather,
@@ -116,11 +117,10 @@ def compress(
     Raises `ConfigError`, `PromptError`, `NonFiniteError`, `UnsupportedError`; the last for methods
     of the site "llm", which shorten what is inside the model, not its inputs.
     """
-    plan = Plan.of(
-        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
-        pure=True, recycle=recycle, cover=cover,
-    )  # fmt: skip
-    return apply_plan(model, plan, inputs, keys)
+    asked = Asked(
+        method, keep, positions, pool, newlines, recycle=recycle, cover=cover, options=options
+    )
+    return apply_plan(model, Plan.of(model, asked, pure=True), inputs, keys)
 
 
 def apply_plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -26,6 +26,21 @@ Keep = float | int
 Layers = int | Mapping[int, Keep] | Schedule | None
 Methods = str | Method | Sequence[str | Method]
 Keeps = Keep | Sequence[Keep]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks for, unchecked; see `sieve`. options: the method's own, beside a name."""
+
+    method: Methods
+    keep: Keeps
+    positions: str = "keep"
+    pool: str = "crop"
+    newlines: str = "keep"
+    layer: Layers = None
+    recycle: bool = False
+    cover: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,57 +71,37 @@ class Plan:
         return encoder_signals(model, (self.before or self).method)
 
     @classmethod
-    def of(
-        cls, model: Any, method: Methods, keep: Keeps, *,
-        positions: str, pool: str, newlines: str, options: Mapping[str, Any],
-        layer: Layers = None, pure: bool = False, recycle: bool = False, cover: int = 0,
-    ) -> Plan:  # fmt: skip
+    def of(cls, model: Any, asked: Asked, *, pure: bool = False) -> Plan:
         """Check every argument before any work is done. pure: nothing inside the LLM can change.
 
         Raises `ConfigError`, `BudgetError`, `UnknownNameError`, `UnsupportedError`.
         """
         family_of(model)
-        layer = _plain(layer)
-        if not isinstance(method, str | Method):
-            first, second = _pair(method, keep, options)
-            rest: dict[str, Any] = {"pool": pool, "newlines": newlines, "options": {}, "pure": pure}
-            before = cls._of_one(model, *first, positions=positions, recycle=recycle, cover=cover,
-                                 **rest)  # fmt: skip
-            after = cls._of_one(model, *second, positions="keep", layer=layer,
-                                reached=before.keep, **rest)  # fmt: skip
-            return replace(after, name=f"{before.name}+{after.name}", before=before)
-        return cls._of_one(
-            model, method, keep, positions=positions, pool=pool, newlines=newlines,
-            options=options, layer=layer, pure=pure, recycle=recycle, cover=cover,
-        )  # fmt: skip
+        asked = replace(asked, layer=_plain(asked.layer))
+        if isinstance(asked.method, str | Method):
+            return cls._of_one(model, asked, asked.method, pure=pure)
+        first, second = _pair(asked.method, asked.keep, asked.options)
+        alone = replace(asked, keep=first[1], layer=None, options={})
+        before = cls._of_one(model, alone, first[0], pure=pure)
+        alone = replace(asked, keep=second[1], positions="keep", recycle=False, cover=0, options={})
+        after = cls._of_one(model, alone, second[0], pure=pure, reached=before.keep)
+        return replace(after, name=f"{before.name}+{after.name}", before=before)
 
     @classmethod
     def _of_one(
-        cls, model: Any, method: str | Method, keep: object, *,
-        positions: str, pool: str, newlines: str, options: Mapping[str, Any],
-        layer: Layers = None, pure: bool = False, reached: Keep = 1.0, recycle: bool = False,
-        cover: int = 0,
-    ) -> Plan:  # fmt: skip
-        """One method. reached: what another before it keeps."""
-        name, chosen = _named(method, options)
-        chosen = composed(chosen, recycle=recycle, cover=cover)
-        check_names("positions", [positions], ("keep", "renumber"))
-        check_names("newlines", [newlines], ("keep", "drop"))
-        check_names("pool", [pool], tuple(Pool))
-        if chosen.site in (Site.PIXELS, Site.ENCODER) and pool != Pool.CROP:
-            raise UnsupportedError(
-                f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
-            )
-        if chosen.site is Site.ENCODER:
-            require_inside(model)
-        if chosen.site is Site.LLM and pure:
-            raise UnsupportedError(
-                f"Expected a method that acts before the LLM. Got '{name}', which drops tokens "
-                "inside it, where `compress` does not reach. Use `with sieve(model, ...)`."
-            )
-        budget = check_keep(keep)
+        cls, model: Any, asked: Asked, method: str | Method, *, pure: bool, reached: Keep = 1.0
+    ) -> Plan:
+        """One method of those asked for. reached: what another before it keeps."""
+        name, chosen = _named(method, asked.options)
+        chosen = composed(chosen, recycle=asked.recycle, cover=asked.cover)
+        check_names("positions", [asked.positions], ("keep", "renumber"))
+        check_names("newlines", [asked.newlines], ("keep", "drop"))
+        check_names("pool", [asked.pool], tuple(Pool))
+        _check_site(model, name, chosen.site, asked.pool, pure)
+        budget, layer = check_keep(asked.keep), asked.layer
         stages = _stages(model, name, chosen, budget, layer, reached)
-        if stages and positions == "renumber":
+        renumber = asked.positions == "renumber"
+        if stages and renumber:
             raise ConfigError(
                 "Expected positions='keep' where tokens are dropped inside the LLM, which has "
                 "counted them by then. Got 'renumber'."
@@ -115,9 +110,8 @@ class Plan:
         warn_of_other_weights(model, bound)
         if stages and (isinstance(layer, Mapping) or _fixed(layer)):
             budget = stages[-1].keep
-        return cls(
-            name, bound, budget, positions == "renumber", Pool(pool), newlines == "drop", stages
-        )
+        pool, drop = Pool(asked.pool), asked.newlines == "drop"
+        return cls(name, bound, budget, renumber, pool, drop, stages)
 
 
 def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:
@@ -125,6 +119,21 @@ def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:
     if method.site not in (Site.FEATURES, Site.EMBEDS):
         return ()
     return tuple(method.signals(encoder_info(model)).values())
+
+
+def _check_site(model: Any, name: str, site: Site, pool: str, pure: bool) -> None:
+    """Raise `UnsupportedError` where a method of this site cannot do what is asked."""
+    if site in (Site.PIXELS, Site.ENCODER) and pool != Pool.CROP:
+        raise UnsupportedError(
+            f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
+        )
+    if site is Site.ENCODER:
+        require_inside(model)
+    if site is Site.LLM and pure:
+        raise UnsupportedError(
+            f"Expected a method that acts before the LLM. Got '{name}', which drops tokens "
+            "inside it, where `compress` does not reach. Use `with sieve(model, ...)`."
+        )
 
 
 def _named(method: str | Method, options: Mapping[str, Any]) -> tuple[str, Method]:

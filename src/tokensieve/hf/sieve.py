@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tokensieve.hf.compress import Compressed, Plan, compress
+from tokensieve.hf.compress import Compressed, compress
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.plan import Asked, Plan
 from tokensieve.hf.report import Report
 from tokensieve.hf.session import Session
 from tokensieve.methods.base import Method
@@ -23,19 +24,12 @@ __all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_inf
 
 @contextmanager
 def sieve(
-    model: Any,
-    method: str | Method | Sequence[str | Method],
-    keep: float | int | Sequence[float | int] = 0.4,
-    *,
-    positions: str = "keep",
-    pool: str = "crop",
-    newlines: str = "keep",
+    model: Any, method: str | Method | Sequence[str | Method],
+    keep: float | int | Sequence[float | int] = 0.4, *,
+    positions: str = "keep", pool: str = "crop", newlines: str = "keep",
     layer: int | Mapping[int, float | int] | Schedule | None = None,
-    recycle: bool = False,
-    cover: int = 0,
-    history: int | None = 1000,
-    **options: Any,
-) -> Iterator[Report]:
+    recycle: bool = False, cover: int = 0, history: int | None = 1000, **options: Any,
+) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
     model: a Transformers VLM, already loaded; only this instance is touched, and put back.
@@ -81,10 +75,9 @@ def sieve(
     what cannot be shortened (videos, `inputs_embeds`, continuous batching, pictures behind a filled
     cache in a forward).
     """
-    plan = Plan.of(
-        model, method, keep, positions=positions, pool=pool, newlines=newlines, options=options,
-        layer=layer, recycle=recycle, cover=cover,
-    )  # fmt: skip
+    plan = Plan.of(model, Asked(
+        method, keep, positions, pool, newlines, layer, recycle, cover, options
+    ))  # fmt: skip
     report = Report(plan.name, plan.keep, pool=plan.pool, history=history)
     with Session(model, plan, report):
         yield report

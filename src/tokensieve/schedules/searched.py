@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -138,24 +138,26 @@ def greedy_search(
     state: tuple[float, ...] = (1.0,) * depth
     trace, quality = [state], asked(state)
     while _mean(state) > share + 1e-9:
-        best: tuple[float, float, tuple[float, ...]] | None = None
-        for at in sorted(places, reverse=True):
-            lower = next((level for level in levels if level < state[at]), None)
-            if lower is None:
-                continue
-            tried = tuple(min(s, lower) if i >= at else s for i, s in enumerate(state))
-            got = asked(tried)
-            price = (quality - got) / (sum(state) - sum(tried))
-            if best is None or price < best[0]:
-                best = (price, got, tried)
-        if best is None:
+        found = [(tried, asked(tried)) for tried in _lowered(state, places, levels)]
+        if not found:
             raise BudgetError(
                 f"Expected `keep` of at least {_mean(state):.3f}, the least these levels and "
                 f"layers allow. Got {keep}. Add lower levels or earlier layers."
             )
-        _, quality, state = best
+        prices = [(quality - got) / (sum(state) - sum(tried)) for tried, got in found]
+        state, quality = found[prices.index(min(prices))]  # the first, so the latest layer
         trace.append(state)
     return tuple(trace)
+
+
+def _lowered(
+    state: tuple[float, ...], places: Sequence[int], levels: Sequence[float]
+) -> Iterator[tuple[float, ...]]:
+    """`state` one level lower from each of the layers `places` on, the last of them first."""
+    for at in sorted(places, reverse=True):
+        lower = next((level for level in levels if level < state[at]), None)
+        if lower is not None:
+            yield tuple(min(s, lower) if i >= at else s for i, s in enumerate(state))
 
 
 def _are_levels(levels: object) -> bool:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokensieve.data.store.shards import NONFINITE, Crop
+from tokensieve.data.store.shards import NONFINITE, Crop, as_bytes
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError, brief
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.encoder.pixels import crop_pixels
@@ -182,7 +182,7 @@ class CropEncoder:
             shape = (3, 1, 1)
             plain = crops.float() * std.to(crops.device).view(shape)
             plain = plain + mean.to(crops.device).view(shape)
-            done.append((plain.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+            done.append(as_bytes(plain).cpu())
         return done
 
 

@@ -65,13 +65,13 @@ def extract(
     out: str | Path,
     settings: ExtractSettings | None = None,
     *,
-    rank: int = 0,
-    world: int = 1,
+    share: tuple[int, int] = (0, 1),
     retry_skipped: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary | None:
-    """Bring the store at `out` to completion, as far as process `rank` of `world` is concerned.
+    """Bring the store at `out` to completion, as far as this process is concerned.
 
+    share: (rank, world): of `world` processes that share the work, this one is number `rank`.
     retry_skipped: read the chunks that hold skipped pictures again. progress: called with pictures
     done and pictures to do by this process in this run.
     Returns the finished store's summary, or None while shards of other processes are missing:
@@ -83,6 +83,7 @@ def extract(
     and `MissingPackageError` without pyarrow.
     """
     settings, out = settings or ExtractSettings(), Path(out)
+    rank, world = share
     if not 0 <= rank < world:
         raise ConfigError(f"Expected a rank from 0 to {world - 1}. Got {rank}.")
     need("pyarrow", "train", "to write the manifest")
@@ -90,28 +91,29 @@ def extract(
     listing = Listing(sources)
     encoder = CropEncoder(loaded, settings.site, DTYPES[settings.dtype], pixels=settings.pixels)
     names = [shard_name(i) for i in range(-(-len(listing) // settings.chunk))]
-    mine = names[rank::world]
     if retry_skipped:
         check_same_pictures(out, names, listing)
     identity = _identity(loaded, encoder, listing, settings)
-    share = f"{rank}-of-{world}" if world > 1 else None
-    with claimed(out, FEATURES, share=share), quiet():
+    claim = f"{rank}-of-{world}" if world > 1 else None
+    with claimed(out, FEATURES, share=claim), quiet():
         begin(out, identity, repaired=retry_skipped)
-        remove_leftovers(out, set(mine))
-        again = set(skipped_chunks(out, mine)) if retry_skipped else set()
-        if again:
-            (out / MANIFEST).unlink(missing_ok=True)
-        missing = [
-            i
-            for i in range(rank, len(names), world)
-            if names[i] in again or not (out / names[i]).exists()
-        ]
+        mine = {i: names[i] for i in range(rank, len(names), world)}
+        missing = _missing(out, mine, retry_skipped)
         _run(encoder, listing, out, missing, settings, progress or (lambda done, total: None))
         there = {path.name for path in out.glob("shard-*.safetensors")}
         if not there.issuperset(names):
             return None
         remove_leftovers(out, {*names, STORE, MANIFEST})
         return write_manifest(out, names)
+
+
+def _missing(out: Path, mine: dict[int, str], retry_skipped: bool) -> list[int]:
+    """The numbers of the shards of this process that are still to be written, or written anew."""
+    remove_leftovers(out, set(mine.values()))
+    again = set(skipped_chunks(out, list(mine.values()))) if retry_skipped else set()
+    if again:
+        (out / MANIFEST).unlink(missing_ok=True)
+    return [i for i, name in mine.items() if name in again or not (out / name).exists()]
 
 
 def _identity(

@@ -27,6 +27,7 @@ from tokensieve.data.store.shards import (
     Layout,
     Record,
     Shard,
+    as_bytes,
     damaged,
     read_info,
     shard_name,
@@ -235,6 +236,23 @@ def _difference(a: object, b: object) -> str:
     return f"{b} instead of {a}"
 
 
+def _check_shapes(
+    features_NLC: Float[Tensor, "N L C"],
+    encoder: EncoderInfo,
+    pixels_N3HV: Float[Tensor, "M 3 H V"] | None,
+) -> None:
+    """Raise `InputError` for features that are none of the encoder's, or pixels of other crops."""
+    N, L, C = features_NLC.shape
+    grid = encoder.grid
+    if encoder.width != C or (grid is not None and grid[0] * grid[1] != L) or N == 0:
+        raise InputError(
+            f"Expected features (N, L, {encoder.width}) on a grid {grid}, as the encoder says. "
+            f"Got {(N, L, C)}. Pass the EncoderInfo they were made with."
+        )
+    if pixels_N3HV is not None and len(pixels_N3HV) != N:
+        raise InputError(f"Expected pixels of {N} crops. Got {len(pixels_N3HV)}.")
+
+
 def write_store(
     folder: str | Path,
     features_NLC: Float[Tensor, "N L C"],
@@ -251,15 +269,8 @@ def write_store(
     what float16 cannot hold, `ConfigError` for a folder that holds something else.
     """
     folder = Path(folder)
-    N, L, C = features_NLC.shape
-    grid = encoder.grid
-    if encoder.width != C or (grid is not None and grid[0] * grid[1] != L) or N == 0:
-        raise InputError(
-            f"Expected features (N, L, {encoder.width}) on a grid {grid}, as the encoder says. "
-            f"Got {(N, L, C)}. Pass the EncoderInfo they were made with."
-        )
-    if pixels_N3HV is not None and len(pixels_N3HV) != N:
-        raise InputError(f"Expected pixels of {N} crops. Got {len(pixels_N3HV)}.")
+    N, _, C = features_NLC.shape
+    _check_shapes(features_NLC, encoder, pixels_N3HV)
     dtype = torch.bfloat16 if features_NLC.dtype == torch.bfloat16 else torch.float16
     tokens = features_NLC.to(dtype)
     if not bool(torch.isfinite(tokens).all()):
@@ -277,13 +288,12 @@ def write_store(
         begin(folder, identity)
         names = []
         for number, start in enumerate(range(0, N, CHUNK)):
-            records, crops = [], []
-            for i in range(start, min(N, start + CHUNK)):
-                image = None
-                if pixels_N3HV is not None:
-                    image = (pixels_N3HV[i].clamp(0, 1) * 255).round().to(torch.uint8)
-                records.append(Record(i, source, f"{i:08d}", "", crops=1))
-                crops.append(Crop(tokens[i], grid, None, image))
+            rows = slice(start, min(N, start + CHUNK))
+            own = range(rows.start, rows.stop)
+            records = [Record(i, source, f"{i:08d}", "", crops=1) for i in own]
+            images = [None] * len(own) if pixels_N3HV is None else as_bytes(pixels_N3HV[rows])
+            pairs = zip(tokens[rows], images, strict=True)
+            crops = [Crop(one, encoder.grid, None, image) for one, image in pairs]
             names.append(shard_name(number))
             write_shard(folder / names[-1], records, crops, C, dtype)
         write_manifest(folder, names)

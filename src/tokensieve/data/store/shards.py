@@ -84,6 +84,11 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.safetensors"
 
 
+def as_bytes(pixels: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
+    """Pixels in [0, 1] as they are stored."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 def write_shard(
     path: Path, records: Sequence[Record], crops: Sequence[Crop], width: int, dtype: torch.dtype
 ) -> None:

@@ -112,13 +112,7 @@ def encode(
     if run and given is None:
         with timed(ms, "encode", inputs["input_ids"].device), heard.listening():
             output, tapped = _run_tapped(model, family, inputs, features)
-    runs = _runs(place_BS) if family.split_runs or output is None else []
-    items: list[int]
-    if output is None:
-        items = list(rows) if rows is not None else runs
-    else:
-        items = [len(item.reshape(-1, item.shape[-1])) for item in output.pooler_output]
-    of_images = runs if family.split_runs and sum(runs) == sum(items) else items
+    items, of_images = _row_counts(family, place_BS, output, rows)
     prompt_of = assign_prompts(place_BS, of_images)
     packings = family.pack(model, inputs, of_images)
     if [len(packing.origin_N) for packing in packings] != of_images:
@@ -191,6 +185,21 @@ def _runs(place_BS: Bool[Tensor, "B S"]) -> list[int]:
         for is_place, run in groupby(row)
         if is_place
     ]
+
+
+def _row_counts(
+    family: Family, place_BS: Bool[Tensor, "B S"], output: Any, told: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    """Rows of each entry of the encoder's output, and of each picture.
+
+    Without an output they are those `told`, or else what the runs of placeholders say.
+    """
+    runs = _runs(place_BS) if family.split_runs or output is None else []
+    if output is not None:
+        items = [len(item.reshape(-1, item.shape[-1])) for item in output.pooler_output]
+    else:
+        items = list(told) if told is not None else runs
+    return items, runs if family.split_runs and sum(runs) == sum(items) else items
 
 
 def _run_tapped(

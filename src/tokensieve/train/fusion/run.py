@@ -12,10 +12,11 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,15 +40,25 @@ from tokensieve.train.journal import Journal
 from tokensieve.train.room import check_room
 from tokensieve.train.selector.loop import end
 
+if TYPE_CHECKING:
+    from tokensieve.train.fusion.trainer import FusionTrainer
+
 logger = logging.getLogger("tokensieve.train")
 RUN = Kind("the training of a fusion projector", told_in("train.json", "weights", "projector"))
 _PACKAGES = ("tokensieve", "torch", "transformers", "accelerate", "peft", "deepspeed")
 
 
+@dataclass(frozen=True)
+class Data:
+    """Rows in LLaVA's layout: their file, and the folder their pictures lie in."""
+
+    file: str | Path
+    images: str | Path | None = None
+
+
 def train_fusion(
     loaded: Loaded,
-    data: str | Path,
-    images: str | Path | None,
+    data: Data,
     recipe: Recipe,
     out: str | Path,
     seed: int = 0,
@@ -55,7 +66,7 @@ def train_fusion(
     skip_bad_rows: bool = False,
     parallel: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Train the model of `loaded` on rows in LLaVA's layout; the folder of what came of it.
+    """Train the model of `loaded` on the rows of `data`; the folder of what came of it.
 
     Writes `out`/model, `out`/projector.safetensors, after LoRA `out`/adapter, train.json and
     log.jsonl. Goes on from the checkpoint in `out` where there is one of the same training.
@@ -71,72 +82,67 @@ def train_fusion(
     out, seed = Path(out), check_number("seed", seed, low=0, high=2**32 - 1)
     check_ours(out, RUN)
     recipe.train.shares(processes())
-    rows, found = _rows(loaded, data, images, recipe, skip_bad_rows)
+    rows, found = _rows(loaded, data, recipe, skip_bad_rows)
     steps = recipe.steps(len(rows))
     check_room(
         steps * recipe.train.batch * 40, f"the order of {steps:,} steps",
         "Set fewer train.steps, or fewer epochs.",
     )  # fmt: skip
     places = order_of(rows, recipe.train.batch, steps, seed, recipe.data.order)
-    shared = dict(parallel or {})
-    record = _record(loaded, recipe, seed, rows, found, steps) | {"parallel": shared}
-    first = os.environ.get("RANK", "0") == "0"
+    work = Work(found, rows, places, skip_bad_rows, steps, seed, dict(parallel or {}))
+    record = _record(loaded, recipe, work)
     whole = find_checkpoint(out, record, clean=False)
     if whole is not None and whole[1] == steps and _finished(out):
         logger.info("step %d of %d: nothing is left to do in %s", steps, steps, out)
         return out / "model"
-    with claimed(out, RUN) if first else nullcontext():
-        run = _Run(loaded, recipe, out, seed, record, found, steps, first)
-        run.train(rows, places, skip_bad_rows, shared)
+    run = _Run(loaded, recipe, out, work, record)
+    with claimed(out, RUN) if run.first else nullcontext():
+        run.train()
     return out / "model"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a training reads, in which order, and how: settled before its first step.
+
+    found: the file's rows and what is wrong with others. places: of `rows`, step after step.
+    parallel: `fsdp` or `deepspeed` settings, or none.
+    """
+
+    found: Found
+    rows: Conversations
+    places: list[int]
+    skip_bad_rows: bool
+    steps: int
+    seed: int
+    parallel: dict[str, Any]
 
 
 class _Run:
     """One training on one process."""
 
     def __init__(
-        self, loaded: Loaded, recipe: Recipe, out: Path, seed: int, record: dict[str, Any],
-        found: Found, steps: int, first: bool,
-    ) -> None:  # fmt: skip
-        self.loaded, self.recipe, self.out, self.seed = loaded, recipe, out, seed
-        self.record, self.found, self.steps, self.first = record, found, steps, first
+        self, loaded: Loaded, recipe: Recipe, out: Path, work: Work, record: dict[str, Any]
+    ) -> None:
+        self.loaded, self.recipe, self.out = loaded, recipe, out
+        self.work, self.record = work, record
+        self.first = os.environ.get("RANK", "0") == "0"
         self.unreadable: dict[str, str] = {}
 
-    def train(
-        self, rows: Conversations, places: list[int], skip: bool, parallel: dict[str, Any]
-    ) -> None:
+    def train(self) -> None:
         """Every step that is left, then what is left to write."""
         from tokensieve.train.fusion.export import export
-        from tokensieve.train.fusion.trainer import (
-            Ends,
-            FusionTrainer,
-            Marks,
-            Watch,
-            arguments_of,
-        )
 
-        recipe = self.recipe
-        shared = wrapping(parallel, self.loaded.model)
-        arguments = arguments_of(recipe, self.out, self.steps, self.seed, processes(), shared)
         config = self.loaded.model.config
         kept = {k: v for k, v in vars(config).items() if k == "use_cache"}
-        model = choose_parts(self.loaded.model, recipe, self.seed)
-        if uses_bf16(recipe) and not parallel:
-            frozen_to(model, torch.bfloat16)
-        self.trainer = FusionTrainer(model, arguments, rows, places, recipe, skip)
-        self._quieten(Watch(self.tell), Marks(self.mark))
+        self.trainer = self._trainer()
         self.trainer.accelerator.wait_for_everyone()
         whole = find_checkpoint(self.out, self.record, clean=self.first)
-        done = 0 if whole is None else whole[1]
         if self.first:
-            self._begin(model, done)
+            self._begin(0 if whole is None else whole[1])
         self.trainer.accelerator.wait_for_everyone()
         try:
-            with whole_steps(processes() == 1) as stop:
-                self.trainer.add_callback(Ends(stop))
-                self.trainer.train(resume_from_checkpoint=None if whole is None else str(whole[0]))
-                if stop() and (done := self.trainer.state.global_step) < self.steps:
-                    raise Stopped(f"step {done} of {self.steps}")
+            self._steps(None if whole is None else str(whole[0]))
         except UnpicklingError as error:
             raise WeightsError(
                 f"Expected numbers alone in the checkpoint in {self.out}. Got a file that would "
@@ -148,7 +154,7 @@ class _Run:
             if self.first:
                 self.log.close()
         self._count_unreadable()
-        export(self.trainer, self.loaded.processor, recipe, self.out)
+        export(self.trainer, self.loaded.processor, self.recipe, self.out)
         if self.first:
             self._write_record(finished=True)
             skipped = self._skipped()
@@ -156,12 +162,44 @@ class _Run:
                 logger.info("left out: %s", told(skipped))
         end(self.trainer.accelerator, self.trainer.model_wrapped)
 
+    def _trainer(self) -> FusionTrainer:
+        """Transformers' Trainer over the parts that learn, with our callbacks for its own."""
+        from transformers import PrinterCallback
+
+        from tokensieve.train.fusion.trainer import FusionTrainer, Marks, Watch, arguments_of
+
+        recipe, work = self.recipe, self.work
+        shared = wrapping(work.parallel, self.loaded.model)
+        arguments = arguments_of(recipe, self.out, work.steps, work.seed, processes(), shared)
+        model = choose_parts(self.loaded.model, recipe, work.seed)
+        if uses_bf16(recipe) and not work.parallel:
+            frozen_to(model, torch.bfloat16)
+        trainer = FusionTrainer(
+            model, arguments, work.rows, work.places, recipe, work.skip_bad_rows
+        )
+        trainer.remove_callback(PrinterCallback)
+        for callback in (Watch(self.tell), Marks(self.mark)):
+            trainer.add_callback(callback)
+        return trainer
+
+    def _steps(self, checkpoint: str | None) -> None:
+        """The steps behind `checkpoint`. Raises `Stopped` behind one if that is asked for."""
+        from tokensieve.train.fusion.trainer import Ends
+
+        with whole_steps(processes() == 1) as stop:
+            self.trainer.add_callback(Ends(stop))
+            self.trainer.train(resume_from_checkpoint=checkpoint)
+            if stop() and (done := self.trainer.state.global_step) < self.work.steps:
+                raise Stopped(f"step {done} of {self.work.steps}")
+
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Log one step: to log.jsonl and the terminal."""
         seconds = perf_counter() - self.started
         self.log.write({"step": step, "loss": logs["loss"], "lr": logs.get("learning_rate"),
                         "grad_norm": logs.get("grad_norm"), "s": round(seconds, 2)})  # fmt: skip
-        logger.info("step %d of %d: loss %.4f, %.1f s", step + 1, self.steps, logs["loss"], seconds)
+        logger.info(
+            "step %d of %d: loss %.4f, %.1f s", step + 1, self.work.steps, logs["loss"], seconds
+        )
 
     def mark(self, step: int) -> None:
         """Say that a checkpoint is whole, once every process has written its part."""
@@ -172,23 +210,16 @@ class _Run:
             self._write_record()
         self.trainer.accelerator.wait_for_everyone()
 
-    def _begin(self, model: Any, done: int) -> None:
+    def _begin(self, done: int) -> None:
         self.started = perf_counter()
         self.log = Journal(self.out / "log.jsonl", done)
         self._write_record()
-        learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        learn = sum(p.numel() for p in self.trainer.model.parameters() if p.requires_grad)
         logger.info(
             "steps %d to %d, %d rows a step of %d, %d process(es) on %s, %.2f M parameters learn",
-            done + 1, self.steps, self.recipe.train.batch, len(self.found.rows), processes(),
+            done + 1, self.work.steps, self.recipe.train.batch, len(self.work.rows), processes(),
             self.trainer.args.device, learn / 1e6,
         )  # fmt: skip
-
-    def _quieten(self, *ours: Any) -> None:
-        from transformers import PrinterCallback
-
-        self.trainer.remove_callback(PrinterCallback)
-        for callback in ours:
-            self.trainer.add_callback(callback)
 
     def _count_unreadable(self) -> None:
         from accelerate.utils import gather_object
@@ -200,7 +231,7 @@ class _Run:
                     logger.info("left out: %s", message)
 
     def _skipped(self) -> dict[str, int]:
-        counts = reasons(self.found.bad)
+        counts = reasons(self.work.found.bad)
         return counts | ({UNREADABLE: len(self.unreadable)} if self.unreadable else {})
 
     def _write_record(self, finished: bool = False) -> None:
@@ -213,11 +244,9 @@ class _Run:
         })  # fmt: skip
 
 
-def _rows(
-    loaded: Loaded, data: str | Path, images: str | Path | None, recipe: Recipe, skip: bool
-) -> tuple[Conversations, Found]:
+def _rows(loaded: Loaded, data: Data, recipe: Recipe, skip: bool) -> tuple[Conversations, Found]:
     """Rows that can be learned from. Raises `InputError` for others, unless they are skipped."""
-    found = read_rows(data, images)
+    found = read_rows(data.file, data.images)
     reader = Reader(loaded.processor, recipe.data.form, recipe.data.max_length, recipe.data.end)
     logger.info("checking %d rows of %s", len(found.rows), found.file)
     rows = Conversations(found, reader)
@@ -236,16 +265,14 @@ def _finished(out: Path) -> bool:
     return (out / "model").is_dir() and file.is_file() and bool(read_json(file).get("finished"))
 
 
-def _record(
-    loaded: Loaded, recipe: Recipe, seed: int, rows: Conversations, found: Found, steps: int
-) -> dict[str, Any]:
+def _record(loaded: Loaded, recipe: Recipe, work: Work) -> dict[str, Any]:
     """What decides the result, as a checkpoint remembers it."""
     _, turns = recipe.train.shares(processes())
     return {
         "recipe": recipe.to_dict(),
         "bf16": uses_bf16(recipe),
-        "seed": seed,
-        "steps": steps,
+        "seed": work.seed,
+        "steps": work.steps,
         "processes": processes(),  # each has a state of chance of its own
         "parts": turns * processes(),
         "model": loaded.name,
@@ -254,9 +281,10 @@ def _record(
             "output": state_hash(loaded.model.get_output_embeddings()),
         },
         "data": {
-            "content": hashlib.sha256(found.file.read_bytes()).hexdigest()[:16],
-            "rows": len(rows),
-            "visual_tokens": rows.reader.visual,
-            "end": rows.reader.end,
+            "content": hashlib.sha256(work.found.file.read_bytes()).hexdigest()[:16],
+            "rows": len(work.rows),
+            "visual_tokens": work.rows.reader.visual,
+            "end": work.rows.reader.end,
         },
+        "parallel": work.parallel,
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.data.progress import Stopped, whole_steps
@@ -45,25 +47,27 @@ def end(accelerator: Any, model: Any) -> None:
     accelerator.end_training()
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The crops that a training is validated on: `rows_N` of `store`, maybe none."""
+
+    store: FeatureStore
+    rows_N: Int[Tensor, "N"]
+
+
 class Run:
     """One training on one process: the loop and what it writes."""
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        model: SelectorAutoencoder,
-        optimiser: torch.optim.Optimizer,
-        recipe: Recipe,
-        out: Path,
-        record: dict[str, Any],
-        judged: FeatureStore,
-        judged_rows: Tensor,
-    ) -> None:
+        self, accelerator: Accelerator, model: SelectorAutoencoder,
+        optimiser: torch.optim.Optimizer, recipe: Recipe, out: Path, record: dict[str, Any],
+        judged: Judged,
+    ) -> None:  # fmt: skip
         self.accelerator, self.recipe, self.config = accelerator, recipe, recipe.train
         self.bare = model
         self.model, self.optimiser = accelerator.prepare(model, optimiser)
         self.out, self.record = out, record
-        self.judged, self.judged_rows = judged, judged_rows
+        self.judged = judged
         patience = min(recipe.run.patience, self.config.steps or 1)
         self.collapse, self.divergence = CollapseWatch(patience), DivergenceWatch(patience)
 
@@ -151,15 +155,16 @@ class Run:
 
     def validate(self, step: int) -> None:
         """Measure on the held-out crops, on the first process, and draw samples."""
-        if self.accelerator.is_main_process and len(self.judged_rows):
-            found = validate(self.bare, self.judged, self.judged_rows, self.config.batch)
+        store, rows_N = self.judged.store, self.judged.rows_N
+        if self.accelerator.is_main_process and len(rows_N):
+            found = validate(self.bare, store, rows_N, self.config.batch)
             self.validations.write({"step": step, **found})
             self.accelerator.log(flat(found, "validation/"), step=step)
             logger.info("validation at step %d\n%s", step + 1, validation_text(found))
             if self.bare.image is not None:
                 make_folder(self.out / "samples")
                 write_samples(
-                    self.out / "samples" / f"step-{step + 1:06d}.png", self.bare, self.judged,
-                    some_of(self.judged_rows, SAMPLES), heading=f"step {step + 1}",
+                    self.out / "samples" / f"step-{step + 1:06d}.png", self.bare, store,
+                    some_of(rows_N, SAMPLES), heading=f"step {step + 1}",
                 )  # fmt: skip
         self.accelerator.wait_for_everyone()

@@ -31,7 +31,7 @@ from tokensieve.train.calibration.selector import calibration_rows, whole_crops
 from tokensieve.train.checkpoint import load_checkpoint
 from tokensieve.train.journal import check_tracker, flat
 from tokensieve.train.room import check_room, check_trainable
-from tokensieve.train.selector.loop import Run, end, logger
+from tokensieve.train.selector.loop import Judged, Run, end, logger
 from tokensieve.train.selector.recipe import Recipe, TrainConfig
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def train_selector(
     config = recipe.train.resolved(len(store), store.encoder)
     recipe = replace(recipe, train=config, reconstructor=_with_patch(recipe, store))
     _check_room(store, recipe)
-    judged = validation or store
-    _check_validation(store, judged, recipe)
+    _check_validation(store, validation or store, recipe)
     held_N = held_out(store, 0.0 if validation else holdout)
     rows = Rows.of(store, recipe.mix, ~held_N)
     accelerator = make_accelerator(out, trackers)
@@ -80,26 +79,21 @@ def train_selector(
         store, rows, config.batch, seed, recipe.reconstructor.image_depth > 0,
         config.accumulate, accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
-    judge_N = torch.ones(len(judged), dtype=torch.bool) if validation else held_N
     record = {
         "recipe": recipe.to_dict(), "seed": seed, "features": store.fingerprint,
         "trained_on": int((~held_N).sum()), "parts": config.accumulate * accelerator.num_processes,
     }  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SelectorAutoencoder(recipe.selector, recipe.reconstructor, recipe.objective)
+    model = _drawn(recipe, seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr or 0.0)
     with claimed(out, RUN) if accelerator.is_main_process else nullcontext():
         first = load_checkpoint(out, model, optimiser, record)
         if first == 0:
             _fit_normaliser(model, store, rows, config, seed)
         accelerator.init_trackers("tokensieve", config=flat(record["recipe"]))
-        run = Run(
-            accelerator, model, optimiser, recipe, out, record, judged,
-            some_of(judge_N.nonzero()[:, 0], recipe.run.validation_crops),
-        )  # fmt: skip
-        for name, share in rows.shares(store).items():
-            logger.info("source %s: %.1f %% of the crops drawn", name, 100 * share)
+        judged_N = torch.arange(len(validation)) if validation else held_N.nonzero()[:, 0]
+        judged = Judged(validation or store, some_of(judged_N, recipe.run.validation_crops))
+        run = Run(accelerator, model, optimiser, recipe, out, record, judged)
+        _tell_shares(store, rows)
         run.train(batches, first)
         model.eval().to("cpu")
         if accelerator.is_main_process:
@@ -107,6 +101,18 @@ def train_selector(
             _save(model, store, out)
         end(accelerator, run.model)
     return model
+
+
+def _tell_shares(store: FeatureStore, rows: Rows) -> None:
+    for name, share in rows.shares(store).items():
+        logger.info("source %s: %.1f %% of the crops drawn", name, 100 * share)
+
+
+def _drawn(recipe: Recipe, seed: int) -> SelectorAutoencoder:
+    """A fresh model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SelectorAutoencoder(recipe.selector, recipe.reconstructor, recipe.objective)
 
 
 def _check_room(store: FeatureStore, recipe: Recipe) -> None:

@@ -5,7 +5,8 @@ B crops, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tokensieve.data.store.features import FeatureBatch, FeatureStore
 from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.ranking import choose
+from tokensieve.nn.selector import Selector
 from tokensieve.train.batches import generator_of
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -45,42 +47,46 @@ def validate(
     device = next(model.parameters()).device
     was_training, pixels = model.training, model.image is not None and store.has_pixels
     model.eval()
-    sums: dict[str, float] = {}
-    lost: dict[str, dict[str, float]] = {str(share): {} for share in shares}
+    sums: dict[str, float] = defaultdict(float)
+    lost: dict[str, dict[str, float]] = {str(share): defaultdict(float) for share in shares}
     kept: list[float] = []
     for number, part in enumerate(torch.split(rows, batch)):
         crops, size = store.batch(part, pixels=pixels).to(device), len(part)
         noise = generator_of(_SEED, number)
         losses = model(crops.features, crops.valid, crops.grid, crops.pixels, noise)
         for name, value in losses.items():
-            if name != "kept":
-                sums[name] = sums.get(name, 0.0) + float(value) * size
+            sums[name] += float(value) * size
         scores_BL = model.selector.scores(crops.features, crops.valid, crops.grid)
         valid_BL = crops.valid_BL
         as_it_stands = ((scores_BL > 0) & valid_BL).sum(-1) / valid_BL.sum(-1).clamp_min(1)
         kept += as_it_stands.tolist()
         chance_BL = torch.rand(scores_BL.shape, generator=noise).to(device)
         for share in shares:
-            counts_B = (share * valid_BL.sum(-1)).round().long().clamp_min(1)
-            masks = {
-                "selector": choose(model.selector, crops.features, scores_BL, counts_B, valid_BL),
-                "ranking": topk_mask(scores_BL, counts_B, valid_BL),
-                "random": topk_mask(chance_BL, counts_B, valid_BL),
-                "stride": stride_mask(counts_B, valid_BL),
-            }
-            if model.selector.config.rule == "top":
-                del masks["ranking"]
-            by_name = lost[str(share)]
-            for name, mask_BL in masks.items():
-                by_name[name] = by_name.get(name, 0.0) + _lost(model, crops, mask_BL) * size
+            for name, mask_BL in _choices(model.selector, crops, share, scores_BL, chance_BL):
+                lost[str(share)][name] += _lost(model, crops, mask_BL) * size
     model.train(was_training)
     count = len(rows)
+    sums.pop("kept", None)  # of the drawn masks
     found: dict[str, Any] = {name: value / count for name, value in sums.items()}
     if "mask" in found:
         tenths = torch.histc(torch.tensor(kept), BINS, 0.0, 1.0)
         found |= {"kept": sum(kept) / count, "histogram": [int(value) for value in tenths]}
     found["lost"] = {s: {n: round(v / count, 6) for n, v in by.items()} for s, by in lost.items()}
     return {**found, "crops": count}
+
+
+def _choices(
+    selector: Selector, crops: FeatureBatch, share: float, scores_BL: Float[Tensor, "B L"],
+    chance_BL: Float[Tensor, "B L"],
+) -> Iterator[tuple[str, Bool[Tensor, "B L"]]]:  # fmt: skip
+    """Each way of keeping so large a share of the tokens, and which ones it keeps."""
+    valid_BL = crops.valid_BL
+    counts_B = (share * valid_BL.sum(-1)).round().long().clamp_min(1)
+    yield "selector", choose(selector, crops.features, scores_BL, counts_B, valid_BL)
+    if selector.config.rule != "top":
+        yield "ranking", topk_mask(scores_BL, counts_B, valid_BL)
+    yield "random", topk_mask(chance_BL, counts_B, valid_BL)
+    yield "stride", stride_mask(counts_B, valid_BL)
 
 
 def stride_mask(counts_B: Int[Tensor, "B"], valid_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
