@@ -41,6 +41,13 @@ def long_functions(tree: ast.Module) -> Iterator[Function]:
             yield node
 
 
+def long_verbs(tree: ast.Module) -> Iterator[Function]:
+    """The same for verbs of the command line, whose signature is the list of their options."""
+    for node in _functions(tree):
+        if (node.end_lineno or 0) - node.body[0].lineno >= LONGEST_FUNCTION:
+            yield node
+
+
 def many_arguments(tree: ast.Module) -> Iterator[Function]:
     """Functions whose arguments want to be grouped by what they mean."""
     for node in _functions(tree):
