@@ -170,7 +170,7 @@ def test_other_data_or_weights_are_refused(data, finished, tmp_path):
     rows = tmp_path / data[0].name
     rows.write_text(data[0].read_text().replace("Sure?", "Really?"))
     with pytest.raises(ConfigError, match=r"data\.content"):
-        train_fusion(toy(), rows, data[1], toy_recipe("stage2"), finished)
+        train_fusion(toy(), Data(rows, data[1]), toy_recipe("stage2"), finished)
 
 
 @pytest.mark.slow
