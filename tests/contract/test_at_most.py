@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from test_registry_in_sieve import every_method, ready, refused, refused_there
 
 from families.checks import answer
 from families.methods import ByNorm, Inside
+from families.registry import every_method, ready, refused, refused_there
 from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import ConfigError

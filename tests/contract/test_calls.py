@@ -12,8 +12,8 @@ import torch
 from torch.testing import assert_close
 from transformers.generation.streamers import BaseStreamer
 
-from contract.test_registry_in_sieve import ready
 from families.inside import hooks_on
+from families.registry import ready
 from families.tiny import build
 from tokensieve.errors import ConfigError
 from tokensieve.hf.attention import tap

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from families.checks import answer
+from families.registry import crops_of, kept_of, rows_of
 from families.tiny import IMAGE, Tiny, build
 from tokensieve.errors import BudgetError, ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.blocks import even_blocks
@@ -40,20 +41,6 @@ def ready(name: str, model: object) -> Method:
     info = encoder_info(model)
     half = tuple(0.5 for _ in range(info.block + 1))
     return get_method(name, thresholds=Thresholds(info, (0.4,), (half,)))
-
-
-def rows_of(compressed) -> torch.Tensor:
-    output = compressed.inputs["mm_encoder_outputs"]["image"].pooler_output
-    return torch.cat([item.reshape(-1, item.shape[-1]) for item in output])
-
-
-def crops_of(compressed) -> list[list]:
-    images = [image for prompt in compressed.report.calls[0].prompts for image in prompt.images]
-    return [list(image.crops) for image in images]
-
-
-def kept_of(compressed) -> list[list[int]]:
-    return [crop.kept.tolist() for crops in crops_of(compressed) for crop in crops]
 
 
 @dataclass(frozen=True)

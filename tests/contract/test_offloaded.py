@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 import torch
 
-from contract.test_registry_in_sieve import CLOSED, ready, refused
+from families.registry import CLOSED, ready, refused
 from families.tiny import build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.families.fingerprint import encoder_hash, encoder_info, llm_info, state_hash

@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 
 from families.checks import answer
+from families.registry import (
+    CLOSED,
+    FIXED,
+    before_the_llm,
+    every_method,
+    kept_of,
+    ready,
+    refused,
+    refused_there,
+    rows_of,
+)
 from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encoder.encode import encode
-from tokensieve.hf.families.fingerprint import encoder_info, llm_info
+from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.sieve import compress, sieve
-from tokensieve.methods.registry import get_method, method_class, method_names
+from tokensieve.methods.registry import get_method, method_names
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
-from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import Site
 
-CLOSED = ("qwen2_5_vl", "fused_llava")  # families in whose encoder no token can be dropped
-FIXED = ("fused_llava",)  # families whose pictures cannot be made smaller
 required = pytest.mark.parametrize("family", REQUIRED)
-every_method = pytest.mark.parametrize("method", method_names())
-
-
-def ready(method, model):
-    """An instance that needs no shipped weights."""
-    if method == "dymu":
-        info = encoder_info(model)
-        values = (tuple(0.0 for _ in range(info.block + 1)),)
-        return get_method(method, thresholds=Thresholds(info, (0.4,), values))
-    if not method_class(method).trained:
-        return get_method(method)
-    inside = method_class(method).site is Site.LLM
-    return get_method(
-        method, weights=trained(llm_info(model, 1) if inside else encoder_info(model))
-    )
-
-
-@cache
-def trained(encoder):
-    """A selector of random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Selector(SelectorConfig(encoder=encoder, heads=2)).eval()
-
-
-def refused(family, method="", name=""):
-    """Whether this family has no place for the method."""
-    site = method_class(method or name).site
-    return (site is Site.ENCODER and family in CLOSED) or (site is Site.PIXELS and family in FIXED)
-
-
-def refused_there(family, method, pool):
-    """The same, or a budget over a prompt for what shrinks crops alike."""
-    alike = method_class(method).site in (Site.PIXELS, Site.ENCODER)
-    return refused(family, method) or (alike and pool != "crop")
-
-
-def rows_of(compressed):
-    output = compressed.inputs["mm_encoder_outputs"]["image"].pooler_output
-    return torch.cat([item.reshape(-1, item.shape[-1]) for item in output])
-
-
-def kept_of(compressed):
-    images = [i for prompt in compressed.report.calls[0].prompts for i in prompt.images]
-    return [crop.kept.tolist() for image in images for crop in image.crops]
-
-
-def before_the_llm(name):
-    """Whether `compress` can do it with a picture; the site "llm" has `test_stages.py`."""
-    return method_class(name).reads_picture and method_class(name).site is not Site.LLM
 
 
 @required

@@ -17,6 +17,7 @@ from families.methods import (
     Smaller,
     Unchanged,
 )
+from families.registry import rows_of
 from families.tiny import NAMES, REQUIRED, build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.families.fingerprint import encoder_info
@@ -30,11 +31,6 @@ every_family = pytest.mark.parametrize("name", NAMES)
 with_features = pytest.mark.parametrize("name", [n for n in NAMES if n not in NO_FEATURES])
 required = pytest.mark.parametrize("name", REQUIRED)
 resizable = pytest.mark.parametrize("name", [n for n in REQUIRED if n not in NO_OTHER_SIZE])
-
-
-def rows_of(compressed):
-    output = compressed.inputs["mm_encoder_outputs"]["image"].pooler_output
-    return torch.cat([item.reshape(-1, item.shape[-1]) for item in output])
 
 
 @every_family

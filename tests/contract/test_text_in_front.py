@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_registry_in_sieve import CLOSED, FIXED, before_the_llm, kept_of, ready
 from torch.testing import assert_close
 
 from families.inside import cut
 from families.methods import ByText, Inside, InsidePeek
+from families.registry import CLOSED, FIXED, before_the_llm, kept_of, ready
 from families.tiny import NAMES, REQUIRED, SYSTEM, build, question_of
 from tokensieve.hf.prompt.text import TEXT_MASK, Asked
 from tokensieve.hf.sieve import compress, encode, sieve

@@ -12,9 +12,9 @@ from packaging.version import Version
 from torch.testing import assert_close
 from transformers import DynamicCache, StaticCache
 
-from contract.test_registry_in_sieve import ready
 from families.checks import CLOSE
 from families.methods import ByFeatureNorm, ByNorm, Ragged
+from families.registry import ready
 from families.tiny import BEGIN, END, IMAGE, NAMES, REQUIRED, VIDEO, build
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.sieve import compress, sieve

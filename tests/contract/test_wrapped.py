@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from contract.test_registry_in_sieve import ready
+from families.registry import ready
 from families.tiny import build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.runtime import hooks
@@ -146,7 +146,7 @@ DDP = """
 import torch, sys
 from torch.nn.parallel import DistributedDataParallel
 from contract.test_wrapped import SITES, told
-from contract.test_registry_in_sieve import ready
+from families.registry import ready
 from families.tiny import build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.sieve import sieve
