@@ -5,12 +5,12 @@ import json
 import pytest
 from PIL import Image
 
-from cli.conftest import tiny_model, tiny_processor
 from tokensieve.data.synth.shipped import PICTURES
 from tokensieve.errors import UnsupportedError
 from tokensieve.evaluate.ask import prepared
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.models.loaded import Loaded
+from toys.llava_tiny import tiny_model, tiny_processor
 
 TINY = ("--method", "stride", "--keep", "0.5", "--max-new-tokens", 2, "--model")
 ONE = "{% for m in messages %}<image> {{ m['content'][-1]['text'] }}{% endfor %}"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cli.conftest import tiny_model, tiny_processor
 from tokensieve.hf.fused import fuse
+from toys.llava_tiny import tiny_model, tiny_processor
 
 
 @pytest.fixture(scope="module")

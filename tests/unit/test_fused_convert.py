@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from cli.conftest import WORDS, tiny_model, tiny_processor
 from tokensieve.errors import ConfigError, WeightsError
 from tokensieve.hf.fused import FusedLlavaForConditionalGeneration, convert, released
 from tokensieve.hf.fused.carried import TEMPLATE
@@ -23,6 +22,7 @@ from tokensieve.hf.fused.convert import main
 from tokensieve.hf.load import load_model
 from tokensieve.nn import fusion
 from toys.extract_tiny import noise
+from toys.llava_tiny import WORDS, tiny_model, tiny_processor
 
 C, D, DEPTH, M, SIDE, PATCH = 8, 16, 6, 3, 24, 6
 CROSS, MLP = "model.mm_projector_crosslayer.", "model.mm_projector."

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from cli.conftest import tiny_model, tiny_processor
 from families.tiny import build
 from tokensieve.errors import ConfigError, UnsupportedError, WeightsError
 from tokensieve.hf.fused import (
@@ -30,6 +29,7 @@ from tokensieve.hf.load import load_encoder, load_model
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.models.random import RANDOM_MODELS
 from toys.extract_tiny import noise
+from toys.llava_tiny import tiny_model, tiny_processor
 from unit.test_extract_families import llava_next
 from unit.test_extract_families import tokenizer as tokenizer_of_families
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cli.conftest import tiny_model, tiny_processor
 from families.methods import ByFeatureNorm, ByNorm, PeekFeatures
 from families.tiny import IMAGE, build
 from tokensieve.data.extraction.extract import ExtractSettings, extract
@@ -31,6 +30,7 @@ from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.selector import Selector
 from tokensieve.types import Kind, Signal, Site
 from toys.extract_tiny import noise
+from toys.llava_tiny import tiny_model, tiny_processor
 
 
 def before_the_llm(name: str) -> bool:
