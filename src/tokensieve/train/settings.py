@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.fields import from_text, shown
+from tokensieve.fields import check_names, from_text, shown
 from tokensieve.nn.config import Config
 
 
@@ -33,6 +34,25 @@ def parse_settings(
         section, _, field = name.partition(".")
         values[section][field] = from_text(sections[section], field, _string(text))
     return values
+
+
+def names_of_presets(package: str) -> list[str]:
+    """Names of the presets that lie in a package."""
+    files = resources.files(package).iterdir()
+    return sorted(f.name.removesuffix(".json") for f in files if f.name.endswith("json"))
+
+
+def read_preset(package: str, name: str) -> dict[str, Any]:
+    """What a preset of a package says. Raises `UnknownNameError`."""
+    check_names("preset", [name], names_of_presets(package))
+    text = resources.files(package).joinpath(f"{name}.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def as_settings(values: Mapping[str, Any]) -> list[str]:
+    """Values by `section.field` as settings."""
+    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
 def describe(sections: Mapping[str, type[Config]]) -> str:

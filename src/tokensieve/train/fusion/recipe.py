@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.errors import ConfigError
 from tokensieve.fields import option
 from tokensieve.nn.config import Config
-from tokensieve.train.settings import parse_settings
+from tokensieve.train.settings import as_settings, names_of_presets, parse_settings, read_preset
 
+PRESETS = "tokensieve.train.fusion.presets"
 PARTS = ("projector", "llm", "lora")
 
 
@@ -143,8 +142,7 @@ class Recipe:
 
 def preset_names() -> list[str]:
     """Names `--preset` takes."""
-    folder = resources.files("tokensieve.train.fusion.presets")
-    return sorted(f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith("json"))
+    return names_of_presets(PRESETS)
 
 
 def make_recipe(preset: str, settings: Sequence[str] = ()) -> Recipe:
@@ -153,12 +151,8 @@ def make_recipe(preset: str, settings: Sequence[str] = ()) -> Recipe:
     Raises `UnknownNameError` and `ConfigError` for a preset or a setting that does not exist or
     does not parse.
     """
-    if preset not in preset_names():
-        raise UnknownNameError.of("preset", preset, preset_names())
-    text = resources.files("tokensieve.train.fusion.presets").joinpath(f"{preset}.json")
-    base = json.loads(text.read_text("utf-8"))["settings"]
-    printed = [f"{name}={json.dumps(value)}" for name, value in base.items()]
-    values = parse_settings([*printed, *settings], SECTIONS)
+    base = as_settings(read_preset(PRESETS, preset)["settings"])
+    values = parse_settings([*base, *settings], SECTIONS)
     return Recipe(
         TrainConfig.from_dict(values["train"]),
         DataConfig.from_dict(values["data"]),

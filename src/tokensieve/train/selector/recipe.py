@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.errors import ConfigError
 from tokensieve.fields import option, read_object, shown
 from tokensieve.nn.config import Config, ObjectiveConfig, ReconstructorConfig, SelectorConfig
-from tokensieve.train.settings import parse_settings
+from tokensieve.train.settings import as_settings, names_of_presets, parse_settings, read_preset
 from tokensieve.types import EncoderInfo
 
+PRESETS = "tokensieve.train.selector.presets"
 MOST_STAGES = 100
 REFERENCE_WIDTH = 128  # where the default learning rate was found; Adam's falls as 1 / width
 
@@ -150,20 +149,12 @@ class Preset:
 
 def preset_names() -> list[str]:
     """Names `--preset` takes."""
-    folder = resources.files("tokensieve.train.selector.presets")
-    return sorted(f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith("json"))
+    return names_of_presets(PRESETS)
 
 
 def load_preset(name: str) -> Preset:
     """A preset that comes with the package. Raises `UnknownNameError`."""
-    if name not in preset_names():
-        raise UnknownNameError.of("preset", name, preset_names())
-    text = (
-        resources.files("tokensieve.train.selector.presets")
-        .joinpath(f"{name}.json")
-        .read_text("utf-8")
-    )
-    return Preset(**json.loads(text))
+    return Preset(**read_preset(PRESETS, name))
 
 
 def read_settings(path: str | Path) -> list[str]:
@@ -174,7 +165,7 @@ def read_settings(path: str | Path) -> list[str]:
             f'Expected {{"section.field": value, ...}} in {path}. Got other JSON. See '
             "--list-settings."
         )
-    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
+    return as_settings(values)
 
 
 def make_recipe(
@@ -196,7 +187,7 @@ def make_recipe(
     """
     base = load_preset(preset)
     lr = base.lr.get(encoder.model_type, base.lr.get("default"))
-    printed = [f"{name}={json.dumps(value)}" for name, value in base.settings.items()]
+    printed = as_settings(base.settings)
     if lr is not None:
         printed.append(f"train.lr={lr}")
     if encoder.grid is None:
