@@ -28,6 +28,7 @@ from lab import command
 from lab.benchmarks.naive import NAIVE, Crop
 from lab.benchmarks.selection_page import GRIDS, page
 from tokensieve.evaluate import records
+from tokensieve.files import write_text
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.config import SelectorConfig
@@ -208,7 +209,7 @@ def main() -> None:
         record = {"config": config, "rows": rows, "provenance": records.provenance()}
         records.write(o.out / f"{name}.json", record)
     if o.out == FOLDER:
-        PAGE.write_text(page(o.out))
+        write_text(PAGE, page(o.out))
     else:
         print(page(o.out))
 
