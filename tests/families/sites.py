@@ -160,7 +160,7 @@ def page(found: dict[str, dict[str, tuple[str, str]]]) -> str:
         f"{said.count(WORKS)} work and {said.count(REFUSED)} are refused with an error; "
         f"{words(everywhere) or 'no site'} is there for all {len(found)} families."
     )
-    refusals = []
+    refusals, videos = [], sorted({videos_refused(name) for name in found})
     for site, head in HEADS.items():
         said_by = {name: sites[site][1] for name, sites in found.items() if sites[site][1]}
         if said_by:
@@ -172,7 +172,7 @@ def page(found: dict[str, dict[str, tuple[str, str]]]) -> str:
         "show what a checkpoint's processor does besides.",
         "## What a refusal says",
         "One of each site, as the library words it.",
-        "\n".join([*refusals, f"- videos, any family: {videos_refused(next(iter(found)))}"]),
+        "\n".join([*refusals, *[f"- videos, any family: {one}" for one in videos]]),
     ]
     return document("Families and sites", message, parts, "`make families` from the models' own "
                     "answers to the checks in `tests/families/`")  # fmt: skip

@@ -114,10 +114,13 @@ def figure(board: Board, suite: Suite, times: Mapping[str, Record]) -> Figure:
     peers = [n for n in first[1:] if (per_layer(board, n, suite.kinds[0], AT) or 1) <= 1.05 * AT]
     if at is not None and peers:
         other = max(peers, key=lambda name: score(board, suite, name, AT) or 0)
-        theirs, count = score(board, suite, other, AT) or 0.0, len(kept_rows(suite))
+        theirs, count = (
+            score(board, suite, other, AT) or 0.0,
+            sum(v.name != CEILING for v in kept_rows(suite)),
+        )
         told = f"At a tenth of the tokens in a layer {other} answers most."
         if at >= theirs:
-            told = (f"Of {count} rows the selector answers most at a tenth of the tokens in a "
+            told = (f"Of {count} methods the selector answers most at a tenth of the tokens in a "
                     f"layer: {percent(at)} %, next {other} with {percent(theirs)} %.")  # fmt: skip
     return compose(told, plots, 2, 3.4)
 
