@@ -1,27 +1,18 @@
-"""Figures can be read: no text on another, no colour twice, and the check of it bites."""
+"""Figures can be read: no text on another, no colour twice, and the check of it bites.
+
+The figures of the studies are held to it by the tests of each study.
+"""
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from lab.report import draw
-from lab.report.board import Board
 from lab.report.draw import GREY, MARKS, NAMED, OURS, Plot, Scale, Series, compose, overlaps, save
-from lab.studies.ablations import page as ablations
-from lab.studies.adaptive import page as adaptive
-from lab.studies.fusion import summary as fusion
-from lab.studies.methods import rows, summary
-from lab.studies.nano import figure as nano
-from lab.studies.nano.page import OURS as SELECTOR
-from lab.studies.nano.page import PEERS, best_peer, present
-from tokensieve.evaluate import records
-from tokensieve.evaluate.config import load_suite
 
-ROOT = Path(__file__).parents[2]
 LEVEL = Scale("quality, %", (0, 50, 100), (0, 105))
 TOKENS = Scale("tokens", (0, 1), (0, 1))
 NAMES = ("selector", "divprune", "random", "downsample")
@@ -30,39 +21,6 @@ CLOSE = [
     Series((0, 1), (90 - 20 * i, 60), name, color, mark)
     for i, (name, color, mark) in enumerate(zip(NAMES, (OURS, *NAMED), MARKS, strict=False))
 ]
-
-
-def board_of(study: str) -> tuple[Board, object]:
-    suite = load_suite(ROOT / f"lab/studies/{study}/suite.json")
-    return Board.of(ROOT / "results" / suite.suite), suite
-
-
-def figures():
-    """Every figure of the docs that comes from records, by name."""
-    board, suite = board_of("nano")
-    times = nano.times_of(ROOT / "results")
-    peers = present(suite, (SELECTOR, *PEERS))
-    yield "nano", nano.figure(board, suite, peers, best_peer(board, suite), times)
-    board, suite = board_of("methods")
-    yield "comparison", summary.figure(board, suite, rows.times_of(ROOT / "results/prefill"))
-    yield "fusion", fusion.figure(board_of("fusion")[0])
-    spec = json.loads((ROOT / "lab/studies/ablations/suite.json").read_text())
-    found = {path.stem: records.read(path) for path in (ROOT / "results/ablations").glob("*.json")}
-    yield "ablations", ablations.axes_plot(spec, found)
-    yield "ablation-curves", ablations.curves(spec, found)
-    yield "adaptive", adaptive.draw(list(records.read_all(ROOT / "results/adaptive")))
-
-
-def test_no_text_covers_another_in_any_figure() -> None:
-    for name, figure in figures():
-        assert overlaps(figure) == [], name
-        drawn = {text for text, _ in draw.texts(figure)}
-        colours = [
-            {line.get_color() for line in ax.lines if line.get_color() != GREY}
-            for ax in figure.axes
-        ]
-        assert all(0 < len(used) <= 6 for used in colours), name  # few by name
-        assert any(text.endswith(".") for text in drawn), f"{name}: its title is no sentence"
 
 
 def test_names_that_crowd_are_pushed_apart() -> None:
