@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from lab import command
+from lab.benchmarks.memory import peak, reset_peak
 from lab.benchmarks.towers import build_tower, tower_inputs
 from tokensieve.cost.encoders import SHAPES, EncoderShape, encode_flops, encoder_shape
 from tokensieve.cost.recipes import recipe_of, training_shape
@@ -151,7 +152,7 @@ def _row(what: str, per_crop: float, flops: int, seconds: list[float], peak: int
 def _timed(run: Callable[[], Any], device: torch.device, repeats: int) -> tuple[list[float], int]:
     """Seconds of each repeat after a warm-up, and the peak bytes of all."""
     gc.collect()
-    _reset_peak(device)
+    reset_peak(device)
     clock, seconds = process_time if _alone(device) else perf_counter, []
     for number in range(repeats + 1):
         _wait(device)
@@ -160,7 +161,7 @@ def _timed(run: Callable[[], Any], device: torch.device, repeats: int) -> tuple[
         _wait(device)
         if number:
             seconds.append(clock() - start)
-    return seconds, _peak(device)
+    return seconds, peak(device)
 
 
 def _alone(device: torch.device) -> bool:
@@ -171,25 +172,6 @@ def _alone(device: torch.device) -> bool:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    resets = Path("/proc/self/clear_refs")  # 5: forget the peak resident size (Linux)
-    with suppress(OSError):  # not there, or not allowed: the peak is then since the start
-        resets.write_text("5")
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
-    return found[0] if found else 0
 
 
 if __name__ == "__main__":
