@@ -8,7 +8,6 @@ with `--limit 250` first to see every row early.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -248,5 +247,4 @@ def method_of(job: Job, loaded: Subject, batch: Batch) -> Method:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     raise SystemExit(run_to_the_end(main, "record"))
