@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from tokensieve.evaluate.config import Variant
 from toys.eval_tiny import tiny_subject
 
 SMALL = Tiling(side=8, patch=4)
-REAL = Path("/work/shared/data/receipts")
+REAL = Path(os.environ.get("TOKENSIEVE_RECEIPTS", "../shared/data/receipts"))  # img/ and box/
 
 
 def _page(height: int, width: int) -> np.ndarray:
