@@ -89,8 +89,9 @@ def as_fields(cls: type, values: Any) -> dict[str, Any]:
     return ready
 
 
-def from_text(cls: type, name: str, text: str) -> Any:
-    """What a text, as typed on a command line, says of the field `name` of `cls`; checked.
+def from_text(cls: type, name: str, text: str, *, checked: bool = True) -> Any:
+    """What a text, as typed on a command line, says of the field `name` of `cls`; checked,
+    unless who takes it will.
 
     Raises `UnknownNameError` for a name that is no field, `ConfigError` for what does not fit.
     """
@@ -98,7 +99,8 @@ def from_text(cls: type, name: str, text: str) -> Any:
     check_names(f"{cls.__name__} field", [name], known)
     hint, bounds = known[name]
     value = _from_text(text, _parts(hint))
-    _check(name, value, hint, bounds)
+    if checked:
+        _check(name, value, hint, bounds)
     return value
 
 

@@ -3,9 +3,14 @@
 import json
 
 import pytest
+from PIL import Image
 
 from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.evaluate.ask import Settings
+from tokensieve.evaluate.ask import run as run_all
 from tokensieve.evaluate.options import read_options
+from tokensieve.hf.models.loaded import Loaded
+from toys.llava_tiny import tiny_model, tiny_processor
 
 ASK = ("what is it", "--max-new-tokens", 2, "--model")
 
@@ -21,7 +26,11 @@ def test_options_are_read_as_the_fields_say():
     own = ["counts=adaptive", "rule=none", "largest=false", "alpha=1"]
     assert read_options([*plan, *own], ["selector", "feature-norm", "hired"]) == (
         {"layer": 2, "recycle": True, "cover": 3, "newlines": "drop"},
-        {"counts": "adaptive", "rule": None, "largest": False, "alpha": 1.0},
+        {
+            "selector": {"counts": "adaptive", "rule": None},
+            "feature-norm": {"largest": False},
+            "hired": {"alpha": 1.0},
+        },
     )  # fmt: skip
 
 
@@ -64,7 +73,9 @@ def test_options_reach_the_method_and_the_plan(ask, tmp_path):
 def test_one_that_does_not_fit_leaves_the_others_standing(ask, tmp_path):
     options = ("--method", "selector", "--compare", "stride,conditional", "--keep", "0.5")
     code, out, err = ask(*options, "--json", "--overlay", tmp_path / "kept.png")
-    assert (code, err) == (0, "")
+    assert code == 2  # what --method asked for was not given
+    assert err.startswith("tokensieve: selector: Expected a selector for the encoder")
+    assert err.count("\n") == 1
     got = json.loads(out)
     assert got["method"] == "selector"
     assert "Expected a selector for the encoder" in got["error"]
@@ -76,14 +87,47 @@ def test_one_that_does_not_fit_leaves_the_others_standing(ask, tmp_path):
 
 
 def test_a_keep_that_one_cannot_reach_is_told_in_the_table(ask):
-    options = ("--compare", "full", "--keep", "0.25", "--option", "cover=3")
-    code, out, err = ask("--method", "feature-norm", *options)
+    options = ("--compare", "feature-norm", "--keep", "0.25", "--option", "cover=3")
+    code, out, err = ask("--method", "full", *options)
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert "(refused)" in rows["feature-norm"]
     assert "16/16" in rows["full"]
     assert "feature-norm: refused. Expected a budget of 9 tokens or more" in " ".join(out.split())
+
+
+def test_a_method_asked_for_without_its_weights_is_exit_code_2(ask):
+    code, out, err = ask("--weights", "/nope", "--compare", "random", "--json")
+    assert code == 2
+    assert err.startswith("tokensieve: selector: Expected")
+    got = json.loads(out)
+    assert "/nope" in got["error"]
+    assert "answer" in got["compare"][0]
+    code, _, err = ask("--method", "random", "--weights", "/nope", "--compare", "selector")
+    assert (code, err) == (0, "")
+
+
+def test_an_option_goes_to_each_method_that_takes_it(ask):
+    """todre has other rules than the selectors; both methods have the field."""
+    for methods in (["todre", "selector"], ["selector", "todre"]):
+        wrong = read_options(["rule=diverse"], methods)
+        assert wrong == ({}, {"todre": {"rule": "diverse"}, "selector": {"rule": "diverse"}})
+        with pytest.raises(UnknownNameError, match="Unknown rule 'neither'"):
+            read_options(["rule=neither"], methods)
+    compare = ("--method", "full", "--compare", "todre,selector", "--json")
+    code, out, err = ask(*compare, "--option", "rule=diverse")
+    assert (code, err) == (0, "")
+    assert "Unknown rule 'diverse'" in json.loads(out)["compare"][0]["error"]
+    assert "rule" not in json.loads(out)["compare"][1].get("error", "Expected a selector")
+
+
+def test_options_of_one_method_go_on_top_of_those_of_all():
+    settings = Settings(options={"seed": 0}, by_method={"random": {"seed": 3}})
+    assert settings.plan("random")["seed"] == 3
+    assert "seed" not in settings.plan("stride")
+    with pytest.raises(UnknownNameError, match="Unknown method 'randon'"):
+        Settings(by_method={"randon": {"seed": 3}})
 
 
 def test_where_none_fits_all_reasons_are_said(ask):
@@ -101,9 +145,22 @@ def test_what_is_wrong_for_all_is_said_once(ask):
     code, out, err = ask("--method", "stride", "--compare", "random", "--keep", "7.5")
     assert (code, out) == (2, "")
     assert err.count("Expected") == 1
+    for option, name in {"--positions": "positions", "--pool": "pool"}.items():
+        code, out, err = ask("--compare", "random,full", option, "banana")
+        assert (code, out) == (2, "")
+        assert err.startswith(f"tokensieve: Unknown {name} 'banana'. Known: ")
+        assert err.count("banana") == 1
+    code, out, err = ask("--method", "stride", "--compare", "random", "--option", "layer=99")
+    assert (code, out) == (2, "")
+    assert err.count("99") == 1
     code, _, err = ask("--compare", "divprune+fastv")
     assert code == 2
     assert "Got divprune+fastv, which needs a `keep` for each. Use it from Python" in err
+
+
+def test_no_method_gives_no_answer():
+    loaded = Loaded("tiny", tiny_model(), tiny_processor())
+    assert run_all(loaded, Image.new("RGB", (48, 48)), "what", [], Settings()) == []
 
 
 def test_the_dtype_to_compute_in(ask):

@@ -7,7 +7,8 @@ from PIL import Image
 
 from tokensieve.data.synth.shipped import PICTURES
 from tokensieve.errors import UnsupportedError
-from tokensieve.evaluate.ask import prepared
+from tokensieve.evaluate.ask import Settings, ask, prepared
+from tokensieve.evaluate.overlay import check_overlay, write_overlay
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.models.loaded import Loaded
 from toys.llava_tiny import tiny_model, tiny_processor
@@ -58,6 +59,23 @@ def test_a_picture_in_the_package_needs_no_file(run, model_dir, name):
     code, out, err = run("ask", f"example:{name}", "what", *TINY, model_dir, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["picture"] == f"example:{name}"
+
+
+def test_a_picture_without_a_question_lacks_the_question(run, picture):
+    for given, lacks in {(picture,): "QUESTION", (): "IMAGE"}.items():
+        code, out, err = run("ask", *given, "--keep", "0.5")
+        assert (code, out) == (2, "")
+        assert f"Missing argument '{lacks}'" in err
+
+
+def test_an_overlay_takes_one_picture_by_itself(tmp_path):
+    loaded, picture = Loaded("tiny", tiny_model(), tiny_processor()), Image.new("RGB", (48, 48))
+    answer = ask(loaded, picture, "what", "stride", Settings(keep=0.5, max_new_tokens=1))
+    sheets = [tmp_path / "one.png", tmp_path / "list.png"]
+    for sheet, pictures in zip(sheets, (picture, [picture]), strict=True):
+        check_overlay(loaded, pictures, "what")
+        write_overlay(sheet, loaded.processor, pictures, "what", [answer])
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
 
 
 def test_what_is_no_picture_is_refused_with_what_to_do(run, tmp_path):

@@ -80,6 +80,10 @@ def test_a_default_is_said_once(help_of):
         assert "if not given" not in told
 
 
+def test_the_default_device_is_said_of_nano_too(help_of):
+    assert "[default: a GPU if there is one; for nano, cpu]" in words(help_of(("ask",), 80))
+
+
 def test_what_two_verbs_share_is_declared_once():
     """The same flag of two `train` verbs, or of `ask` and `extract`, has the same text."""
     for pair in ((("train", "selector"), ("train", "fusion")), (("ask",), ("extract",))):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokensieve.budget import check_keep
-from tokensieve.cli.options import MODEL, OUTPUT, AsJson, Device, MaxPixels, Model
-from tokensieve.errors import BudgetError
+from tokensieve.cli.options import MODEL, OUTPUT, AsJson, AskDevice, MaxPixels, Model
+from tokensieve.errors import BudgetError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ Compare = Annotated[
     typer.Option(
         metavar="NAME,...",
         help="More methods, asked the same: divprune,random,full. One that does not fit says so "
-        "in its row.",
+        "in its row; where that is --method itself, the exit code is 2.",
         rich_help_panel=TOKENS,
     ),
 ]
@@ -110,7 +110,7 @@ def ask(
     images: Images,
     question: Question,
     model: Model = "nano",
-    device: Device = None,
+    device: AskDevice = None,
     dtype: Dtype = "auto",
     method: Method = "selector",
     keep: Keep = "0.4",
@@ -126,7 +126,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model about one or more pictures, with fewer visual tokens."""
-    from tokensieve.evaluate.ask import Settings, run
+    from tokensieve.evaluate.ask import Refused, Settings, run
     from tokensieve.evaluate.console import answers_table, show
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.overlay import check_overlay, check_overlay_path, write_overlay
@@ -135,10 +135,16 @@ def ask(
     from tokensieve.hf.models.loaded import hush
 
     names = named_methods(method, compare)
-    plan, options = read_options(option or (), names)
-    options = {"seed": seed} | ({} if weights is None else {"weights": weights}) | options
+    plan, by_method = read_options(option or (), names)
+    options = {"seed": seed} | ({} if weights is None else {"weights": weights})
     settings = Settings(
-        parse_keep(keep), positions, pool, max_new_tokens=max_new_tokens, options=options, **plan
+        parse_keep(keep),
+        positions,
+        pool,
+        max_new_tokens=max_new_tokens,
+        options=options,
+        by_method=by_method,
+        **plan,
     )
     pictures = open_all(images, max_pixels)
     if overlay is not None:
@@ -156,6 +162,8 @@ def ask(
         write_overlay(overlay, loaded.processor, pictures, question, answers)
         if not as_json:
             typer.echo(f"Overlay: {overlay}")
+    if isinstance(answers[0], Refused):
+        raise UnsupportedError(f"{answers[0].method}: {answers[0].reason}")
 
 
 def _told(

@@ -39,14 +39,12 @@ Model = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="cpu, cuda:0, ...",
-        show_default="a GPU if there is one",
-        rich_help_panel=MODEL,
-    ),
+_DEVICE: dict[str, Any] = {
+    "metavar": "NAME", "help": "cpu, cuda:0, ...", "rich_help_panel": MODEL,
+}  # fmt: skip
+Device = Annotated[str | None, typer.Option(show_default="a GPU if there is one", **_DEVICE)]
+AskDevice = Annotated[
+    str | None, typer.Option(show_default="a GPU if there is one; for nano, cpu", **_DEVICE)
 ]
 MaxPixels = Annotated[
     int,

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tokensieve import fields
-from tokensieve.budget import check_keep
+from tokensieve.budget import Pool, check_keep
 from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
@@ -49,26 +49,31 @@ class Settings:
     keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
     layer, recycle, cover, newlines: as of `sieve`; the baselines "full" and "none" go without.
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
+    by_method: the same for one method, by its name, on top.
     """
 
     keep: float | int = 0.4
-    positions: str = "keep"
-    pool: str = "crop"
+    positions: str = option("keep", choices=("keep", "renumber"))
+    pool: str = option("crop", choices=tuple(Pool))
     max_new_tokens: int = option(64, low=1)
     layer: int | None = option(None, low=1)
     recycle: bool = False
     cover: int = option(0, low=0)
     newlines: str = option("keep", choices=("keep", "drop"))
     options: Mapping[str, Any] = field(default_factory=dict)
+    by_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
         check_fields(self)
+        for method in self.by_method:
+            method_class(method)
 
     def plan(self, method: str) -> dict[str, Any]:
         """The arguments of `sieve` beside `method` and its keep."""
         known = method_class(method).__dataclass_fields__
         own = {name: value for name, value in self.options.items() if name in known}
+        own |= self.by_method.get(method, {})
         plan = {} if method in BASELINES else {name: getattr(self, name) for name in PLAN}
         return {"positions": self.positions, "pool": self.pool, **plan, **own}
 
@@ -181,9 +186,12 @@ def run(
     one that does not fit leaves the others standing.
 
     Raises what `ask` raises for one method, or for all: what is wrong with model, pictures or
-    question. `UnsupportedError`, with the reasons, where none of several fits.
+    question. `UnsupportedError`, with the reasons, where none of several fits for reasons that
+    differ.
     """
     once = list(dict.fromkeys(methods))
+    if not once:
+        return []
     if len(once) == 1:
         return [ask(loaded, pictures, question, once[0], settings)]
     ask(loaded, pictures, question, "full", Settings(max_new_tokens=2))
@@ -195,10 +203,18 @@ def run(
         except TokensieveError as error:
             refused.append(Refused(method, " ".join(str(error).split())))
             found.append(refused[-1])
+            last = error
     if len(refused) == len(once):
+        if len({one.reason for one in refused}) == 1:
+            raise last
         reasons = " ".join(f"{one.method}: {one.reason}" for one in refused)
         raise UnsupportedError(f"Expected a method that fits. Got reasons against each. {reasons}")
     return found
+
+
+def listed(pictures: Pictures) -> list[Image.Image]:
+    """Pictures as a list, where one may stand for itself."""
+    return list(pictures) if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
 
 
 def prepared(loaded: Loaded, pictures: Pictures, question: str) -> Any:
@@ -209,7 +225,7 @@ def prepared(loaded: Loaded, pictures: Pictures, question: str) -> Any:
     takes one.
     """
     processor, model = loaded.processor, loaded.model
-    several = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+    several: list[Any] = listed(pictures)
     for picture in several or [None]:
         if not isinstance(picture, Image.Image) or 0 in picture.size:
             raise PictureError(

@@ -31,25 +31,28 @@ def named_methods(first: str, others: str = "") -> list[str]:
 
 def read_options(
     texts: Sequence[str], methods: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Texts such as "rule=diverse": what `Settings` takes of `PLAN`, and fields of the methods.
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Texts such as "rule=diverse": what `Settings` takes of `PLAN`, and by method its own fields.
 
-    Raises `ConfigError` for a text without "=" or a value that does not fit, `UnknownNameError` for
-    an option that none of the methods has, with the list of what they have.
+    A value that fits one method goes to all that have the field; another refuses it by itself.
+
+    Raises `ConfigError` for a text without "=" or a value that fits no method, `UnknownNameError`
+    for an option that none of the methods has, with the list of what they have.
     """
     plan: dict[str, Any] = {}
-    options: dict[str, Any] = {}
+    options: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ConfigError(
                 f"Expected --option NAME=VALUE. Got {shown(text)}. Pass {_known(methods)}."
             )
-        owners = [method_class(one) for one in methods if name in _fields_of(one)]
+        owners = [one for one in dict.fromkeys(methods) if name in _fields_of(one)]
         if name in PLAN:
             plan[name] = from_text(Settings, name, value)
         elif owners:
-            options[name] = from_text(owners[0], name, value)
+            for one, read in _read_by(owners, name, value).items():
+                options.setdefault(one, {})[name] = read
         else:
             every = [*PLAN, *(field for one in methods for field in _fields_of(one))]
             raise UnknownNameError(
@@ -57,6 +60,20 @@ def read_options(
                 f"{_known(methods)}."
             )
     return plan, options
+
+
+def _read_by(owners: Sequence[str], name: str, text: str) -> dict[str, Any]:
+    """The value by method, unchecked where it does not fit. Raises where it fits none."""
+    found, errors = {}, []
+    for one in owners:
+        try:
+            found[one] = from_text(method_class(one), name, text)
+        except ConfigError as error:
+            found[one] = from_text(method_class(one), name, text, checked=False)
+            errors.append(error)
+    if len(errors) == len(owners):
+        raise errors[0]
+    return found
 
 
 def _fields_of(method: str) -> list[str]:

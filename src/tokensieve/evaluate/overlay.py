@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tokensieve.errors import UnsupportedError
-from tokensieve.evaluate.ask import Answer, Refused, prepared
+from tokensieve.evaluate.ask import Answer, Pictures, Refused, listed, prepared
 from tokensieve.evaluate.pictures import picture_path
 from tokensieve.files import written_whole
 from tokensieve.hf.encoder.encode import encode
@@ -27,10 +25,10 @@ def check_overlay_path(path: Path, names: Sequence[str]) -> None:
         check_picture_path(path, source=picture_path(name))
 
 
-def check_overlay(loaded: Loaded, pictures: Sequence[Image.Image], question: str) -> None:
+def check_overlay(loaded: Loaded, pictures: Pictures, question: str) -> None:
     """Raise `UnsupportedError`, before anything is asked, where it is not known what part of a
     picture each token shows; and what `prepared` raises."""
-    for picture in pictures:
+    for picture in listed(pictures):
         inputs = prepared(loaded, picture, question)
         (packing,) = encode(loaded.model, inputs, run=False).packings
         boxes = crop_boxes(loaded.processor.image_processor, picture.size)
@@ -54,16 +52,17 @@ def shown(answer: Answer, picture: int = 0) -> Shown:
 
 
 def write_overlay(
-    path: Path, processor: Any, pictures: Sequence[Image.Image], question: str,
+    path: Path, processor: Any, pictures: Pictures, question: str,
     answers: Sequence[Answer | Refused],
 ) -> None:  # fmt: skip
-    """Write a picture of what each answer's method kept to `path`, whole or not at all.
+    """Write a picture of what each answer's method kept to `path`, whole or not at all: of one
+    picture or several, as they were asked about.
 
     Raises `UnsupportedError` for a processor of unknown crops, `ConfigError` for the path.
     """
     given = [one for one in answers if isinstance(one, Answer)]
     rows = []
-    for i, picture in enumerate(pictures):
+    for i, picture in enumerate(listed(pictures)):
         rows += overlay_rows(processor, picture, [shown(answer, i) for answer in given])
     with written_whole(path) as part:
         sheet(rows, heading=question).save(part)
