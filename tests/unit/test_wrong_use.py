@@ -12,7 +12,7 @@ from PIL import Image
 
 from families.methods import ByNorm
 from families.tiny import build
-from tokensieve.errors import BudgetError, TokensieveError
+from tokensieve.errors import BudgetError, ConfigError, TokensieveError
 from tokensieve.evaluate.ask import Settings, ask
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.load import load_model
@@ -20,6 +20,7 @@ from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.models.nano import load_nano
 from tokensieve.hf.search import search_schedule
 from tokensieve.hf.sieve import compress, encode, sieve
+from tokensieve.methods.registry import get_method
 
 NAN, TINY = float("nan"), build("llava")
 MODEL, INPUTS = TINY.model, TINY.inputs([1])
@@ -266,3 +267,11 @@ def test_a_search_that_cannot_be(wrong):
 )  # fmt: skip
 def test_a_fusion_that_cannot_be(nano, wrong):
     refuses(fuse, **{"model": nano.model, "processor": nano.processor, "blocks": 1, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("layers", "layer"), ("kep", "keep"), ("recyle", "recycle")]
+)
+def test_a_misspelt_argument_of_a_sieve_is_named(given, meant):
+    with pytest.raises(ConfigError, match=f"no option '{given}'. Did you mean '{meant}'"):
+        get_method("fastv", **{given: 3})

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
+from tokensieve.hf.cache.from_compress import told
 from tokensieve.hf.cache.memory import Memory
-from tokensieve.hf.cache.told import told
 from tokensieve.hf.choose import Choice, choose
 from tokensieve.hf.encoder.encode import PIXELS, Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.reduction import ImageReduction

@@ -10,6 +10,8 @@ from tokensieve.fields import check_names, shown
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 
+# What callers of `sieve` and `compress` give beside a method's own options, and may misspell.
+BESIDE = ("keep", "positions", "pool", "newlines", "layer", "recycle", "cover", "history")
 _METHODS = {
     "full": "tokensieve.methods.full:Full",
     "none": "tokensieve.methods.none:NoImage",
@@ -83,8 +85,8 @@ def get_method(
     for option in options:
         if option not in fields:
             known = ", ".join(fields) or "none"
+            near = did_you_mean(option, [*fields, *BESIDE])
             raise ConfigError(
-                f"Method '{name}' has no option {shown(option)}.{did_you_mean(option, fields)} "
-                f"Its options: {known}."
+                f"Method '{name}' has no option {shown(option)}.{near} Its options: {known}."
             )
     return composed(cls(**options), recycle=recycle, cover=cover)

@@ -211,17 +211,20 @@ def shipped_selector(encoder: EncoderInfo) -> Selector:
     """
     assets = Path(str(resources.files("tokensieve.assets")))
     folders = sorted(path.parent for path in assets.glob("selector*/config.json"))
+    reasons = []
     for folder in folders:
         selector = _load(folder)
         try:
             selector.config.encoder.require_same_output(encoder, owner=folder.name)
-        except EncoderMismatchError:
+        except EncoderMismatchError as error:
+            reasons.append(str(error).partition(" Use ")[0])
             continue
         return selector
     raise EncoderMismatchError(
         f"Expected a selector for the encoder '{encoder.model_type}' (width {encoder.width}, layer "
-        f"{encoder.layer}). Shipped: {', '.join(f.name for f in folders) or 'none'}. Pass weights="
-        "FOLDER, or train one: tokensieve train selector --help."
+        f"{encoder.layer}). Got none: {' '.join(reasons) or 'none ships.'} Take a method without "
+        "training, such as 'divprune', pass weights=FOLDER (--weights), or train one: tokensieve "
+        "train selector --help."
     )
 
 
