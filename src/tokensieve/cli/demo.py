@@ -12,6 +12,9 @@ Out = Annotated[Path, typer.Option(metavar="FILE", help="Where to write the over
 
 def demo(out: Out = Path("out/demo.png")) -> None:
     """See what is kept and answered: the embedded model on shipped pictures, offline."""
+    import torch
+
     from tokensieve.evaluate.demo import main as run_demo
 
+    torch.set_num_threads(1)  # so small a model is slower on several, most of all on busy cores
     run_demo(out)

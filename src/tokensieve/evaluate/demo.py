@@ -21,7 +21,7 @@ from tokensieve.viz.sheet import check_picture_path, sheet
 
 METHODS = ("full", "selector", "random", "none")
 LABELS = {"full": "all tokens", "none": "no image"}
-WIDTHS = (13, 11, 4, 8, 9, 9, 8, 8, 8)  # of the table's columns
+WIDTHS = (13, 13, 4, 8, 9, 9, 8, 8, 8)  # of the table's columns
 SETTINGS = Settings(keep=0.2, max_new_tokens=8)
 Asked = tuple[Shipped, str, str, list[Answer]]  # picture, question, right answer, one per method
 
