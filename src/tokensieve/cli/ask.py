@@ -126,12 +126,14 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model about one or more pictures, with fewer visual tokens."""
+    import torch
+
     from tokensieve.evaluate.ask import Refused, Settings, run
     from tokensieve.evaluate.console import answers_table, show
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.overlay import check_overlay, check_overlay_path, write_overlay
     from tokensieve.evaluate.pictures import open_all
-    from tokensieve.hf.load import load_model
+    from tokensieve.hf.load import NANO, load_model
     from tokensieve.hf.models.loaded import hush
 
     names = named_methods(method, compare)
@@ -150,6 +152,8 @@ def ask(
     if overlay is not None:
         check_overlay_path(overlay, images)
     hush()
+    if model.partition("+")[0] in NANO:
+        torch.set_num_threads(1)  # so small a model is slower on several
     loaded = load_model(model, dtype, device)
     if overlay is not None:
         check_overlay(loaded, pictures, question)
