@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from families import checks, sites
 from families.tiny import NAMES
 from lab.report.page import put_block
 from tokensieve.errors import InputError, UnsupportedError
+from tokensieve.hf.sieve import compress
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +46,30 @@ def test_a_family_that_answers_otherwise_has_no_page(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(checks, "shorten", rolled)
     with pytest.raises(AssertionError):
         sites.cell("llava", "embeds")
+
+
+def _most_of(model, inputs, method, keep):
+    return compress(model, inputs, method, 0.9)
+
+
+def _another_prompt(model, inputs, method, keep):
+    short = compress(model, inputs, method, keep)
+    if len(short.inputs["input_ids"]) > 1:  # the pictures' rows stay as they are alone
+        short.inputs["input_ids"][0, -1] += 1
+    return short
+
+
+@pytest.mark.parametrize("site", ["pixels", "encoder"])
+@pytest.mark.parametrize(
+    ("broken", "said"), [(_most_of, "Expected"), (_another_prompt, "as it does alone")]
+)
+def test_works_is_a_budget_held_and_an_answer_as_alone(
+    site: str, broken: Callable[..., object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sites.cell("llava", site) == ("works", "")
+    monkeypatch.setattr(sites, "compress", broken)
+    with pytest.raises(AssertionError, match=said):
+        sites.cell("llava", site)
 
 
 def test_refused_is_an_error_that_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,18 @@ from torch.testing import assert_close
 
 from families import checks, inside
 from families.methods import ByFeatureNorm, ByNorm, Smaller
+from families.said import require_same, require_tokens
 from families.tiny import NAMES, Tiny, build
 from lab.report.markdown import table
 from lab.report.page import document, put_block, words
+from tokensieve.budget import count
 from tokensieve.errors import UnsupportedError
 from tokensieve.files import write_text
 from tokensieve.hf.sieve import compress
+from tokensieve.methods.base import Method
 from tokensieve.types import Site
 
+KEEP = 0.4
 EXACT, WORKS, REFUSED = "exact", "works", "refused"
 TITLES = {
     "llava": "LLaVA-1.5", "llava_next": "LLaVA-NeXT", "vipllava": "VipLLaVA",
@@ -60,7 +64,7 @@ def check_features(tiny: Tiny) -> str:
     """Rows dropped by what the encoder gives."""
 
     def shorten(model: object, inputs: dict) -> dict:
-        return compress(model, inputs, ByFeatureNorm(), 0.4).inputs
+        return compress(model, inputs, ByFeatureNorm(), KEEP).inputs
 
     checks.check_blocked(tiny, shorten)
     checks.check_alone(tiny, shorten)
@@ -76,27 +80,47 @@ def check_llm(tiny: Tiny) -> str:
 
 def check_encoder(tiny: Tiny) -> str:
     """Patches dropped between layers of the encoder."""
-    both = compress(tiny.model, tiny.inputs([1, 2]), ByHiddenNorm(), 0.4)
-    return _check_fewer(tiny, both, compress(tiny.model, tiny.inputs([1]), ByHiddenNorm(), 0.4))
+    return _check_fewer(tiny, ByHiddenNorm())
 
 
 def check_pixels(tiny: Tiny) -> str:
     """A smaller picture."""
-    both = compress(tiny.model, tiny.inputs([1, 2]), Smaller(), 0.4)
-    return _check_fewer(tiny, both, compress(tiny.model, tiny.inputs([1]), Smaller(), 0.4))
+    return _check_fewer(tiny, Smaller())
 
 
-def _check_fewer(tiny: Tiny, both, alone) -> str:
-    call = both.report.calls[0]
-    assert 0 < call.kept_tokens < call.visual_tokens
-    assert checks.answer(tiny.model, both.inputs)[0].shape == (2, checks.NEW)
+def _check_fewer(tiny: Tiny, method: Method) -> str:
+    both, alone = (
+        compress(tiny.model, tiny.inputs(pictures), method, KEEP) for pictures in ([1, 2], [1])
+    )
+    for short in (both, alone):
+        _check_budget(tiny, short, method.exact)
     rows, first = (
         torch.cat([r.reshape(-1, r.shape[-1])
                    for r in short.inputs["mm_encoder_outputs"]["image"].pooler_output])
         for short in (both, alone)
     )  # fmt: skip
     assert_close(rows[: len(first)], first, **checks.CLOSE)
+    tokens, logits = checks.answer(tiny.model, both.inputs)
+    wanted_tokens, wanted = checks.answer(tiny.model, alone.inputs)
+    claim = f"{tiny.name} does not answer a prompt in a batch as it does alone"
+    require_same(logits[:1], wanted, claim, **checks.CLOSE)
+    require_tokens(tokens[:1], wanted_tokens, claim)
     return WORKS
+
+
+def _check_budget(tiny: Tiny, short, exact: bool) -> None:
+    """No picture keeps more than its crops' shares, and the prompt holds what the report says.
+
+    A method that is not exact may keep less: a smaller picture is a whole grid.
+    """
+    call = short.report.calls[0]
+    for image in (image for prompt in call.prompts for image in prompt.images):
+        kept = image.kept - image.structural
+        most = sum(count(KEEP, int(crop.valid.sum())) for crop in image.crops)
+        assert most >= kept > 0, f"{tiny.name} keeps {kept} tokens. Expected 1 to {most}."
+        assert kept == most or not exact, f"{tiny.name} keeps {kept} tokens. Expected {most}."
+    places = int((short.inputs["input_ids"] == tiny.model.config.image_token_id).sum())
+    assert places == call.kept_tokens, f"{tiny.name} holds {places} tokens. The report differs."
 
 
 CHECKS: dict[str, Callable[[Tiny], str]] = {

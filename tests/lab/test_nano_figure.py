@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lab.studies.nano import figure as nano
-from lab.studies.nano.page import OURS, PEERS, best_peer, present, readme_block
+from lab.studies.nano.page import (
+    AT,
+    OURS,
+    PEERS,
+    best_peer,
+    present,
+    readme_block,
+    untrained,
+)
 from toys.figures import ROOT, board_of, check_readable
 
 
@@ -13,6 +23,20 @@ def test_the_figure_can_be_read() -> None:
     board, suite = board_of("lab/studies/nano/suite.json")
     peers, times = present(suite, (OURS, *PEERS)), nano.times_of(ROOT / "results")
     check_readable(nano.figure(board, suite, peers, best_peer(board, suite), times))
+
+
+def test_the_best_peer_is_the_best_of_what_the_suite_has_untrained() -> None:
+    board, suite = board_of("lab/studies/nano/suite.json")
+    names = untrained(suite)
+    assert {"divprune", "random", "downsample"} <= set(names)
+    assert not {"full", "no-image", "oracle-text", OURS, "preset-wlie"} & set(names)
+    reached = {name: board.overall("main", name, AT, suite.kinds) or 0.0 for name in names}
+    assert reached[best_peer(board, suite)] == max(reached.values())
+    small = replace(suite, variants=tuple(v for v in suite.variants if v.name != "divprune"))
+    assert best_peer(board, small) == "pixel-variance"
+    block = readme_block(board, small, {})
+    assert f"| `pixel-variance`, the best of {len(names) - 1} untrained here |" in block
+    assert "(docs/results/comparison.md)" in block
 
 
 @pytest.mark.slow

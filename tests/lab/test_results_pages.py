@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from lab.benchmarks import selection_page
+from lab.report import gallery
 from lab.report.page import document, fold
 from tokensieve.evaluate.records import read_all
 
@@ -65,6 +67,21 @@ def _by_suite(study: str, root: Path) -> None:
     _module(study).main([file, "--results", "results", "--root", str(root)])
 
 
+def _nano(study: str, root: Path) -> None:
+    """It also writes beside its records and into the README: both are held here, in copies."""
+    shutil.copytree("results", root / "results")
+    begin, end = "<!-- results:begin -->", "<!-- results:end -->"
+    readme = Path("README.md").read_text("utf-8")
+    head, tail = readme.split(begin)[0], readme.split(end)[1]
+    (root / "README.md").write_text(f"{head}{begin}\n{end}{tail}", "utf-8")
+    scores = root / "results" / "nano" / "scores.csv"
+    scores.unlink()
+    _module(study).main([str(_suite(study)), "--results", str(root / "results"),
+                         "--root", str(root)])  # fmt: skip
+    assert (root / "README.md").read_text("utf-8") == readme
+    assert scores.read_bytes() == Path("results/nano/scores.csv").read_bytes()
+
+
 def _ablations(study: str, root: Path) -> None:
     spec = json.loads(_suite(study).read_text())
     _module(study).write_report(spec, _suite(study), Path("results/ablations"), root / "docs")
@@ -88,6 +105,10 @@ def _stability(study: str, root: Path) -> None:
     _module(study).write_page(Path("results/stability"), root)
 
 
+def _gallery(study: str, root: Path) -> None:
+    gallery.main(root)
+
+
 Writer = tuple[str, Callable[[str, Path], None]]
 EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes it
     "worlds.md": ("worlds", _worlds),
@@ -98,6 +119,8 @@ EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes
     "conditional.md": ("conditional", _by_suite),
     "fusion.md": ("fusion", _by_suite),
     "comparison.md": ("methods", _by_suite),
+    "nano.md": ("nano", _nano),
+    "gallery.md": ("", _gallery),
 }
 WRITERS = {  # a study that was deleted is not missed
     page: one for page, one in EVERY.items() if (ROOT / "lab/studies" / one[0]).is_dir()

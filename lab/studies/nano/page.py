@@ -20,12 +20,13 @@ from tokensieve.evaluate.config import Suite
 from tokensieve.evaluate.records import read_all
 from tokensieve.evaluate.stats import paired_difference
 from tokensieve.files import write_text
+from tokensieve.methods.registry import method_class, method_names
 
 OURS, RANKING, AT = "selector", "selector-ranking", 0.1
-UNTRAINED = ("divprune", "pixel-variance", "feature-norm")
+CONTROLS = ("full", "none")
 PRESETS = ("preset-wlie", "preset-wlie-literal", "preset-two-sided")
 BASELINES = ("random", "stride", "avgpool", "downsample")
-PEERS = (*UNTRAINED, *BASELINES, *PRESETS)
+PEERS = ("divprune", "pixel-variance", "feature-norm", *BASELINES, *PRESETS)
 SHARED = (OURS, RANKING, "selector-features", "divprune", "random")
 COLUMNS = (0.05, 0.1, 0.2, 0.4)  # of the table that matters
 TIMED = 0.2
@@ -62,16 +63,27 @@ def records_of(results: Path, form: str) -> list[dict[str, object]]:
     return [r for d in sorted(results.glob("*/")) for r in read_all(d) if r.get("form") == form]
 
 
+def untrained(suite: Suite) -> list[str]:
+    """Methods of the suite that need no training; not all that there are.
+
+    One by options of its own, as the ceiling, is no peer.
+    """
+    known = set(method_names()) - set(CONTROLS)
+    return [name for name in dict.fromkeys(variant.name for variant in suite.variants)
+            if name in known and not method_class(name).trained]  # fmt: skip
+
+
 def best_peer(board: Board, suite: Suite) -> str:
-    """Of the methods without training the one that reads most at `AT`, over all kinds."""
-    return max(UNTRAINED, key=lambda name: board.overall("main", name, AT, suite.kinds) or 0.0)
+    """Of those the one that reads most at `AT`, over all kinds."""
+    names = untrained(suite)
+    return max(names, key=lambda name: board.overall("main", name, AT, suite.kinds) or 0.0)
 
 
 def small_table(board: Board, suite: Suite, times: Times) -> str:
     """The rows a newcomer compares, a few shares across, mean of the kinds; and time at one."""
     keeps = [keep for keep in COLUMNS if keep in suite.keeps]
     peer = best_peer(board, suite)
-    labels = {**LABELS, peer: f"`{peer}`, the best without training"}
+    labels = {**LABELS, peer: f"`{peer}`, the best of {len(untrained(suite))} untrained here"}
     rows = [["right answers, %", *[f"{keep:.0%} of tokens" for keep in keeps],
              f"time at {TIMED:.0%}"]]  # fmt: skip
     methods = {variant.name: variant.method for variant in suite.variants}
@@ -97,7 +109,8 @@ def readme_block(board: Board, suite: Suite, times: Times) -> str:
         small_table(board, suite, times),
         f"{measured(board, suite)} Time: encoding, choosing and prefill on one thread, as a share "
         f"of all tokens'. {LIMITS} Kind by kind, with intervals: "
-        "[docs/results/nano.md](docs/results/nano.md).",
+        "[docs/results/nano.md](docs/results/nano.md). Every method beside every other, on fewer "
+        "pictures: [docs/results/comparison.md](docs/results/comparison.md).",
     ])  # fmt: skip
 
 
@@ -159,7 +172,8 @@ def page(
     parts = [
         f"![quality against tokens and time](../figures/{suite.suite}.png)",
         small_table(board, suite, times),
-        f"{measured(board, suite)} {LIMITS}",
+        f"{measured(board, suite)} {LIMITS} Every method beside every other, on fewer pictures: "
+        "[comparison](comparison.md).",
         "## Kind by kind",
         "Exact match in per cent by the share of visual tokens kept, seeds averaged, in brackets "
         "the 95 % bootstrap interval over pictures. At 1 every method is the identity. All rows, "
