@@ -45,12 +45,13 @@ def check_fields(instance: Any) -> None:
     check_values(type(instance), {f.name: getattr(instance, f.name) for f in _fields(instance)})
 
 
-def check_values(cls: type, values: Mapping[str, Any]) -> None:
-    """The same for values by field, before an instance is made of them. Other names are left."""
+def check_values(cls: type, values: Mapping[str, Any], section: str = "") -> None:
+    """The same for values by field, before an instance is made of them. Other names are left.
+    Messages name the field, in its `section` where one is given."""
     known = _known(cls)
     for name, value in values.items():
         if name in known:
-            _check(name, value, *known[name])
+            _check(f"{section}.{name}" if section else name, value, *known[name])
 
 
 def check_number(name: str, value: object, *, low: int, high: int = LARGEST) -> int:
@@ -89,18 +90,17 @@ def as_fields(cls: type, values: Any) -> dict[str, Any]:
     return ready
 
 
-def from_text(cls: type, name: str, text: str, *, checked: bool = True) -> Any:
-    """What a text, as typed on a command line, says of the field `name` of `cls`; checked,
-    unless who takes it will.
+def from_text(cls: type, name: str, text: str, section: str = "", *, checked: bool = True) -> Any:
+    """What a text, as typed on a command line, says of the field `name` of `cls`; checked as
+    `check_values` does, if that is asked.
 
     Raises `UnknownNameError` for a name that is no field, `ConfigError` for what does not fit.
     """
     known = _known(cls)
     check_names(f"{cls.__name__} field", [name], known)
-    hint, bounds = known[name]
-    value = _from_text(text, _parts(hint))
+    value = _from_text(text, _parts(known[name][0]))
     if checked:
-        _check(name, value, hint, bounds)
+        check_values(cls, {name: value}, section)
     return value
 
 

@@ -91,7 +91,7 @@ def test_a_fused_model_goes_on(run, small, tmp_path):
     [
         (("--preset", "stage3"), "Did you mean 'stage2'"),
         (("--set", "train.lr"), "Expected section.field=value"),
-        (("--steps", "0"), "Expected `steps` of at least 1"),
+        (("--steps", "0"), "Expected `train.steps` of at least 1"),
         (("--parallel", "zero4"), "Did you mean 'zero3'"),
         (("--kernel", "2"), "Expected no --kernel for"),
         (("--data", "no.json"), "Expected conversations as JSON in no.json"),

@@ -20,6 +20,7 @@ from tokensieve.train.selector.recipe import (
     preset_names,
 )
 from tokensieve.train.selector.watch import CollapseWatch, DivergenceWatch
+from tokensieve.train.settings import as_settings
 from toys.train_toys import ENCODER, toy_store
 
 
@@ -89,20 +90,30 @@ def test_rate_warms_up_and_falls_to_zero_in_each_stage() -> None:
     [
         ("train.stepz=3", "Unknown setting 'train.stepz'. Did you mean 'train.steps'?"),
         ("train.steps", "Expected section.field=value"),
-        ("train.steps=many", "Expected train.steps as int | None. Got 'many'"),
-        ("train.steps=0", "Expected `steps` of at least 1"),
+        ("train.steps=many", "Expected `train.steps` as a whole number or None. Got 'many'"),
+        ("train.steps=0", "Expected `train.steps` of at least 1"),
         ("train.steps=none", "Expected `steps` or `epochs`. Got neither"),
         ("train.stages=60-40", "Expected `stages` such as 60\\+20\\+20, at most 100. Got '60-40'"),
-        ("train.precision=fp8", "Unknown precision 'fp8'. Known: bf16, no"),
-        ("train.warmup=1", r"Expected `warmup` in \[0, 1\)"),
+        ("train.precision=fp8", "Unknown train.precision 'fp8'. Known: bf16, no"),
+        ("train.warmup=1", r"Expected `train.warmup` in \[0, 1\)"),
+        ("selector.width=-5", "Expected `selector.width` "),
+        ("reconstructor.width=-5", "Expected `reconstructor.width` "),
         ("objective.estimator=gumble", "Did you mean 'gumbel'"),
-        ("objective.p=2", r"Expected `p` in \[0, 1\]"),
-        ("run.on_collapse=cry", "Unknown on_collapse 'cry'. Known: log, raise"),
+        ("objective.p=2", r"Expected `objective.p` in \[0, 1\]"),
+        ("run.on_collapse=cry", "Unknown run.on_collapse 'cry'. Known: log, raise"),
     ],
 )
 def test_bad_settings_are_named(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_recipe(ENCODER, "default", [setting])
+
+
+def test_a_text_in_a_file_is_no_number_and_not_none() -> None:
+    for name, said in (("steps", "7"), ("lr", "none"), ("warmup", "0.1")):
+        with pytest.raises(
+            ConfigError, match=f"Expected `train.{name}` as a .*number.*Got '{said}'"
+        ):
+            make_recipe(ENCODER, "default", as_settings({f"train.{name}": said}))
 
 
 def test_sources_are_drawn_by_weight(tmp_path) -> None:

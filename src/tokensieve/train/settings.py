@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from tokensieve.errors import ConfigError, UnknownNameError
-from tokensieve.fields import check_names, from_text, shown
+from tokensieve.fields import check_names, check_values, from_text, shown
 from tokensieve.nn.config import Config
 
 
@@ -32,7 +32,7 @@ def parse_settings(
         if name not in known:
             raise UnknownNameError.of("setting", name, known)
         section, _, field = name.partition(".")
-        values[section][field] = from_text(sections[section], field, _string(text))
+        values[section][field] = _value(sections[section], section, field, text)
     return values
 
 
@@ -75,9 +75,13 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return field.default if isinstance(field.default, str) else json.dumps(field.default)
 
 
-def _string(text: str) -> str:
-    """`text`, or what it says where it is a string of JSON, as settings from files are."""
+def _value(cls: type[Config], section: str, field: str, text: str) -> Any:
+    """What `text` says. A string of JSON, as settings from files are, is text and nothing else."""
+    said = None
     if text.startswith('"'):
         with contextlib.suppress(ValueError):
-            return str(json.loads(text))
-    return text
+            said = json.loads(text)
+    if said is None:
+        return from_text(cls, field, text, section)
+    check_values(cls, {field: said}, section)
+    return said
