@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DIST, VENV = ROOT / "dist", ROOT / ".venvs" / "wheel"
 PYTHON = VENV / "bin" / "python"
 LIMIT = 12_000_000  # bytes of an archive
-WHEEL_NEEDS = ("tokensieve/py.typed", "tokensieve/assets/nano/model.safetensors")
 SDIST_NEEDS = ("pyproject.toml", "LICENSE", "CITATION.cff", "Makefile", "src/tokensieve/py.typed")
-SDIST_LEAVES = ("results/", "docs/results/", "docs/figures/", "runs/", "out/")
+SDIST_LEAVES = (
+    "results/", "docs/results/", "docs/figures/", "tests/lab/", "tests/docs/", "runs/", "out/",
+)  # fmt: skip
 # Every module of the package: it imports, or says which extra it is missing.
 IMPORTS = """
 import importlib, pkgutil, sys, tokensieve
@@ -51,15 +52,22 @@ sys.exit("\\n".join(wrong) or None)
 """
 
 
-def wheel_problems(names: Iterable[str]) -> Iterator[str]:
-    """What a wheel holds that it should not, or lacks."""
+def data_files(library: Path = ROOT / "src" / "tokensieve") -> list[str]:
+    """What lies in the library and is no Python, as a wheel names it."""
+    found = (path for path in library.rglob("*") if path.is_file())
+    data = (path for path in found if path.suffix not in (".py", ".pyc"))
+    return sorted(path.relative_to(library.parent).as_posix() for path in data)
+
+
+def wheel_problems(names: Iterable[str], needs: Iterable[str]) -> Iterator[str]:
+    """What a wheel holds that it should not, or lacks of what it `needs`."""
     names = set(names)
     for name in sorted(names):
         if not re.match(r"tokensieve(-[^/]+\.dist-info)?/", name):
             yield f"the wheel holds {name}, which is no part of the library"
         if name.endswith((".pyc", ".pkl", ".pt", ".bin")):
             yield f"the wheel holds {name}: compiled or pickled"
-    yield from (f"the wheel lacks {name}" for name in WHEEL_NEEDS if name not in names)
+    yield from (f"the wheel lacks {name}" for name in needs if name not in names)
 
 
 def sdist_problems(names: Iterable[str]) -> Iterator[str]:
@@ -130,7 +138,7 @@ def look(sdist: Path, wheel: Path, tag: str | None) -> list[str]:
         held = archive.namelist()
         metadata = next(name for name in held if name.endswith(".dist-info/METADATA"))
         page = archive.read(metadata).decode().partition("\n\n")[2]
-    wrong = [*wheel_problems(held), *sdist_problems(inside), *link_problems(page)]
+    wrong = [*wheel_problems(held, data_files()), *sdist_problems(inside), *link_problems(page)]
     wrong += size_problems({path.name: path.stat().st_size for path in (sdist, wheel)})
     if tag:
         changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -166,8 +174,9 @@ def main() -> int:
     """Command line; 1 if the package is not what users should get."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tag", help="the tag that is to be released, such as v0.1.0")
+    tag = parser.parse_args().tag
     sdist, wheel = build()
-    wrong = look(sdist, wheel, parser.parse_args().tag)
+    wrong = look(sdist, wheel, tag)
     for path in (sdist, wheel):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB")
     if wrong:

@@ -92,7 +92,7 @@ def as_fields(cls: type, values: Any) -> dict[str, Any]:
 
 def from_text(cls: type, name: str, text: str, section: str = "", *, checked: bool = True) -> Any:
     """What a text, as typed on a command line, says of the field `name` of `cls`; checked as
-    `check_values` does, if that is asked.
+    `check_values` does, unless who takes it will.
 
     Raises `UnknownNameError` for a name that is no field, `ConfigError` for what does not fit.
     """

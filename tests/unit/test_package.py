@@ -21,6 +21,7 @@ HOME = PYPROJECT["project"]["urls"]["Homepage"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DATA = wheel.data_files()
 MAKEFILES = [ROOT / "Makefile", *(ROOT / "lab").rglob("*.mk")]
 TARGETS = {
     target
@@ -72,11 +73,12 @@ def test_issue_forms_are_forms(file) -> None:
 @pytest.mark.parametrize(
     ("told", "problems"),
     [
-        ("the wheel holds lab/run.py", wheel.wheel_problems(["lab/run.py"])),
-        ("the wheel holds tokensieve/a.pkl", wheel.wheel_problems(["tokensieve/a.pkl"])),
-        ("the wheel lacks tokensieve/py.typed", wheel.wheel_problems([])),
+        ("the wheel holds lab/run.py", wheel.wheel_problems(["lab/run.py"], [])),
+        ("the wheel holds tokensieve/a.pkl", wheel.wheel_problems(["tokensieve/a.pkl"], [])),
+        ("the wheel lacks tokensieve/py.typed", wheel.wheel_problems([], DATA)),
         ("the sdist holds results/a.json", wheel.sdist_problems(["results/a.json"])),
         ("the sdist holds lab/nano/weights/x", wheel.sdist_problems(["lab/nano/weights/x"])),
+        ("the sdist holds tests/lab/test_a.py", wheel.sdist_problems(["tests/lab/test_a.py"])),
         ("the sdist lacks LICENSE", wheel.sdist_problems([])),
         ("links to docs/a.png", wheel.link_problems("![a](docs/a.png)")),
         ("links to docs/b.png", wheel.link_problems('<img src="docs/b.png">')),
@@ -90,11 +92,41 @@ def test_what_is_wrong_with_an_archive_is_told(told, problems) -> None:
 
 
 def test_what_is_right_is_passed() -> None:
-    assert not [*wheel.wheel_problems([*wheel.WHEEL_NEEDS, "tokensieve-1.dist-info/METADATA"])]
+    assert not [*wheel.wheel_problems([*DATA, "tokensieve-1.dist-info/METADATA"], DATA)]
     assert not [*wheel.sdist_problems([*wheel.SDIST_NEEDS, "tests/unit/test_package.py"])]
     assert not [*wheel.link_problems("[a](#b) ![c](https://d/e.png) <a href='https://f'>")]
     assert not [*wheel.size_problems({"x.whl": wheel.LIMIT})]
     assert not [*wheel.tag_problems("v0.1.0", "0.1.0", "# C\n## [0.1.0] - 2026-11-28\n")]
+
+
+def test_a_wheel_without_its_presets_is_told() -> None:
+    held = [name for name in DATA if "/presets/" not in name]
+    lost = {name for name in DATA if "/presets/" in name}
+    assert {name.rpartition("/")[2] for name in lost} >= {"default.json", "stage1.json"}
+    told = {*wheel.wheel_problems(held, DATA)}
+    assert told == {f"the wheel lacks {name}" for name in lost}
+
+
+def test_data_of_the_library_is_all_that_is_no_python(tmp_path) -> None:
+    for name in ("a.py", "__pycache__/a.pyc", "py.typed", "train/presets/default.json"):
+        (tmp_path / "tokensieve" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tokensieve" / name).touch()
+    found = wheel.data_files(tmp_path / "tokensieve")
+    assert found == ["tokensieve/py.typed", "tokensieve/train/presets/default.json"]
+
+
+def test_arguments_are_read_before_anything_is_built(monkeypatch) -> None:
+    monkeypatch.setattr(wheel, "build", lambda: pytest.fail("built"))
+    monkeypatch.setattr(sys, "argv", ["wheel.py", "--tga", "v0.1.0"])
+    with pytest.raises(SystemExit, match="2"):
+        wheel.main()
+
+
+def test_what_stays_in_the_repository_is_left_out_of_the_sdist() -> None:
+    sdist = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]
+    kept = tuple(f"{name}/" for name in sdist["only-include"])
+    for folder in wheel.SDIST_LEAVES:
+        assert not folder.startswith(kept) or f"/{folder[:-1]}" in sdist["exclude"], folder
 
 
 def test_links_of_the_readme_lead_somewhere_from_the_index() -> None:
