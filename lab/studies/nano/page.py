@@ -87,7 +87,7 @@ def small_table(board: Board, suite: Suite, times: Times) -> str:
     rows = [["right answers, %", *[f"{keep:.0%} of tokens" for keep in keeps],
              f"time at {TIMED:.0%}"]]  # fmt: skip
     methods = {variant.name: variant.method for variant in suite.variants}
-    for name in ("full", OURS, peer, *BASELINES, "no-image"):
+    for name in dict.fromkeys(("full", OURS, peer, *BASELINES, "no-image")):
         if name not in methods:
             continue
         label = labels.get(name, f"`{name}`")
