@@ -41,10 +41,10 @@ class Level:
 
 
 LEVELS = (
-    Level(fonts.EASY, 14, 20, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.7),
-    Level(fonts.TRAIN, 14, 22, 0.15, 0.2, 0.0, 0.0, 0.2, 10, 0.6),
-    Level(fonts.TRAIN, 12, 26, 0.25, 0.4, 0.2, 0.15, 0.3, 20, 0.5),
-    Level(fonts.TRAIN, 12, 30, 0.35, 0.6, 0.4, 0.3, 0.4, 35, 0.4),
+    Level(fonts.EASY, 14, 20, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.8),
+    Level(fonts.TRAIN, 14, 22, 0.15, 0.2, 0.0, 0.0, 0.2, 10, 0.8),
+    Level(fonts.TRAIN, 12, 26, 0.25, 0.4, 0.2, 0.15, 0.3, 20, 0.8),
+    Level(fonts.TRAIN, 12, 30, 0.35, 0.6, 0.4, 0.3, 0.4, 35, 0.8),
 )
 HARDEST = len(LEVELS) - 1
 
