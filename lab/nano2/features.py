@@ -1,13 +1,14 @@
 """Stage 2: pages with their questions and the frozen encoder's features, kept in fp16.
 
-`python -m lab.nano2.features --encoder FILE --out FOLDER --pages N --level K` adds what is missing.
+`python -m lab.nano2.features --encoder FILE --out FOLDER --pages N --level K` adds what is missing;
+without `--encoder` they are the truth's (`truth.py`), for a reader to begin on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from lab.nano.clip import normalise
 from lab.nano2.asking import Example, example, questions_of
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe
 from lab.nano2.keep import averaged_in, state_of
-from lab.nano2.pages import page
+from lab.nano2.pages import Page, page
+from lab.nano2.truth import truth_of
 from tokensieve.errors import TrainingError
 from tokensieve.files import make_folder, write_text, written_whole
 
@@ -35,14 +37,33 @@ def trained(file: Path) -> tuple[DenseEncoder, dict[str, Any]]:
     return model.eval(), state
 
 
+Encode = Callable[[Page], NDArray[np.float16]]
+
+
+def encode_by(encoder: Path | None) -> tuple[Encode, dict[str, Any]]:
+    """What gives the features (L, C) of a page, and where it stands: a trained encoder's
+    checkpoint, or the truth at the same width."""
+    if encoder is None:
+        recipe = EncoderRecipe()
+        return lambda drawn: truth_of(drawn, recipe.width), {"step": 0, "recipe": recipe.asdict()}
+    model, state = trained(encoder)
+
+    def encode(drawn: Page) -> NDArray[np.float16]:
+        found = model.features(normalise(torch.from_numpy(drawn.image[None].copy())))
+        encoded: NDArray[np.float16] = found[0].half().numpy()
+        return encoded
+
+    return encode, state
+
+
 @torch.no_grad()
-def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bool) -> None:
+def cache(encoder: Path | None, out: Path, split: str, pages: int, level: int, seen: bool) -> None:
     """Write `out/<split>-<number>.npy`, (CHUNK, 576, C), and `.json` for the chunks not there; of
     fewer than CHUNK pages one smaller chunk.
 
     Raises `TrainingError` if the folder was begun with another encoder or level.
     """
-    model, state = trained(encoder)
+    encode, state = encode_by(encoder)
     make_folder(out)
     mark, file = {"level": level, "encoder": state}, out / "made.json"
     if file.exists() and json.loads(file.read_text()) != mark:
@@ -59,8 +80,7 @@ def cache(encoder: Path, out: Path, split: str, pages: int, level: int, seen: bo
         first = number * CHUNK
         for index in range(first, first + min(CHUNK, pages)):
             drawn = page(0, split, index, level, seen)
-            found = model.features(normalise(torch.from_numpy(drawn.image[None].copy())))
-            features.append(found[0].half().numpy())
+            features.append(encode(drawn))
             entries.append(questions_of(drawn))
         write_text(path.with_suffix(".json"), json.dumps(entries))
         with written_whole(path) as part:
@@ -72,9 +92,17 @@ def encoder_of(out: Path) -> EncoderRecipe:
     return EncoderRecipe(**json.loads((out / "made.json").read_text())["encoder"]["recipe"])
 
 
-def load(out: Path, split: str) -> tuple[NDArray[np.float16], list[Example]]:
-    """All cached features (N, L, C) of a split and the examples with anything to ask."""
-    files = sorted(out.glob(f"{split}-[0-9]*[0-9].npy"))
+def level_of(out: Path) -> int:
+    """How hard the pages of `out` are."""
+    return int(json.loads((out / "made.json").read_text())["level"])
+
+
+def load(
+    out: Path, split: str, pages: int | None = None
+) -> tuple[NDArray[np.float16], list[Example]]:
+    """Cached features (N, L, C) of a split, all or those of its first pages (whole chunks), and the
+    examples with anything to ask."""
+    files = sorted(out.glob(f"{split}-[0-9]*[0-9].npy"))[: pages and -(-pages // CHUNK)]
     if not files:
         raise TrainingError(
             f"Expected features of {split} in {out}. Got none. Run lab.nano2.features first."
@@ -87,7 +115,7 @@ def load(out: Path, split: str) -> tuple[NDArray[np.float16], list[Example]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and encode."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoder", type=Path, required=True, help="checkpoint of stage 1")
+    parser.add_argument("--encoder", type=Path, help="checkpoint of stage 1; without: the truth")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pages", type=int, default=4000, help="of train")
     parser.add_argument("--val", type=int, default=200, help="pages of val")

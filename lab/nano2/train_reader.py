@@ -1,12 +1,16 @@
 """Stage 3: projector and Llama on cached features: `--features FOLDER --out FOLDER`; it resumes.
 
 The curriculum is in visual tokens: a few with what is asked among them, then more, then all. The
-next stage begins where the averaged weights answer enough of the val questions of this one.
+next stage begins where the averaged weights answer enough of the val questions of this one; in the
+last the rate falls to nothing. First on features of the truth, where no encoder's error holds up
+the curriculum; then `--begin READER` goes on in the last stage on an encoder's features, seen
+through the affine map that makes of them the truth.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +31,12 @@ from lab.nano.state import Log
 from lab.nano2 import features as cached
 from lab.nano2.asking import VOCABULARY, Example, askable, pack
 from lab.nano2.encoder import build_encoder
-from lab.nano2.keep import Training
+from lab.nano2.keep import Training, averaged_in
+from lab.nano2.pages import page
+from lab.nano2.truth import read_as, truth_of
+
+KEY_MARK = 0.5  # weight by which a key's letters are told in a batch that is only judged
+BEGIN_PAGES = 50  # 28,800 patches: what a first projector is fitted to
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class ReaderRecipe:
     average: float = 0.99
     enough: float = 0.9
     check_every: int = 200
+    last: int = 4000  # steps of the last stage, of which
+    falling: int = 2000  # are with a falling rate
 
 
 def build_llava(vision: CLIPVisionConfig, recipe: ReaderRecipe) -> LlavaForConditionalGeneration:
@@ -84,34 +95,71 @@ def exact(
     examples: list[Example],
     tokens: int,
     recipe: ReaderRecipe,
-) -> float:
-    """Share of questions of which every token of the answer is the most likely one."""
-    rng, hits = np.random.default_rng(0), list[bool]()
+) -> dict[str, float]:
+    """Share of questions of which every token of the answer is the most likely one: those that
+    characters answer ("text"), and the others as far as any are asked ("scene")."""
+    rng, hits = np.random.default_rng(0), {"text": list[bool](), "scene": list[bool]()}
     some = [one for one in examples if askable(one, tokens)]
     for start in range(0, len(some), 20):
-        batch = pack(rng, some[start : start + 20], tokens, recipe.questions, 0.0, renumber=0.0)
+        batch = pack(rng, some[start : start + 20], tokens, recipe.questions, KEY_MARK, 0.0)
         right = reader(shown_features(features, batch), batch).argmax(-1) == batch.targets
         for row in range(len(batch.rows)):
             for number in range(int(batch.segment[row].max()) + 1):
                 mine = (batch.segment[row] == number) & (batch.weights[row] == 1)
-                hits.append(bool(right[row][mine].all()))
-    return float(np.mean(hits))
+                named = bool((batch.weights[row][batch.segment[row] == number] == KEY_MARK).any())
+                hits["text" if named else "scene"].append(bool(right[row][mine].all()))
+    return {name: float(np.mean(values)) for name, values in hits.items() if values}
 
 
-def train(recipe: ReaderRecipe, folder: Path, out: Path, until: int) -> None:
-    """Train to step `until`; the checkpoint is out/reader.safetensors."""
+def rate_at(step: int, since: int | None, recipe: ReaderRecipe) -> float:
+    """Up, level, and at the end of the last stage, begun at step `since`, down to nothing."""
+    left = 1.0 if since is None else (since + recipe.last - step) / recipe.falling
+    return recipe.rate * max(0.0, min(1.0, left, (step + 1) / recipe.warmup))
+
+
+@torch.no_grad()
+def read_through(reader: Reader, folder: Path, features_PLC: NDArray[np.float16]) -> None:
+    """Put before the projector what makes the truth of features: the first pages of train."""
+    level, width = cached.level_of(folder), features_PLC.shape[-1]
+    truth = [truth_of(page(0, "train", k, level), width) for k in range(len(features_PLC))]
+    given_NC, truth_NC = (
+        torch.from_numpy(some.astype(np.float32)).flatten(0, 1)
+        for some in (features_PLC, np.stack(truth))
+    )
+    weight_CC, bias_C = read_as(given_NC, truth_NC)
+    first = reader.projector.linear_1
+    first.bias.add_(first.weight @ bias_C)
+    first.weight.copy_(first.weight @ weight_CC.T)
+
+
+def begun(recipe: ReaderRecipe, folder: Path, begin: Path | None) -> tuple[Reader, dict[str, Any]]:
+    """A reader and the state of step 0: untrained, or with the weights of `begin` in the last
+    stage."""
+    features, _ = cached.load(folder, "train", BEGIN_PAGES)
+    reader = Reader(build_llava(build_encoder(cached.encoder_of(folder)).config, recipe))
+    if begin is None:
+        fitted(reader, torch.from_numpy(features.astype(np.float32)).flatten(0, 1))
+        return reader, {"step": 0, "at": 0, "since": None, "recipe": asdict(recipe)}
+    reader.load_state_dict(averaged_in(begin))
+    read_through(reader, folder, features)
+    at = len(recipe.stages) - 1
+    return reader, {"step": 0, "at": at, "since": 0, "recipe": asdict(recipe)}
+
+
+def train(
+    recipe: ReaderRecipe, folder: Path, out: Path, until: int, begin: Path | None = None
+) -> None:
+    """Train to step `until`, or to the end of the last stage; the checkpoint is
+    out/reader.safetensors. `begin` counts only where there is no checkpoint yet."""
     torch.manual_seed(recipe.seed)
+    reader, state = begun(recipe, folder, begin)
     features, examples = cached.load(folder, "train")
     val_features, val = cached.load(folder, "val")
-    vision = build_encoder(cached.encoder_of(folder)).config
-    reader = Reader(build_llava(vision, recipe))
-    fitted(reader, torch.from_numpy(features[:20].astype(np.float32)).flatten(0, 1))
-    judged = Reader(build_llava(vision, recipe)).eval()
-    state: dict[str, Any] = {"step": 0, "at": 0, "recipe": asdict(recipe)}
+    judged = copy.deepcopy(reader).eval()
     run = Training(out / "reader.safetensors", reader, Muon(reader, recipe.matrix_rate), state)
     log, recent = Log(out / "reader.jsonl"), list[float]()
     log.write(stage="begin", **run.state)
-    while run.step < until:
+    while run.step < until and not done(run, recipe):
         tokens, _ = recipe.stages[run.state["at"]]
         batch = draw(recipe, run, examples)
         recent.append(one_step(run, shown_features(features, batch), batch, recipe))
@@ -121,12 +169,20 @@ def train(recipe: ReaderRecipe, folder: Path, out: Path, until: int) -> None:
         if run.step % recipe.check_every == 0:
             judged.load_state_dict(run.averaged)
             right = exact(judged, val_features, val[:100], tokens, recipe)
-            log.write(stage="check", step=run.step, tokens=tokens, exact=right)
-            if right > recipe.enough and run.state["at"] + 1 < len(recipe.stages):
+            log.write(stage="check", step=run.step, tokens=tokens, **right)
+            if right["text"] > recipe.enough and run.state["at"] + 1 < len(recipe.stages):
                 run.state["at"] += 1
-        if run.step == until:
+                if run.state["at"] + 1 == len(recipe.stages):
+                    run.state["since"] = run.step
+        if run.step == until or done(run, recipe):
             run.save()
         run.save_in_time()
+
+
+def done(run: Training, recipe: ReaderRecipe) -> bool:
+    """Whether the last stage is at its end."""
+    since = run.state["since"]
+    return since is not None and run.step >= since + recipe.last
 
 
 def draw(recipe: ReaderRecipe, run: Training, examples: list[Example]) -> Packed:
@@ -141,7 +197,7 @@ def draw(recipe: ReaderRecipe, run: Training, examples: list[Example]) -> Packed
 def one_step(run: Training, shown_BVC: Tensor, batch: Packed, recipe: ReaderRecipe) -> float:
     """One step of the optimiser and of the average; the answers' loss."""
     each = token_losses(run.model(shown_BVC, batch), batch)
-    rate = recipe.rate * min(1.0, (run.step + 1) / recipe.warmup)
+    rate = rate_at(run.step, run.state["since"], recipe)
     run.descend(mean_of(each, batch.weights), rate, recipe.average)
     return mean_of(each.detach(), batch.weights == 1).item()
 
@@ -151,11 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
-    parser.add_argument("--until", type=int, default=20_000, help="stop at this step")
+    parser.add_argument("--begin", type=Path, help="a reader's checkpoint to go on from")
+    parser.add_argument("--until", type=int, default=30_000, help="stop at this step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     given = command.parse(parser, arguments)
-    train(ReaderRecipe(seed=given.seed), given.features, given.out, given.until)
+    train(ReaderRecipe(seed=given.seed), given.features, given.out, given.until, given.begin)
 
 
 if __name__ == "__main__":
