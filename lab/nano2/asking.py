@@ -5,6 +5,7 @@ B batch, V visual tokens shown, T text tokens of all questions of a page, L = 57
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +62,16 @@ def questions_of(page: Page) -> dict[str, Any]:
     return {"kind": page.kind, "text": text, "asked": asked}
 
 
-def example(row: int, entry: dict[str, Any]) -> Example:
-    """The example that `questions_of` described."""
+def example(row: int, entry: dict[str, Any], vary: bool = False) -> Example:
+    """The example that `questions_of` described; `vary`: a key is asked for in small letters or in
+    capitals now and then, however it is printed."""
     asked = []
     for question, answer, needs in entry["asked"]:
-        before = [VOCABULARY[char] for char in question + "?"] + [VOCABULARY[ANSWER]]
+        turn = zlib.crc32(f"{row}/{question}/{answer}".encode()) % 5 if vary and needs else 2
+        said = question.lower() if turn == 0 else question.upper() if turn == 1 else question
+        before = [VOCABULARY[char] for char in said + "?"] + [VOCABULARY[ANSWER]]
         ids = [*before, *(VOCABULARY[char] for char in answer), EOS]
-        asked.append(Question(ids, len(before), len(question) if needs else 0, needs))
+        asked.append(Question(ids, len(before), len(said) if needs else 0, needs))
     return Example(row, entry["kind"], asked, entry["text"])
 
 

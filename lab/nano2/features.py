@@ -108,7 +108,7 @@ def load(
             f"Expected features of {split} in {out}. Got none. Run lab.nano2.features first."
         )
     entries = [one for file in files for one in json.loads(file.with_suffix(".json").read_text())]
-    examples = [example(row, entry) for row, entry in enumerate(entries)]
+    examples = [example(row, entry, vary=True) for row, entry in enumerate(entries)]
     return np.concatenate([np.load(file) for file in files]), [e for e in examples if e.asked]
 
 
