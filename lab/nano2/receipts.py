@@ -1,7 +1,7 @@
 """Lines of real receipts, asked of encoder and reader: what of scans a model of drawn pages reads.
 
 `python -m lab.nano2.receipts --data DIR --encoder FILE --reader FILE --out RECORD.json`. DIR holds
-img/*.jpg and box/*.json, a list of {"box": [left, top, right, bottom], "text": ...} in pixels. Asked
+img/*.jpg and box/*.json, a list of {"box": [left, top, right, bottom], "text": ...}. Asked
 is what stands at the right of a key: alone on blank paper ("line"), or with what is above and below
 it, as wide as the receipt ("window").
 """
@@ -70,7 +70,7 @@ def lines_of(boxes: list[tuple[Box, str]]) -> list[Line]:
                 if other[0] > box[2] - 2
                 and min(box[3], other[3]) - max(box[1], other[1]) > 0.6 * (box[3] - box[1])
             ]
-            (a, b, c, d), said = min(row, default=(box, ""))
+            (_, b, c, d), said = min(row, default=(box, ""))
             said = said.lstrip(": ")
             if re.search(r"\d", said):
                 around = (box[0], min(b, box[1]), c, max(d, box[3]))
