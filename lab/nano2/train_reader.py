@@ -137,13 +137,15 @@ def begun(recipe: ReaderRecipe, folder: Path, begin: Path | None) -> tuple[Reade
     stage."""
     features, _ = cached.load(folder, "train", BEGIN_PAGES)
     reader = Reader(build_llava(build_encoder(cached.encoder_of(folder)).config, recipe))
+    at, last = 0, len(recipe.stages) - 1
     if begin is None:
         fitted(reader, torch.from_numpy(features.astype(np.float32)).flatten(0, 1))
-        return reader, {"step": 0, "at": 0, "since": None, "recipe": asdict(recipe)}
-    reader.load_state_dict(averaged_in(begin))
-    read_through(reader, folder, features)
-    at = len(recipe.stages) - 1
-    return reader, {"step": 0, "at": at, "since": 0, "recipe": asdict(recipe)}
+    else:
+        reader.load_state_dict(averaged_in(begin))
+        read_through(reader, folder, features)
+        at = last
+    since = 0 if at == last else None
+    return reader, {"step": 0, "at": at, "since": since, "recipe": asdict(recipe)}
 
 
 def train(

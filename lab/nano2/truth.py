@@ -17,7 +17,7 @@ from lab.nano2.labels import PATCH, SLOTS, slots
 from lab.nano2.pages import Page
 
 PIXEL_SHARE = 1.0  # of the size of one character
-RIDGE = 1e-3
+RIDGE = 1e-5  # of the features' mean square
 
 
 def tables(width: int) -> tuple[Tensor, Tensor]:
@@ -43,9 +43,10 @@ def truth_of(drawn: Page, width: int) -> NDArray[np.float16]:
 
 def read_as(features_NC: Tensor, truth_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The affine map (C, C), (C,) from features to the truth of least squares."""
-    ones = torch.ones(len(features_NC), 1, dtype=torch.float64)
-    x = torch.cat([features_NC.double(), ones], dim=1)
+    given, wanted = features_NC.double(), truth_NC.double()
+    mean, target = given.mean(0), wanted.mean(0)
+    x = given - mean
     square = x.T @ x
     square += RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-    found = torch.linalg.solve(square, x.T @ truth_NC.double())
-    return found[:-1].float(), found[-1].float()
+    weight = torch.linalg.solve(square, x.T @ (wanted - target))
+    return weight.float(), (target - mean @ weight).float()
