@@ -36,8 +36,8 @@ class EncoderRecipe:
     layers: int = 6
     heads: int = 6
     seed: int = 0
-    steps: int = 40_000
-    decay_from: int = 34_000
+    steps: int = 10_000
+    decay_from: int = 5_600
     warmup: int = 100
     rate: float = 1e-3
     matrix_rate: float = 5.0
