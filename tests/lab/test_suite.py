@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # another config: made again
         assert len(run.run(changed, out, beside=CEILINGS, only={"full"})) == 1
         assert len(run.run(SUITE, out, beside=CEILINGS, only={"full"})) == 1
-        patch.setattr(run, "picture_hash", lambda kind, split: "another generator")
+        patch.setattr(run, "picture_hash", lambda *_, **__: "another generator")
         # records of other pictures
         assert len(run.run(SUITE, out, beside=CEILINGS, only={"full"})) == 1
         patch.undo()

@@ -162,7 +162,7 @@ def text_patches(picture: Picture) -> int:
 
 def _unasked(ordinal: int, picture: Picture) -> Item:
     text = torch.from_numpy(picture.text_mask.reshape(-1).copy())
-    return Item(ordinal, picture.image, NOTHING, text, picture.unseen_font)
+    return Item(ordinal, picture.image, NOTHING, text, ())
 
 
 def measure(

@@ -73,6 +73,8 @@ class Suite:
 
     models: by name what `load_model` takes, or one for each seed that it was trained with; a
     variant of several seeds then has its i-th on the i-th of them.
+    world: where the pictures come from; "synth" are those of `tokensieve.data.synth`.
+    at_once: kinds held in memory, encoded; more kinds are asked about in turns.
     """
 
     suite: str
@@ -87,6 +89,8 @@ class Suite:
     positions: str = "keep"
     # "ask-first": question + image + question
     prompt: str = option("image-first", choices=PROMPTS)
+    world: str = "synth"
+    at_once: int = option(8, low=1, high=100)
     registry: Mapping[str, Any] | None = None  # fields of a row for each method that has none yet
 
     def __post_init__(self) -> None:
@@ -108,8 +112,10 @@ class Suite:
 
     def queue(self, part: int, parts: int) -> list[Job]:
         """The jobs of shard `part` of `parts`: those of its own kinds, so that it need not make
-        the other pictures, then, from the far end, those of the others, to help them finish."""
-        jobs = list(self.jobs())
+        the other pictures, then, from the far end, those of the others, to help them finish. All
+        of `at_once` kinds before the next ones."""
+        turn = {kind: n // parts // self.at_once for n, kind in enumerate(self.kinds)}
+        jobs = sorted(self.jobs(), key=lambda job: turn[job.kind])
         mine = [job for job in jobs if self.kinds.index(job.kind) % parts == part]
         return mine + [job for job in reversed(jobs) if job not in mine]
 
@@ -133,8 +139,8 @@ class Job:
     def config(self, suite: Suite, fingerprints: Mapping[str, str]) -> dict[str, Any]:
         """Everything that decides the record's numbers; `fingerprints`: hashes of model, weights
         and pictures. Later options are left out at their defaults, so that records stay valid."""
-        later = {"layer": self.variant.layer, "prompt": suite.prompt}
-        return {k: v for k, v in later.items() if v not in (None, "image-first")} | {
+        later = {"layer": self.variant.layer, "prompt": suite.prompt, "world": suite.world}
+        return {k: v for k, v in later.items() if v not in (None, "image-first", "synth")} | {
             "suite": suite.suite,
             "model": self.model,
             "hashes": dict(fingerprints),

@@ -19,7 +19,7 @@ def totals(batches: Sequence[Batch], outcomes: Sequence[Outcome]) -> dict[str, A
     n = len(hits)
     groups: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for item, hit in zip(items, hits, strict=True):
-        for group in (item.question.topic, "unseen font" if item.unseen_font else "seen font"):
+        for group in (item.question.topic, *item.groups):
             groups[group][0] += int(hit)
             groups[group][1] += 1
     interval = wilson(int(hits.sum()), n).rounded()

@@ -24,19 +24,23 @@ from tokensieve.evaluate.remember import remembered_scores
 from tokensieve.evaluate.rows import merged, summary, totals
 from tokensieve.evaluate.score import Batch, Outcome, is_identity, prepare, score
 from tokensieve.evaluate.subject import Subject, Told, load_subject
-from tokensieve.evaluate.tasks import Task, load_tasks, picture_hash
+from tokensieve.evaluate.tasks import SYNTH, Task, World, load_tasks, picture_hash
+from tokensieve.fields import check_names
 from tokensieve.hf.plan import encoder_signals
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.types import Signal, Site
 
 Encodings = dict[str, list[Batch]]  # one kind for one model: batches by topic
-ENCODED = 8  # kinds and models whose encoded pictures are held in memory, oldest go first
 UNLIKE_FULL = ("full", "none")  # scored at keep 1: the first is what others are held against
 
 
-def main(arguments: list[str] | None = None, beside: Mapping[str, Told] | None = None) -> None:
-    """Parse the command line and run this shard's jobs; `beside` as in `run`."""
+def main(
+    arguments: list[str] | None = None,
+    beside: Mapping[str, Told] | None = None,
+    worlds: Mapping[str, World] | None = None,
+) -> None:
+    """Parse the command line and run this shard's jobs; `beside` and `worlds` as in `run`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", type=Path, help="a suite.json")
     parser.add_argument("--limit", type=int, help="pictures per kind, instead of the suite's")
@@ -44,14 +48,32 @@ def main(arguments: list[str] | None = None, beside: Mapping[str, Told] | None =
     parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
     parser.add_argument("--only", help="variants or models to run, separated by commas")
     parser.add_argument("--kinds", help="kinds to run, separated by commas")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=SOURCE",
+                        help="another source for a model of the suite: a folder, say")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of suites")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # two shards on two cores beat one shard on both
     kinds = options.kinds.split(",") if options.kinds else None
     suite = load_suite(options.suite, pictures=options.limit, split=options.split, kinds=kinds)
+    suite = with_models(suite, options.model)
     only = set(options.only.split(",")) if options.only else None
     run(suite, options.out / suite.suite, shard=parse_shard(options.shard), only=only,
-        beside=beside)  # fmt: skip
+        beside=beside, worlds=worlds)  # fmt: skip
+
+
+def with_models(suite: Suite, sources: Sequence[str]) -> Suite:
+    """The suite with other sources of its models, each told as NAME=SOURCE.
+
+    Raises `ConfigError` for other text, `UnknownNameError` for a model that the suite has not.
+    """
+    told = dict(suite.models)
+    for text in sources:
+        name, _, source = text.partition("=")
+        if not source:
+            raise ConfigError(f"Expected a model as NAME=SOURCE. Got '{text}'.")
+        check_names("model", [name], suite.models)
+        told[name] = source
+    return replace(suite, models=told)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -69,18 +91,25 @@ def run(
     shard: tuple[int, int] = (0, 1),
     only: set[str] | None = None,
     beside: Mapping[str, Told] | None = None,
+    worlds: Mapping[str, World] | None = None,
 ) -> list[Path]:
     """Run the jobs of this shard's queue whose records are missing; returns the files written.
 
     beside: by name, methods beside those of the registry that are told what a batch shows, such as
         a ceiling.
+    worlds: by name, where a suite's pictures come from beside "synth".
 
-    Raises `UnknownNameError` for a name in `only` that is neither a variant nor a model.
+    Raises `UnknownNameError` for a name in `only` that is neither a variant nor a model, for a
+    world that is not told, and for a kind that the world has not.
     """
     _check_only(suite, only or set())
+    known = {"synth": SYNTH, **(worlds or {})}
+    check_names("world", [suite.world], known)
+    world = known[suite.world]
+    world.check(suite.kinds)
     models: dict[str, Subject] = {}
     written: list[Path] = []
-    pictures = _Pictures(suite)
+    pictures = _Pictures(suite, world)
     for job in suite.queue(*shard):
         if only is not None and not {job.variant.name, job.model} & only:
             continue
@@ -90,7 +119,7 @@ def run(
         if job.source not in models:
             models[job.source] = load_subject(job.source, beside)
         loaded = models[job.source]
-        seen = {"pictures": picture_hash(job.kind, suite.split)}
+        seen = {"pictures": picture_hash(job.kind, suite.split, world=world)}
         config = job.config(suite, loaded.fingerprints(job.options) | seen)
         path = folder / job.file_name
         if records.is_done(path, config):
@@ -120,26 +149,34 @@ def _lacks(job: Job) -> str:
 
 
 class _Pictures:
-    """A suite's pictures as its models' encoders see them, the newest `ENCODED` of them held."""
+    """A suite's pictures as its models' encoders see them, the newest held."""
 
-    def __init__(self, suite: Suite) -> None:
-        self.suite = suite
+    def __init__(self, suite: Suite, world: World) -> None:
+        self.suite, self.world = suite, world
         self.tasks: dict[str, tuple[Task, ...]] = {}
         self.held: dict[tuple[str, str], Encodings] = {}
 
     def encoded(self, job: Job, loaded: Subject) -> Encodings:
-        """Those of a job, encoded once."""
+        """Those of a job, drawn and encoded once."""
         suite, kind, key = self.suite, job.kind, (job.kind, job.source)
         if key not in self.held:
-            if len(self.held) == ENCODED:
-                del self.held[next(iter(self.held))]
+            _make_room(self.held, suite.at_once)
             if kind not in self.tasks:
-                self.tasks[kind] = load_tasks(kind, suite.split, suite.pictures, suite.topics)
+                _make_room(self.tasks, suite.at_once)
+                self.tasks[kind] = load_tasks(
+                    kind, suite.split, suite.pictures, suite.topics, self.world
+                )
             signals = asked_signals(suite, loaded)
             self.held[key] = encode_tasks(
                 self.tasks[kind], suite.batch, loaded, suite.prompt, signals
             )
         return self.held[key]
+
+
+def _make_room(held: dict[Any, Any], most: int) -> None:
+    """Let go of the oldest where there are `most` already."""
+    if len(held) >= most:
+        del held[next(iter(held))]
 
 
 def not_there(source: str) -> bool:
