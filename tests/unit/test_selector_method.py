@@ -11,6 +11,7 @@ import torch
 from tokensieve.errors import (
     ConfigError,
     EncoderMismatchError,
+    NonFiniteError,
     UnknownNameError,
     UnsupportedError,
     WeightsError,
@@ -78,6 +79,18 @@ def test_missing_folder() -> None:
 def test_unbound(vision: VisionTokens) -> None:
     with pytest.raises(UnsupportedError, match=r"Call bind\(encoder\) first"):
         get_method("selector").reduce(vision, torch.tensor([1, 1, 1]))
+
+
+def test_numbers_that_end_in_no_score(selector: Selector, vision: VisionTokens) -> None:
+    bound, counts = get_method("selector", weights=selector).bind(ENCODER), torch.tensor([1, 1, 1])
+    tokens = vision.tokens.clone()
+    tokens[1, 3] = torch.inf
+    with pytest.raises(NonFiniteError, match="finite visual tokens at the site 'features'"):
+        bound.reduce(replace(vision, tokens=tokens), counts)
+    padded = replace(vision, tokens=tokens, valid=torch.isfinite(tokens).all(-1))
+    assert bound.reduce(padded, counts).counts_B.tolist() == [1, 1, 1]
+    with pytest.raises(NonFiniteError, match=r"finite scores of finite tokens\. .*float32 tokens"):
+        bound.reduce(replace(vision, tokens=vision.tokens * 1e30), counts)
 
 
 def test_unknown_rule() -> None:

@@ -9,7 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from tokensieve.errors import ConfigError
-from tokensieve.functional.diversity import crowd_sizes, weighted_diversity
+from tokensieve.functional import diversity
+from tokensieve.functional.cosine import Cosines
+from tokensieve.functional.diversity import ALONE, Crowd, weighted_diversity
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ObjectiveConfig, ReconstructorConfig, SelectorConfig
 from tokensieve.nn.estimators import explore_mask
@@ -133,11 +135,35 @@ def test_crowds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # angles of 0, 0, 37 and 90 degrees; the last token is padding
     tokens = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.8, 0.6], [0.0, 1.0], [1.0, 0.0]]])
     valid = torch.tensor([[True, True, True, True, False]])
-    sizes = crowd_sizes(tokens, valid, radius=0.5)
+    sizes = Cosines(tokens, valid, 0, radius=0.5).crowd_BL
     want = torch.tensor([[2 + 0.6, 2 + 0.6, 1 + 2 * 0.6 + 0.2, 1 + 0.2]])
     assert_close(sizes[:, :4], want)
-    monkeypatch.setattr("tokensieve.functional.diversity._PART", 2)
-    assert_close(crowd_sizes(tokens, valid, radius=0.5), sizes)
+    monkeypatch.setattr("tokensieve.functional.cosine._PART", 2)
+    assert_close(Cosines(tokens, valid, 0, radius=0.5).crowd_BL, sizes)
+    monkeypatch.setattr("tokensieve.functional.cosine._FLOATS", 0)  # nothing held
+    assert_close(Cosines(tokens, valid, 0, radius=0.5).crowd_BL, sizes)
+
+
+@pytest.mark.parametrize("crowd", [ALONE, Crowd(0.5, 0.9)])
+@pytest.mark.parametrize("floats", [80_000_000, 600, 0])  # the whole, strips, rows one by one
+def test_crops_one_by_one_and_together_take_the_same_order(
+    crowd: Crowd, floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    tokens, weight = (torch.randn(2, 30, *w, generator=generator) for w in ((6,), ()))
+    valid = torch.arange(30) < torch.tensor([[30], [22]])
+    monkeypatch.setattr("tokensieve.functional.cosine._PART", 8)
+    monkeypatch.setattr("tokensieve.functional.cosine._FLOATS", floats)
+    for steps in (0, 5, 26):
+        order, worth = diversity.diverse_order(tokens, weight, valid, steps, crowd)
+        cosines = crowd.cosines(tokens, valid, steps)
+        free = crowd.joined(weight, cosines).masked_fill(~valid, -torch.inf)
+        together, value = torch.zeros_like(order), torch.zeros_like(worth)
+        diversity._take_together(cosines, free, together, value)
+        real = value > -torch.inf
+        assert real.sum(-1).tolist() == [steps, min(steps, 22)]
+        assert torch.equal(order[real], together[real])
+        assert_close(worth, value, atol=1e-5, rtol=1e-5)
 
 
 def test_negative_powers_are_refused() -> None:

@@ -29,6 +29,8 @@ class Cosines:
     rows: how many will be asked for.
     nearest: also find `nearest_BL`, the highest cosine of each token with another real one (-inf
         if there is none).
+    radius: also find `crowd_BL`, how many real tokens each one stands for: 1 for itself, less for
+        others up to a cosine distance of `radius`, where it is 0.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Cosines:
         rows: int,
         *,
         nearest: bool = False,
+        radius: float | None = None,
     ) -> None:
         B, L, _ = tokens_BLC.shape
         self._tokens_BLC = tokens_BLC
@@ -47,29 +50,36 @@ class Cosines:
         norms.append(tokens_BLC.new_empty(B, 0, dtype=torch.float32))  # L may be 0
         self._scale_BL = 1 / torch.cat(norms, 1).clamp_min(_EPS)
         self.nearest_BL = tokens_BLC.new_full((B, L), -torch.inf, dtype=torch.float32)
-        self._whole_BLL: Tensor | None = None
+        self.crowd_BL = torch.zeros_like(self.nearest_BL)
+        self.whole_BLL: Tensor | None = None
         self._strips: list[Tensor] = []
-        if not nearest and rows * _ROWS_OF_A_PRODUCT < L:
+        asked = nearest or radius is not None
+        if not asked and rows * _ROWS_OF_A_PRODUCT < L:
             return
-        if B * L * L <= _FLOATS:
-            self._whole_BLL = torch.empty(B, L, L, device=tokens_BLC.device)
+        self._hold = B * L * L <= _FLOATS
+        if self._hold:
+            if L > _PART:  # else the only block is the whole
+                self.whole_BLL = torch.empty(B, L, L, device=tokens_BLC.device)
         elif B == 1 and L * (L + _PART) // 2 <= _FLOATS:
             starts = range(0, L, _PART)
             self._strips = [
                 torch.empty(min(_PART, L - s), L - s, device=tokens_BLC.device) for s in starts
             ]
-        elif not nearest:
+        elif not asked:
             return
         for top, start, cosine_BPQ in self._blocks():
             self._keep(top, start, cosine_BPQ)
+            if radius is not None:
+                self._crowd(top, start, cosine_BPQ, radius)
             if nearest:
                 self._near(top, start, cosine_BPQ)
+        self.crowd_BL.clamp_min_(1)
 
     def row(self, pick_B: Int[Tensor, "B"]) -> Float[Tensor, "B L"]:
         """The cosines of all tokens of crop b with token `pick_B[b]`."""
         crop_B = torch.arange(len(pick_B), device=pick_B.device)
-        if self._whole_BLL is not None:
-            return self._whole_BLL[crop_B, pick_B]
+        if self.whole_BLL is not None:
+            return self.whole_BLL[crop_B, pick_B]
         if self._strips:
             pick = int(pick_B)
             strip, offset = divmod(pick, _PART)
@@ -109,11 +119,24 @@ class Cosines:
 
     def _keep(self, top: int, left: int, block_BPQ: Float[Tensor, "B P Q"]) -> None:
         _, P, Q = block_BPQ.shape
-        if self._whole_BLL is not None:
-            self._whole_BLL[:, top : top + P, left : left + Q] = block_BPQ
-            self._whole_BLL[:, left : left + Q, top : top + P] = block_BPQ.mT
+        if self._hold and P == Q == self._tokens_BLC.shape[1]:
+            self.whole_BLL = block_BPQ.mT.contiguous()
+        elif self.whole_BLL is not None:
+            self.whole_BLL[:, top : top + P, left : left + Q] = block_BPQ
+            self.whole_BLL[:, left : left + Q, top : top + P] = block_BPQ.mT
         elif self._strips:
             self._strips[top // _PART][:, left - top : left - top + Q] = block_BPQ[0]
+
+    def _crowd(self, top: int, left: int, block_BPQ: Float[Tensor, "B P Q"], radius: float) -> None:
+        _, P, Q = block_BPQ.shape
+        rows, columns = slice(top, top + P), slice(left, left + Q)
+        near_BPQ = (block_BPQ - (1 - radius)).clamp_(0, radius)
+        if self._padding_BL is not None:
+            near_BPQ.masked_fill_(self._padding_BL[:, rows, None], 0)
+            near_BPQ.masked_fill_(self._padding_BL[:, None, columns], 0)
+        self.crowd_BL[:, rows] += near_BPQ.sum(2) / radius
+        if top != left:
+            self.crowd_BL[:, columns] += near_BPQ.sum(1) / radius
 
     def _near(self, top: int, left: int, block_BPQ: Float[Tensor, "B P Q"]) -> None:
         """Spoils the block."""

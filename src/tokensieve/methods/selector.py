@@ -16,7 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import EncoderMismatchError, UnsupportedError, WeightsError
+from tokensieve.errors import (
+    EncoderMismatchError,
+    NonFiniteError,
+    UnsupportedError,
+    WeightsError,
+)
 from tokensieve.fields import option
 from tokensieve.functional.counts import (
     adaptive_counts,
@@ -134,9 +139,18 @@ class LearnedSelection(ScoringMethod):
 
     @torch.no_grad()
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:
-        vision.require_finite(f"the site '{self.site}'")
-        selector = self.selector.to(vision.tokens.device)
-        return selector.scores(vision.tokens, vision.valid, vision.grid)
+        selector, tokens_BLC = self.selector, vision.tokens
+        if selector.mean.device != tokens_BLC.device:  # `.to` walks all modules to find nothing
+            selector.to(tokens_BLC.device)
+        scores_BL = selector.scores(tokens_BLC, vision.valid, vision.grid)
+        if not bool((torch.isfinite(scores_BL) | ~vision.valid_BL).all()):
+            vision.require_finite(f"the site '{self.site}'")  # NaN and Inf reach every score
+            raise NonFiniteError(
+                "Expected finite scores of finite tokens. Got NaN or Inf: they are too large for "
+                f"these weights ({str(tokens_BLC.dtype).removeprefix('torch.')} tokens). Use "
+                "weights trained on such tokens."
+            )
+        return scores_BL
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None

@@ -15,23 +15,20 @@ from torch import Tensor
 from tokensieve.budget import count
 from tokensieve.errors import InputError, NonFiniteError
 from tokensieve.functional.counts import SHARES, adaptive_counts
-from tokensieve.functional.diversity import crowd_sizes, diverse_order, weighted_diversity
+from tokensieve.functional.diversity import Crowd, diverse_order, weighted_diversity
 from tokensieve.functional.gate import gated_mask
 from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.selector import Selector
 
 
-def rule_weights(
-    selector: Selector,
-    tokens_BLC: Float[Tensor, "B L C"],
-    scores_BL: Float[Tensor, "B L"],
-    valid_BL: Bool[Tensor, "B L"],
-) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B L"]]:
-    """What the rule "diverse" compares: tokens of even spread, and the logarithm of their weight,
-    error^trust x alike^crowd."""
-    config, even_BLC = selector.config, tokens_BLC / selector.std
-    alike_BL = crowd_sizes(even_BLC, valid_BL, config.radius)
-    return even_BLC, config.trust * scores_BL + config.crowd * alike_BL.log()
+def _diverse(
+    selector: Selector, tokens_BLC: Float[Tensor, "B L C"], scores_BL: Float[Tensor, "B L"]
+) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B L"], Crowd]:
+    """What the rule "diverse" compares: tokens of even spread, the logarithm of their weight
+    error^trust, and who counts for a crowd."""
+    config = selector.config
+    even_BLC = tokens_BLC / selector.std
+    return even_BLC, config.trust * scores_BL, Crowd(config.crowd, config.radius)
 
 
 def ranked(
@@ -48,8 +45,8 @@ def ranked(
     score, by rank.
     """
     if rule == "diverse":
-        return diverse_order(*rule_weights(selector, tokens_BLC, scores_BL, valid_BL),
-                             valid_BL, steps)  # fmt: skip
+        even_BLC, weight_BL, crowd = _diverse(selector, tokens_BLC, scores_BL)
+        return diverse_order(even_BLC, weight_BL, valid_BL, steps, crowd)
     free_BL = scores_BL.float().masked_fill(~valid_BL, -torch.inf)
     worth_BL, order_BL = free_BL.sort(dim=-1, descending=True, stable=True)
     return order_BL[:, :steps], worth_BL[:, :steps]
@@ -69,8 +66,8 @@ def choose(
         return topk_mask(scores_BL, counts_B, valid_BL)
     if rule == "gated":
         return gated_mask(scores_BL, selector.standardise(tokens_BLC), counts_B, valid_BL)
-    even_BLC, weight_BL = rule_weights(selector, tokens_BLC, scores_BL, valid_BL)
-    return weighted_diversity(even_BLC, weight_BL, counts_B, valid_BL)
+    even_BLC, weight_BL, crowd = _diverse(selector, tokens_BLC, scores_BL)
+    return weighted_diversity(even_BLC, weight_BL, counts_B, valid_BL, crowd)
 
 
 @torch.no_grad()
