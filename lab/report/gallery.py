@@ -15,7 +15,8 @@ from PIL import Image
 from lab.report.page import document, words
 from tokensieve.data.synth import generate
 from tokensieve.data.synth.shipped import shipped_pictures
-from tokensieve.evaluate.ask import Answer, Settings, ask
+from tokensieve.evaluate.answer import Answer
+from tokensieve.evaluate.ask import Settings, ask
 from tokensieve.evaluate.demo import is_right
 from tokensieve.files import make_folder, write_text, written_whole
 from tokensieve.hf.load import load_model

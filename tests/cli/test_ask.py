@@ -1,11 +1,14 @@
 """`tokensieve ask`: what it prints, what it counts, what it writes."""
 
 import json
+from dataclasses import fields, replace
 
 import pytest
 from PIL import Image
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.evaluate import console
+from tokensieve.evaluate.answer import Answer
 from tokensieve.evaluate.console import scaled
 
 ASK = ("what is it", "--max-new-tokens", 3, "--model")
@@ -143,3 +146,16 @@ def test_costs_that_no_formula_knows_are_null(ask, monkeypatch):
     assert (got["kv_bytes"], got["llm_flops"], got["flops"]) == (None, None, {})
     assert isinstance(got["answer"], str)
     assert scaled(got["llm_flops"]) == "?"
+
+
+def test_an_answer_that_is_not_sure_is_told(ask, capsys):
+    got = ask("--method", "stride", "--keep", "0.5")
+    assert 0 < got["sure"] < 0.5  # of an untrained model, no token is likely
+    known = {f.name for f in fields(Answer)}
+    unsure = Answer(**{name: value for name, value in got.items() if name in known}, images=())
+    sure = replace(unsure, method="full", sure=0.97)
+    prose = replace(unsure, method="none", new_tokens=200)  # has unlikely tokens as a rule
+    console.show(console.answers_table("What?", [unsure, sure, prose]))
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("not sure") == 1
+    assert "stride: not sure" in out

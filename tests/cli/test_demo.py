@@ -10,7 +10,7 @@ from tokensieve.data.synth import shipped
 from tokensieve.data.synth.shipped import PICTURES, QUESTIONS, make, shipped_pictures
 from tokensieve.errors import TokensieveError, UnknownNameError
 from tokensieve.evaluate import demo
-from tokensieve.evaluate.ask import Answer
+from tokensieve.evaluate.answer import Answer
 
 
 def test_shipped_pictures_are_what_the_generator_makes(tmp_path):
@@ -44,7 +44,7 @@ def answer(method, text, kept):
     return Answer(
         answer=text, model="nano", method=method, keep=0.4, visual_tokens=256, kept_tokens=kept,
         prompt_tokens=kept + 8, new_tokens=4, kv_bytes=123_456, llm_flops=9_876_543_210, flops={},
-        ms={"encode": 1.0, "select": 2.25, "prefill": 33.0, "decode": 444.0},
+        sure=1.0, ms={"encode": 1.0, "select": 2.25, "prefill": 33.0, "decode": 444.0},
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tokensieve.errors import BudgetError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokensieve.evaluate.ask import Answer, Refused
+    from tokensieve.evaluate.answer import Answer, Refused
 
 TOKENS, ANSWER = "Which tokens", "Answer"
 
@@ -128,7 +128,8 @@ def ask(
     """Ask a model about one or more pictures, with fewer visual tokens."""
     import torch
 
-    from tokensieve.evaluate.ask import Refused, Settings, run
+    from tokensieve.evaluate.answer import Refused
+    from tokensieve.evaluate.ask import Settings, run
     from tokensieve.evaluate.console import answers_table, show
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.overlay import check_overlay, check_overlay_path, write_overlay

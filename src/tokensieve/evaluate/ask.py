@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,10 +27,11 @@ from tokensieve.errors import (
     UnsupportedError,
     brief,
 )
+from tokensieve.evaluate.answer import Answer, Refused
 from tokensieve.fields import check_fields, option
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.prompt.template import picture_prompt, placeholder_of
-from tokensieve.hf.report import Call, ImageReport
+from tokensieve.hf.report import Call
 from tokensieve.hf.runtime.devices import input_device
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
@@ -78,53 +79,6 @@ class Settings:
         return {"positions": self.positions, "pool": self.pool, **plan, **own}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer and what it took.
-
-    keep: as asked, 1.0 for "full" and 0.0 for "none".
-    kept_tokens: visual tokens the LLM's last layer holds.
-    prompt_tokens: what the LLM's first layer read, text and visual; new_tokens: what it wrote.
-    kv_bytes: of the cache when the last token was written.
-    llm_flops: prefill and decode, two per multiply-add; flops: the same by stage. Where the formula
-        does not know the LLM (a mixture of experts, say), None and nothing, as are kv_bytes.
-    ms: milliseconds by stage.
-    images: what was kept of each picture.
-    """
-
-    answer: str
-    model: str
-    method: str
-    keep: float | int
-    visual_tokens: int
-    kept_tokens: int
-    prompt_tokens: int
-    new_tokens: int
-    kv_bytes: int | None
-    llm_flops: int | None
-    flops: dict[str, int]
-    ms: dict[str, float]
-    images: tuple[ImageReport, ...] = field(default=(), repr=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the kept positions, ready for `json.dumps`."""
-        fields = asdict(replace(self, images=()))
-        del fields["images"]
-        return fields
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A method that does not fit what was asked, and why, in one line."""
-
-    method: str
-    reason: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for `json.dumps`."""
-        return {"method": self.method, "error": self.reason}
-
-
 def ask(
     loaded: Loaded, pictures: Pictures, question: str, method: str, settings: Settings
 ) -> Answer:
@@ -154,9 +108,14 @@ def ask(
         sieve(loaded.model, method, keep or 1.0, **settings.plan(method)) as report,
     ):
         output = loaded.model.generate(
-            **inputs, max_new_tokens=settings.max_new_tokens, do_sample=False
+            **inputs,
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-    new = output[0, before:]
+    new = output.sequences[0, before:]
+    likely = [float(step[0].float().softmax(-1).max()) for step in output.logits]
     text = before - report.visual_tokens
     return Answer(
         answer=loaded.processor.decode(new, skip_special_tokens=True).strip(),
@@ -168,6 +127,7 @@ def ask(
         prompt_tokens=text + report.calls[0].tokens_by_layer(1)[0],
         new_tokens=len(new),
         ms={stage: round(report.ms.get(stage, 0.0), 3) for stage in STAGES},
+        sure=round(min(likely), 4),
         images=tuple(i for call in report.calls for row in call.prompts for i in row.images),
         **_cost(loaded.model, text, report.calls[0], len(new)),
     )

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tokensieve.evaluate.ask import Answer, Refused
+from tokensieve.evaluate.answer import Answer, Refused
 
 PLAIN_WIDTH = 80
 SHORT = 17  # characters an answer may have in a table 80 wide
@@ -70,6 +70,11 @@ def answers_table(question: str, answers: Sequence[Answer | Refused]) -> Rendera
         if isinstance(one, Answer):
             said, costs = one.answer, cost_cells(one)
             below += [] if short else [f"{one.method}: {one.answer}"]
+            if one.unsure:
+                below.append(
+                    f"{one.method}: not sure, a token of its answer has a probability of "
+                    f"{one.sure:.2f}. It may not be able to read this."
+                )
         else:
             said, costs = "(refused)", ["-"] * len(COST_HEADERS)
             below.append(f"{one.method}: refused. {one.reason}")

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokensieve.data.synth.shipped import Shipped, shipped_pictures
-from tokensieve.evaluate.ask import Answer, Settings, ask
+from tokensieve.evaluate.answer import Answer
+from tokensieve.evaluate.ask import Settings, ask
 from tokensieve.evaluate.console import COST_HEADERS, COST_NOTE, cost_cells, show
 from tokensieve.evaluate.overlay import shown
 from tokensieve.files import make_folder, written_whole

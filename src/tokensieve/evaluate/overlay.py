@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tokensieve.errors import UnsupportedError
-from tokensieve.evaluate.ask import Answer, Pictures, Refused, listed, prepared
+from tokensieve.evaluate.answer import Answer, Refused
+from tokensieve.evaluate.ask import Pictures, listed, prepared
 from tokensieve.evaluate.pictures import picture_path
 from tokensieve.files import written_whole
 from tokensieve.hf.encoder.encode import encode
