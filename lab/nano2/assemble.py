@@ -1,4 +1,5 @@
-"""Stage 4: encoder and reader in one standard Llava folder, in fp16, with its processors.
+"""Stage 4: encoder and reader in one standard Llava folder, in fp16, with its processors and the
+row-end token that it takes as a LLaVA-NeXT (`load_nano("llava-next", path=FOLDER)`).
 
 `python -m lab.nano2.assemble --encoder FILE --reader FILE --out FOLDER`; then
 `tokensieve ask page.png "Total?" --model FOLDER`.
@@ -10,19 +11,23 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lab import command
+from lab.nano.clip import normalise
 from lab.nano.llava import write_llava
 from lab.nano.lm import Reader
 from lab.nano.vocabulary import UNK, with_template
 from lab.nano2.asking import VOCABULARY
 from lab.nano2.features import trained
 from lab.nano2.keep import averaged_in, state_of
+from lab.nano2.pages import HARDEST, page
 from lab.nano2.train_reader import ReaderRecipe, build_llava
 from tokensieve.files import written_folder
+from tokensieve.nn.pretrained import write_weights
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -44,11 +49,25 @@ def model_of(encoder: Path, reader: Path) -> LlavaForConditionalGeneration:
     return model
 
 
+@torch.no_grad()
+def row_end(model: LlavaForConditionalGeneration, pages: int = 20) -> torch.Tensor:
+    """The mean projected feature of some pages, (D,): it was not trained; a mean says least."""
+    drawn = [page(0, "val", index, HARDEST).image for index in range(pages)]
+    found = model.model.get_image_features(
+        normalise(torch.from_numpy(np.stack(drawn))),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    ).pooler_output
+    return torch.cat(list(found)).mean(0)
+
+
 def assemble(encoder: Path, reader: Path, out: Path) -> None:
-    """Write model (fp16) and processors to the folder `out`."""
+    """Write model (fp16), processors and row-end token to the folder `out`."""
     model = model_of(encoder, reader)
+    newline = row_end(model).half()
     torch.nn.Module.to(model, torch.float16)
     with written_folder(out) as part:
+        write_weights(part / "newline.safetensors", {"image_newline": newline})
         write_llava(part, model, tokenizer())
 
 

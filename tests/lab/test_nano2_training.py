@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lab.nano.clip import normalise
@@ -26,6 +27,7 @@ from lab.nano2.train_encoder import rate_at, train
 from lab.nano2.train_reader import ReaderRecipe
 from lab.nano2.train_reader import train as train_reader
 from tokensieve.errors import MissingPackageError, TrainingError
+from tokensieve.hf.models.nano import load_nano
 from tokensieve.hf.models.processors import load_processor
 
 TEXT = {"kind": "lines", "text": [3, 4, 9, 30], "asked": [["ab", "7", [3, 4]], ["c", "41", [9]]]}
@@ -189,6 +191,11 @@ def says_the_same_assembled(tmp_path: Path) -> None:
     torch.testing.assert_close(whole[:, PATCHES:], mine, rtol=0, atol=5e-3)  # features in fp16
     out = tmp_path / "assembled"
     assemble(tmp_path / "encoder.safetensors", tmp_path / "cut" / "reader.safetensors", out)
+    crops, tiles = load_nano("llava-next", path=out)
+    wide = Image.new("RGB", (672, 336), (200, 200, 200))
+    talk = tiles(images=[wide], text=["<image>c?<answer>"], return_tensors="pt")
+    assert talk["pixel_values"].shape[1] == 3  # the whole and two crops, side by side
+    assert crops(**talk).logits.shape[1] == talk["input_ids"].shape[1] > 2 * PATCHES
     found = judge(model, "test", 2, 0, [Cell("scene", True), Cell("lines", False, False, 3)])
     assert [cell["right"] for cell in found.values()] == [0, 0]
     assert list(found) == ["scene, known fonts", "lines, unknown fonts, light, moved 3 px"]

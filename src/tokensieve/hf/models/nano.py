@@ -33,7 +33,7 @@ from tokensieve.nn.pretrained import read_weights
 
 NANO = asset_path("nano")
 VARIANTS = ("llava", "llava-next", "control")
-PINPOINTS = [[192, 192], [192, 384], [384, 192], [384, 384], [192, 576], [576, 192]]
+TILINGS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1))  # rows and columns of crops
 
 
 def load_nano(
@@ -97,6 +97,11 @@ def split_by_head(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch
     return out
 
 
+def pinpoints(side: int) -> list[list[int]]:
+    """The sizes in pixels that LLaVA-NeXT fits a picture to, of crops of `side` pixels."""
+    return [[rows * side, columns * side] for rows, columns in TILINGS]
+
+
 def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForConditionalGeneration:
     """A LLaVA-NeXT model that shares the parts of `model`."""
     old = model.config
@@ -106,7 +111,7 @@ def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForCon
         image_token_index=old.image_token_id,
         vision_feature_layer=old.vision_feature_layer,
         vision_feature_select_strategy=old.vision_feature_select_strategy,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=pinpoints(old.vision_config.image_size),
         image_seq_length=old.image_seq_length,
         tie_word_embeddings=False,
     )
@@ -140,7 +145,7 @@ def processor(path: Path = NANO, crops: bool = False) -> ProcessorMixin:
         do_center_crop=False,
         image_mean=images.image_mean,
         image_std=images.image_std,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=pinpoints(images.size["height"]),
     )
     return LlavaNextProcessor(  # type: ignore[no-untyped-call]
         tiles, tokenizer, chat_template=template, **layout
