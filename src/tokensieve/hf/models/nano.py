@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -104,7 +105,7 @@ def pinpoints(side: int) -> list[list[int]]:
 
 def as_next(model: LlavaForConditionalGeneration, path: Path) -> LlavaNextForConditionalGeneration:
     """A LLaVA-NeXT model that shares the parts of `model`."""
-    old = model.config
+    old: Any = model.config  # its parts may be None by their types, and never are
     config = LlavaNextConfig(
         vision_config=old.vision_config,
         text_config=old.text_config,
