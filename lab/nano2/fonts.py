@@ -82,3 +82,11 @@ def font(name: str, size: int) -> ImageFont.FreeTypeFont:
 def x_height(name: str, size: int) -> float:
     """Height of a small letter in pixels."""
     return -font(name, size).getbbox("x", anchor="ls")[1]
+
+
+@cache
+def advance(name: str, size: int, before: str, char: str) -> float:
+    """From where `char` begins to where the next one does, in pixels, `before` standing before it:
+    kerning goes by pairs."""
+    face = font(name, size)
+    return face.getlength(before + char) - (face.getlength(before) if before else 0.0)

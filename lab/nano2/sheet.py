@@ -11,7 +11,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from lab.nano2.fonts import font, x_height
+from lab.nano2.fonts import advance, font, x_height
 from lab.nano2.words import CODE
 
 SIZE = 336
@@ -103,9 +103,9 @@ class Sheet:
         base = y + face.getmetrics()[0]
         self.draw.text((x, base), text, font=face, fill=ink or self.look.ink, anchor="ls")
         middle, start = base - x_height(hand.name, hand.size) / 2, len(self.codes)
-        left = 0.0
-        for end, char in enumerate(text, 1):
-            right = face.getlength(text[:end])
+        left, before = 0.0, ""
+        for char in text:
+            right, before = left + advance(hand.name, hand.size, before, char), char
             if char in CODE:
                 self.places.append((x + (left + right) / 2, middle))
                 self.codes.append(CODE[char])
