@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 from tokensieve.errors import ConfigError, EncoderMismatchError, UnknownNameError, WeightsError
 from tokensieve.nn.config import ReconstructorConfig
 from tokensieve.nn.reconstructor import FeatureReconstructor
-from tokensieve.nn.selector import Selector, SelectorConfig
+from tokensieve.nn.selector import Selector, SelectorConfig, fast_in
 from tokensieve.types import EncoderInfo
 
 ENCODER = EncoderInfo("toy", 16, -1, 2, 2, 32, (3, 4))
@@ -257,3 +258,37 @@ def test_broken_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_unknown_choice_is_a_config_error() -> None:
     assert issubclass(UnknownNameError, ConfigError)
+
+
+def test_half_precision_is_computed_in_only_where_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, tokens = make(), features().bfloat16()
+    seen: list[torch.dtype] = []
+    made.stack.register_forward_hook(lambda *passed: seen.append(passed[-1].dtype))
+
+    def scores(fast: bool, precision: str = "auto") -> torch.Tensor:
+        monkeypatch.setattr("tokensieve.nn.selector.fast_in", lambda device, dtype: fast)
+        made.config = replace(made.config, precision=precision)
+        return made.scores(tokens)
+
+    with torch.no_grad():
+        exact, half = scores(False), scores(True)
+        assert torch.equal(scores(True, "float32"), exact)
+    assert not torch.equal(half, exact)
+    assert_close(half, exact, atol=0.05, rtol=0.05)
+    assert half.dtype is exact.dtype is torch.float32
+    assert torch.equal(scores(True), exact)  # with gradients: the caller's own choice
+
+
+def test_which_device_is_fast_in_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    told = fast_in.__wrapped__
+    assert told("cpu", torch.bfloat16)
+    assert not told("cpu", torch.float16)
+    assert told("cuda", torch.float16)
+    assert not told("cuda", torch.bfloat16)
+    assert not told("mps", torch.float16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert not told("cpu", torch.bfloat16)

@@ -81,7 +81,7 @@ class Conditional(ScoringMethod):
 
     def _bound(self, vision: VisionTokens) -> Selector:
         if isinstance(self.weights, Selector):
-            return self.weights.to(vision.tokens.device)
+            return self.weights.at(vision.tokens.device)
         raise UnsupportedError("Expected a method bound to an LLM. Call bind(llm_info) first.")
 
     def _load(self) -> Selector:

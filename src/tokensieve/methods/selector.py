@@ -139,9 +139,8 @@ class LearnedSelection(ScoringMethod):
 
     @torch.no_grad()
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:
-        selector, tokens_BLC = self.selector, vision.tokens
-        if selector.mean.device != tokens_BLC.device:  # `.to` walks all modules to find nothing
-            selector.to(tokens_BLC.device)
+        tokens_BLC = vision.tokens
+        selector = self.selector.at(tokens_BLC.device)
         scores_BL = selector.scores(tokens_BLC, vision.valid, vision.grid)
         if not bool((torch.isfinite(scores_BL) | ~vision.valid_BL).all()):
             vision.require_finite(f"the site '{self.site}'")  # NaN and Inf reach every score

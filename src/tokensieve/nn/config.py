@@ -16,6 +16,7 @@ CHOICES = {
     "positions": ("none", "learned", "sincos"),
     "normalise": ("standardise", "none"),
     "rule": ("top", "gated", "diverse"),
+    "precision": ("auto", "float32"),
     "estimator": ("explore", "gumbel", "straight-through", "soft-topk"),
     "objective": ("surprise", "when-less-is-enough", "adaptive", "plain"),
     "reduction": ("rms", "l2", "mse", "sample-l2"),
@@ -117,6 +118,12 @@ class SelectorConfig(StackConfig):
     )  # fmt: skip
     radius: float = option(
         0.3, "diverse: cosine distance below which tokens look alike.", over=0, high=2
+    )
+    precision: str = option(
+        "auto",
+        "Inference: the layers compute in half precision where the tokens are in it and the device "
+        "is fast in it (auto), or always in float32.",
+        choices=CHOICES["precision"],
     )
     thresholds: tuple[float, ...] = option(
         (), "What a token must be worth, by share kept on average; measured by `calibrate`."
