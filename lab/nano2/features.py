@@ -22,7 +22,7 @@ from lab.nano2.asking import Example, example, questions_of
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe
 from lab.nano2.keep import averaged_in, state_of
 from lab.nano2.pages import Page, page
-from lab.nano2.truth import truth_of
+from lab.nano2.truth import codes_of, truth_of
 from tokensieve.errors import TrainingError
 from tokensieve.files import make_folder, write_text, written_whole
 
@@ -76,15 +76,24 @@ def cache(encoder: Path | None, out: Path, split: str, pages: int, level: int, s
         path = out / f"{split}-{number:04d}.npy"
         if path.exists():
             continue
-        entries, features = [], []
+        entries, features, codes = [], [], []
         first = number * CHUNK
         for index in range(first, first + min(CHUNK, pages)):
             drawn = page(0, split, index, level, seen)
             features.append(encode(drawn))
+            codes.append(codes_of(drawn))
             entries.append(questions_of(drawn))
         write_text(path.with_suffix(".json"), json.dumps(entries))
+        if encoder is None:
+            with written_whole(codes_beside(path)) as part:
+                np.save(part, np.stack(codes))
         with written_whole(path) as part:
             np.save(part, np.stack(features))
+
+
+def codes_beside(path: Path) -> Path:
+    """Where the characters of the pages of a chunk lie."""
+    return path.with_name("codes-" + path.name)
 
 
 def encoder_of(out: Path) -> EncoderRecipe:
@@ -110,6 +119,12 @@ def load(
     entries = [one for file in files for one in json.loads(file.with_suffix(".json").read_text())]
     examples = [example(row, entry, vary=True) for row, entry in enumerate(entries)]
     return np.concatenate([np.load(file) for file in files]), [e for e in examples if e.asked]
+
+
+def load_codes(out: Path, split: str) -> NDArray[np.uint8] | None:
+    """The characters (N, L, K) of the pages of a split, where `out` is the truth's."""
+    files = sorted(out.glob(f"codes-{split}-[0-9]*[0-9].npy"))
+    return np.concatenate([np.load(file) for file in files]) if files else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

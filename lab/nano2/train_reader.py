@@ -33,7 +33,7 @@ from lab.nano2.asking import VOCABULARY, Example, askable, pack
 from lab.nano2.encoder import build_encoder
 from lab.nano2.keep import Training, averaged_in
 from lab.nano2.pages import page
-from lab.nano2.truth import read_as, truth_of
+from lab.nano2.truth import exchanged, read_as, truth_of
 
 KEY_MARK = 0.5  # weight by which a key's letters are told in a batch that is only judged
 BEGIN_PAGES = 50  # 28,800 patches: what a first projector is fitted to
@@ -57,6 +57,8 @@ class ReaderRecipe:
     )
     questions: int = 4
     key_weight: float = 0.2
+    renumber: float = 0.1  # share of pages whose tokens count from 0, whatever is left out
+    printed: float = 0.2  # of the truth's pages that keep their characters
     warmup: int = 100
     rate: float = 1.5e-3
     matrix_rate: float = 1.5
@@ -156,6 +158,7 @@ def train(
     torch.manual_seed(recipe.seed)
     reader, state = begun(recipe, folder, begin)
     features, examples = cached.load(folder, "train")
+    codes = cached.load_codes(folder, "train")
     val_features, val = cached.load(folder, "val")
     judged = copy.deepcopy(reader).eval()
     run = Training(out / "reader.safetensors", reader, Muon(reader, recipe.matrix_rate), state)
@@ -163,8 +166,8 @@ def train(
     log.write(stage="begin", **run.state)
     while run.step < until and not done(run, recipe):
         tokens, _ = recipe.stages[run.state["at"]]
-        batch = draw(recipe, run, examples)
-        recent.append(one_step(run, shown_features(features, batch), batch, recipe))
+        shown, batch = draw(recipe, run, features, examples, codes)
+        recent.append(one_step(run, shown, batch, recipe))
         if run.step % 25 == 0:
             log.write(stage="reader", step=run.step, tokens=tokens, loss=np.mean(recent))
             recent.clear()
@@ -187,13 +190,31 @@ def done(run: Training, recipe: ReaderRecipe) -> bool:
     return since is not None and run.step >= since + recipe.last
 
 
-def draw(recipe: ReaderRecipe, run: Training, examples: list[Example]) -> Packed:
-    """The batch of the next step: it depends on seed, step and stage alone."""
+def draw(
+    recipe: ReaderRecipe,
+    run: Training,
+    features: NDArray[np.float16],
+    examples: list[Example],
+    codes: NDArray[np.uint8] | None,
+) -> tuple[Tensor, Packed]:
+    """What the next step shows (B, V, C) and asks: it depends on seed, step and stage alone.
+
+    Of the truth's pages without a scene the characters are exchanged, but for a share as printed.
+    """
     tokens, size = recipe.stages[run.state["at"]]
     rng = np.random.default_rng((recipe.seed, run.step, run.state["at"]))
     some = [one for one in examples if askable(one, tokens)]
     drawn = [some[k] for k in rng.integers(0, len(some), (size,)).tolist()]
-    return pack(rng, drawn, tokens, recipe.questions, recipe.key_weight)
+    batch = pack(rng, drawn, tokens, recipe.questions, recipe.key_weight, recipe.renumber)
+    shown = shown_features(features, batch)
+    if codes is None:
+        return shown, batch
+    words = [k for k, one in enumerate(drawn) if all(asked.needs for asked in one.asked)]
+    rows = [k for k in words if rng.random() >= recipe.printed]
+    kept = torch.from_numpy(codes[batch.rows]).gather(
+        1, batch.kept[..., None].expand(-1, -1, codes.shape[-1])
+    )
+    return exchanged(rng, shown, kept, batch, rows)
 
 
 def one_step(run: Training, shown_BVC: Tensor, batch: Packed, recipe: ReaderRecipe) -> float:

@@ -13,15 +13,16 @@ from PIL import Image, ImageDraw
 from lab.nano.lm import Reader
 from lab.nano2 import features as cached
 from lab.nano2 import fonts
-from lab.nano2.asking import PATCHES, example, pack
-from lab.nano2.encoder import EncoderRecipe, build_encoder
+from lab.nano2.asking import PATCHES, VOCABULARY, example, pack
+from lab.nano2.encoder import CODES, EncoderRecipe, build_encoder
 from lab.nano2.features import cache, load
 from lab.nano2.keep import averaged_in, state_of
 from lab.nano2.labels import SLOTS, slots
 from lab.nano2.pages import page
 from lab.nano2.receipts import Line, alone, among, lines_of
 from lab.nano2.train_reader import ReaderRecipe, begun, build_llava, rate_at, train
-from lab.nano2.truth import read_as, tables
+from lab.nano2.truth import another_alphabet, exchanged, read_as, said, tables
+from lab.nano2.words import CHARS
 from tokensieve.errors import MissingPackageError
 
 TINY = ReaderRecipe(
@@ -50,6 +51,31 @@ def test_every_character_can_be_told_from_the_truth(tmp_path: Path) -> None:
         one = (true > 0).sum(-1) == 1  # among several, sums of vectors are less plain
         near = torch.from_numpy(features[row].astype(np.float32)) @ codes_KNC[0].T
         assert (near.argmax(-1).numpy()[one] == true[one, 0]).mean() > 0.9
+
+
+@with_fonts
+def test_exchanged_characters_stand_on_the_page_and_in_what_is_asked_alike(tmp_path: Path) -> None:
+    cache(None, tmp_path, "train", 2, 0, True)
+    features, examples = load(tmp_path, "train")
+    codes = cached.load_codes(tmp_path, "train")
+    one = next(e for e in examples if e.asked and all(q.needs for q in e.asked))
+    batch = pack(np.random.default_rng(0), [one], PATCHES, 3, 0.0, renumber=0.0)
+    shown, page_codes = torch.from_numpy(features[[one.row]]).float(), codes[[one.row]]
+    there = torch.from_numpy(page_codes)
+    rng = np.random.default_rng(4)
+    new, asked = exchanged(rng, shown, there, batch, [0])
+    alphabet = torch.tensor(another_alphabet(np.random.default_rng(4)))
+    assert sorted(alphabet.tolist()) == list(range(CODES))
+    width, moved = shown.shape[-1], alphabet[there.long()]
+    torch.testing.assert_close(new, shown - said(there, width) + said(moved, width))
+    first = VOCABULARY[CHARS[0]] - 1
+    for before, after in ((batch.ids, asked.ids), (batch.targets, asked.targets)):
+        for a, b in zip(before[0].tolist(), after[0].tolist(), strict=True):
+            assert b == (alphabet[a - first] + first if a > first else a)
+    assert (asked.ids != batch.ids).any()
+    still, same = exchanged(rng, shown, there, batch, [])
+    assert torch.equal(still, shown)
+    assert torch.equal(same.ids, batch.ids)
 
 
 def test_the_map_of_least_squares_is_the_one_that_made_them() -> None:
