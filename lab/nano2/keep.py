@@ -19,7 +19,7 @@ from lab.nano.state import part, restore, tensors_of
 from tokensieve.errors import TrainingError
 from tokensieve.files import make_folder, staged
 
-SAVE_EVERY_S = 300.0
+SAVE_EVERY_S = 120.0
 
 
 class Training:

@@ -63,7 +63,7 @@ class ReaderRecipe:
     rate: float = 1.5e-3
     matrix_rate: float = 1.5
     average: float = 0.99
-    enough: float = 0.85
+    enough: float = 0.8
     check_every: int = 200
     last: int = 4000  # steps of the last stage, of which
     falling: int = 2000  # are with a falling rate
