@@ -29,7 +29,7 @@ from tokensieve.functional.counts import (
     rounded_share,
     threshold_at,
 )
-from tokensieve.functional.diversity import diverse_order, first_of
+from tokensieve.functional.worth import diverse_order, first_of
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.sieve import compress, encode
 from tokensieve.methods.base import Method

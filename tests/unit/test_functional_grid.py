@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokensieve.errors import BudgetError
-from tokensieve.functional.grid import best_grid, cells, cells_of_crops, grid_centres
+from tokensieve.functional.grid import beside, best_grid, cells, cells_of_crops, grid_centres
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,3 +61,19 @@ def test_best_grid_fits(H: int, W: int, data: st.DataObject) -> None:
     centres = grid_centres((H, W), (h, w))
     assert len(centres.unique()) == h * w
     assert int(centres.max()) < H * W
+
+
+def test_left_and_right_of_each_token() -> None:
+    assert beside((2, 3), 1).tolist() == [[-1, 1], [0, 2], [1, -1], [-1, 4], [3, 5], [4, -1]]
+    two = beside((1, 2), 2)
+    assert two.tolist() == [[-1, 1], [0, -1], [-1, 3], [2, -1]]
+    assert torch.equal(beside((1, 2), 2, tiles=(2, 2)), two)  # not as many crops
+    assert beside((3, 2), 0).shape == (0, 2)
+
+
+def test_a_row_goes_on_in_the_next_tile() -> None:
+    # a whole view, then 1 x 2 tiles of 2 x 2 tokens: 4 5 | 8 9 over 6 7 | 10 11
+    found = beside((2, 2), 3, tiles=(1, 2))
+    assert found[:4].tolist() == [[-1, 1], [0, -1], [-1, 3], [2, -1]]
+    assert found[4:].tolist() == [[-1, 5], [4, 8], [-1, 7], [6, 10],
+                                  [5, 9], [8, -1], [7, 11], [10, -1]]  # fmt: skip

@@ -169,3 +169,55 @@ def test_half_precision_features(selector: Selector, vision: VisionTokens) -> No
     method = get_method("selector", weights=selector).bind(ENCODER)
     half = replace(vision, tokens=vision.tokens.half())
     assert method.reduce(half, torch.tensor([4, 4, 4])).counts_B.tolist() == [4, 4, 4]
+
+
+def worded(selector: Selector, words: float) -> Selector:
+    made = Selector(replace(selector.config, rule="diverse", words=words)).eval()
+    made.load_state_dict(selector.state_dict())
+    return made
+
+
+def test_words_go_on_in_a_shared_budget_over_crops_of_several_grids(
+    selector: Selector, vision: VisionTokens
+) -> None:
+    bound = get_method("selector", weights=worded(selector, 1e9)).bind(ENCODER)
+    generator = torch.Generator().manual_seed(4)
+    other = VisionTokens(torch.randn(1, 6, 16, generator=generator), grid=(2, 3))
+    first, second = bound.reduce_pool([vision, other], 9)
+    rows = torch.cat([first.kept.view(-1, 5).flatten(), second.kept.flatten()])
+    assert int(rows.sum()) == 9
+    # without end: from the first token on to the end of its row before another row begins
+    for row in [*first.kept.view(-1, 5), *second.kept.view(-1, 3)]:
+        places = row.nonzero()[:, 0].tolist()
+        assert places == list(range(places[0], places[-1] + 1)) if places else True
+    whole = [row for row in first.kept.view(-1, 5) if bool(row.all())]
+    assert whole or any(bool(row.all()) for row in second.kept.view(-1, 3))
+
+
+def test_words_need_a_grid_and_change_nothing_where_they_are_off(
+    selector: Selector, vision: VisionTokens
+) -> None:
+    counts = torch.tensor([6, 7, 8])
+    plain, words = (
+        get_method("selector", weights=worded(selector, w)).bind(ENCODER) for w in (0.0, 50.0)
+    )
+    free = replace(vision, grid=None)
+    assert torch.equal(words.reduce(free, counts).kept, plain.reduce(free, counts).kept)
+    assert torch.equal(words.reduce_pool([free], 9)[0].kept, plain.reduce_pool([free], 9)[0].kept)
+    assert not torch.equal(words.reduce(vision, counts).kept, plain.reduce(vision, counts).kept)
+
+
+def test_words_may_be_asked_for_beside_the_weights(
+    selector: Selector, vision: VisionTokens
+) -> None:
+    counts, plain = torch.tensor([6, 7, 8]), worded(selector, 0.0)
+    plain.config = replace(plain.config, thresholds=(-1.0,) * 17)
+    asked = get_method("selector", weights=plain, words=50.0).bind(ENCODER)
+    stored = get_method("selector", weights=worded(selector, 50.0)).bind(ENCODER)
+    assert torch.equal(asked.reduce(vision, counts).kept, stored.reduce(vision, counts).kept)
+    assert plain.config.words == 0
+    assert get_method("selector", weights=plain, words=0.0).bind(ENCODER).selector is plain  # type: ignore[attr-defined]
+    with pytest.raises(WeightsError, match="weights with thresholds for counts='adaptive'"):
+        get_method("selector", weights=plain, words=1.0, counts="adaptive").bind(ENCODER)
+    with pytest.raises(ConfigError, match=r"`words` of 0 or more\. Got -1"):
+        get_method("selector", words=-1.0)

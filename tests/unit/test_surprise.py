@@ -9,9 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from tokensieve.errors import ConfigError
-from tokensieve.functional import diversity
+from tokensieve.functional import worth as rule
 from tokensieve.functional.cosine import Cosines
-from tokensieve.functional.diversity import ALONE, Crowd, weighted_diversity
+from tokensieve.functional.grid import beside
+from tokensieve.functional.worth import ALONE, Crowd, weighted_diversity
 from tokensieve.nn.autoencoder import SelectorAutoencoder
 from tokensieve.nn.config import ObjectiveConfig, ReconstructorConfig, SelectorConfig
 from tokensieve.nn.estimators import explore_mask
@@ -144,26 +145,77 @@ def test_crowds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(Cosines(tokens, valid, 0, radius=0.5).crowd_BL, sizes)
 
 
-@pytest.mark.parametrize("crowd", [ALONE, Crowd(0.5, 0.9)])
+@pytest.mark.parametrize("crowd", [ALONE, Crowd(0.5, 0.9), Crowd(0.5, 0.9, words=8.0)])
 @pytest.mark.parametrize("floats", [80_000_000, 600, 0])  # the whole, strips, rows one by one
 def test_crops_one_by_one_and_together_take_the_same_order(
     crowd: Crowd, floats: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(5)
     tokens, weight = (torch.randn(2, 30, *w, generator=generator) for w in ((6,), ()))
-    valid = torch.arange(30) < torch.tensor([[30], [22]])
+    valid = torch.arange(30) != torch.tensor([[30], [8]])
+    valid[1, 22:] = False
+    near = beside((5, 6), 1).expand(2, -1, -1)
     monkeypatch.setattr("tokensieve.functional.cosine._PART", 8)
     monkeypatch.setattr("tokensieve.functional.cosine._FLOATS", floats)
     for steps in (0, 5, 26):
-        order, worth = diversity.diverse_order(tokens, weight, valid, steps, crowd)
-        cosines = crowd.cosines(tokens, valid, steps)
-        free = crowd.joined(weight, cosines).masked_fill(~valid, -torch.inf)
-        together, value = torch.zeros_like(order), torch.zeros_like(worth)
-        diversity._take_together(cosines, free, together, value)
-        real = value > -torch.inf
-        assert real.sum(-1).tolist() == [steps, min(steps, 22)]
-        assert torch.equal(order[real], together[real])
-        assert_close(worth, value, atol=1e-5, rtol=1e-5)
+        order, worth = rule.diverse_order(tokens, weight, valid, steps, crowd, near)
+        together = torch.zeros_like(order), torch.zeros_like(worth)
+        given = None if crowd.words == 0 else near
+        rule._take_together(tokens, weight, valid, crowd, given, together)
+        real = together[1] > -torch.inf
+        assert real.sum(-1).tolist() == [steps, min(steps, 21)]
+        assert torch.equal(order[real], together[0][real])
+        assert_close(worth, together[1], atol=1e-5, rtol=1e-5)
+
+
+def words_slowly(
+    weights: list[float], points: torch.Tensor, near: list[list[int]], words: float, count: int
+) -> list[int]:
+    """The definition of `words`: what is worth most waits for a token beside a chosen one."""
+    apart = 1 - torch.cosine_similarity(points[:, None], points[None], dim=-1)
+    crowd = (1 - apart / 0.9).clamp(0, 1).sum(1)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        left = [i for i in range(len(weights)) if i not in chosen]
+        value = {i: weights[i] * min([float(apart[i, j]) for j in chosen] or [1.0]) for i in left}
+        best = max(left, key=lambda i: value[i])
+        on = [i for i in left if set(near[i]) & set(chosen)]
+        if best not in on and on:
+            longest = max(on, key=lambda i: value[i])
+            if value[longest] * (1 + words / float(crowd[best])) > value[best]:
+                best = longest
+        chosen.append(best)
+    return chosen
+
+
+@pytest.mark.parametrize("words", [0.0, 0.5, 3.0, 1e6])
+def test_words_follow_their_definition(words: float) -> None:
+    generator = torch.Generator().manual_seed(6)
+    points = torch.randn(1, 24, 6, generator=generator)
+    weight = torch.randn(1, 24, generator=generator)
+    near, valid = beside((4, 6), 1)[None], torch.ones(1, 24, dtype=torch.bool)
+    order, _ = rule.diverse_order(points, weight, valid, 24, Crowd(0, 0.9, words), near)
+    want = words_slowly(weight[0].exp().tolist(), points[0], near[0].tolist(), words, 24)
+    assert order[0].tolist() == want
+    plain, _ = rule.diverse_order(points, weight, valid, 24, Crowd(0, 0.9, words))
+    assert (plain[0].tolist() == want) == (words == 0)
+
+
+def test_a_word_goes_on_before_the_next_begins_but_not_before_a_region() -> None:
+    # a row of six letters, each like no other, the middle ones weaker; a row of sky, all alike
+    letters, sky = torch.eye(8)[:6], torch.eye(8)[6:7].expand(6, 8)
+    tokens, valid = torch.cat([letters, sky])[None], torch.ones(1, 12, dtype=torch.bool)
+    weight = torch.tensor([[0.0, -1.0, -1.0, -1.0, -0.1, -0.2, *[-0.6] * 6]])
+    near = beside((2, 6), 1)[None]
+
+    def kept(words: float) -> list[int]:
+        order, _ = rule.diverse_order(tokens, weight, valid, 4, Crowd(0, 0.3, words), near)
+        return order[0].tolist()
+
+    assert kept(0) == [0, 4, 5, 6]
+    assert kept(2) == [0, 1, 2, 3]  # the sky, worth less than another word, waits with it
+    weight[0, 6:] = 0.0
+    assert kept(2)[1] == 6
 
 
 def test_negative_powers_are_refused() -> None:

@@ -100,6 +100,27 @@ def four_neighbours(mask_BL: Bool[Tensor, "B L"], grid: tuple[int, int]) -> Bool
     return near_BHW.flatten(1)
 
 
+def beside(
+    grid: tuple[int, int], crops: int, tiles: tuple[int, int] | None = None
+) -> Int[Tensor, "N 2"]:
+    """The tokens left and right of each token of `crops` crops in a row, -1 where there is none.
+
+    tiles: (rows, columns) of the crops behind the first: there the row of a page goes on in the
+    next tile. Crops that are not as many stand each for itself.
+    """
+    H, W = grid
+    index_NHW = torch.arange(crops * H * W).view(crops, H, W)
+    pages = [index_NHW.flatten(0, 1)]
+    if tiles is not None and crops == 1 + tiles[0] * tiles[1]:
+        tiled = index_NHW[1:].view(*tiles, H, W).transpose(1, 2)
+        pages = [index_NHW[0], tiled.reshape(tiles[0] * H, tiles[1] * W)]
+    out_N2 = torch.full((crops * H * W, 2), -1)
+    for page in pages:
+        out_N2[page[:, 1:], 0] = page[:, :-1]
+        out_N2[page[:, :-1], 1] = page[:, 1:]
+    return out_N2
+
+
 def grid_centres(full: tuple[int, int], small: tuple[int, int]) -> Int[Tensor, "k"]:
     """Tokens of the grid `full` under the centres of the cells of the grid `small`."""
     rows, columns = (

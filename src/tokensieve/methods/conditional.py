@@ -22,7 +22,7 @@ from tokensieve.errors import (
 from tokensieve.fields import option
 from tokensieve.methods.base import ScoringMethod, keep_all
 from tokensieve.nn.config import CHOICES
-from tokensieve.nn.ranking import choose
+from tokensieve.nn.ranking import choose, neighbours
 from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
 
@@ -76,7 +76,8 @@ class Conditional(ScoringMethod):
             vision.require_finite(f"the site '{self.site}'")
             return Reduction(keep_all(vision))
         scores_BL, selector = self.scores(vision, text), self._bound(vision)
-        kept = choose(selector, vision.tokens, scores_BL, counts, vision.valid_BL, self.rule)
+        near = neighbours(vision.grid, vision.tokens)
+        kept = choose(selector, vision.tokens, scores_BL, counts, vision.valid_BL, self.rule, near)
         return Reduction(kept)
 
     def _bound(self, vision: VisionTokens) -> Selector:

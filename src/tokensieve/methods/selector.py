@@ -29,10 +29,11 @@ from tokensieve.functional.counts import (
     mask_counts,
     threshold_at,
 )
+from tokensieve.functional.grid import beside
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod, TrainedFor, as_one, keep_all, split_groups
 from tokensieve.nn.config import CHOICES
-from tokensieve.nn.ranking import choose, ranked
+from tokensieve.nn.ranking import choose, neighbours, ranked
 from tokensieve.nn.selector import Selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
 
@@ -55,6 +56,10 @@ class LearnedSelection(ScoringMethod):
         "adaptive" reads a budget as an average over pictures like those trained on: a picture
         keeps tokens until the rule's next one is worth less than a threshold stored with the
         weights, from half to twice as many as asked.
+    words: "diverse": a token left or right of a kept one comes before another that is worth up to
+        1 + `words` times as much, less the more tokens are like that one: words stay whole, and a
+        sky or a wall still gets its token. 0: never; None: as stored with the weights. Tokens
+        without a grid have no neighbours.
 
     At keep 1 all tokens stay, whatever `counts` says. Weights say whether they read the encoder's
     features or the embeddings behind the projector.
@@ -71,6 +76,7 @@ class LearnedSelection(ScoringMethod):
     weights: str | Path | Selector | None = None
     rule: str | None = option(None, choices=CHOICES["rule"])
     counts: str = option("fixed", choices=COUNTS)
+    words: float | None = option(None, low=0)
 
     def __post_init__(self) -> None:
         # An instance says of itself what its class says of the default.
@@ -91,7 +97,9 @@ class LearnedSelection(ScoringMethod):
         kind = (
             SelectionOfEmbeds if selector.config.encoder.site is Site.EMBEDS else LearnedSelection
         )
-        bound = kind(weights=selector, rule=self.rule, counts=self.counts)
+        if self.words is not None:
+            selector = selector.under(words=self.words)
+        bound = kind(selector, self.rule, self.counts, self.words)
         bound._require_counts()
         return bound
 
@@ -157,17 +165,20 @@ class LearnedSelection(ScoringMethod):
         if bool((counts >= vision.valid_BL.sum(-1)).all()):
             vision.require_finite(f"the site '{self.site}'")
             return Reduction(keep_all(vision))
-        return Reduction(self._choose(vision, self.scores(vision, text), counts))
+        near = neighbours(vision.grid, vision.tokens)
+        return Reduction(self._choose(vision, self.scores(vision, text), counts, near))
 
     def reduce_pool(
         self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
     ) -> list[Reduction]:
-        """All crops compete; "gated" shares out the budget by score and covers crop by crop."""
+        """All crops compete; "gated" shares out the budget by score and covers crop by crop. Words
+        go on from tile to tile of a picture."""
         scores = [self.scores(group, text) for group in groups]
         flat_1L = torch.cat([s.flatten() for s in scores])[None]
         whole, counts_1 = as_one(groups), torch.tensor([count], device=flat_1L.device)
         if self.chosen_rule != "gated":
-            return split_groups(Reduction(self._choose(whole, flat_1L, counts_1)), groups)
+            near = _beside_of_all(groups)
+            return split_groups(Reduction(self._choose(whole, flat_1L, counts_1, near)), groups)
         counts_1 = self._decided(whole, flat_1L, counts_1)
         best = topk_mask(flat_1L, counts_1, whole.valid_BL)[0]
         parts = torch.split(best, [s.numel() for s in scores])
@@ -182,13 +193,16 @@ class LearnedSelection(ScoringMethod):
         return self.rule or self.selector.config.rule
 
     def _choose(
-        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
-    ) -> Bool[Tensor, "B L"]:
-        return self._choose_exactly(vision, scores_BL, self._decided(vision, scores_BL, counts))
+        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"],
+        beside_BL2: Int[Tensor, "B L 2"] | None = None,
+    ) -> Bool[Tensor, "B L"]:  # fmt: skip
+        counts = self._decided(vision, scores_BL, counts, beside_BL2)
+        return self._choose_exactly(vision, scores_BL, counts, beside_BL2)
 
     def _decided(
-        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
-    ) -> Int[Tensor, "B"]:
+        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"],
+        beside_BL2: Int[Tensor, "B L 2"] | None = None,
+    ) -> Int[Tensor, "B"]:  # fmt: skip
         """How many tokens of each crop stay where `counts` were asked for."""
         valid_BL = vision.valid_BL
         if self.counts == "fixed":
@@ -196,18 +210,19 @@ class LearnedSelection(ScoringMethod):
         if self.counts == "mask":
             return mask_counts(scores_BL, counts, valid_BL)
         steps = int(largest_counts(counts, valid_BL).max())
-        rule = self.chosen_rule
-        _, worth_BK = ranked(self.selector, vision.tokens, scores_BL, valid_BL, rule, steps)
+        _, worth_BK = ranked(
+            self.selector, vision.tokens, scores_BL, valid_BL, self.chosen_rule, steps, beside_BL2
+        )
         share_B = counts / valid_BL.sum(-1).clamp_min(1)
         threshold_B = threshold_at(self.selector.config.thresholds, share_B)
         return adaptive_counts(worth_BK, threshold_B, counts, valid_BL)
 
     def _choose_exactly(
-        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"]
-    ) -> Bool[Tensor, "B L"]:
-        return choose(
-            self.selector, vision.tokens, scores_BL, counts, vision.valid_BL, self.chosen_rule
-        )
+        self, vision: VisionTokens, scores_BL: Float[Tensor, "B L"], counts: Int[Tensor, "B"],
+        beside_BL2: Int[Tensor, "B L 2"] | None = None,
+    ) -> Bool[Tensor, "B L"]:  # fmt: skip
+        rule, valid_BL = self.chosen_rule, vision.valid_BL
+        return choose(self.selector, vision.tokens, scores_BL, counts, valid_BL, rule, beside_BL2)
 
 
 @dataclass(frozen=True)
@@ -215,6 +230,22 @@ class SelectionOfEmbeds(LearnedSelection):
     """The same behind the projector: what the LLM reads decides what cannot be told."""
 
     site: ClassVar[Site] = Site.EMBEDS
+
+
+def _beside_of_all(groups: Sequence[VisionTokens]) -> Int[Tensor, "1 N 2"] | None:
+    """Left and right of each token of `as_one(groups)`; None where no group has a grid."""
+    parts, start = [], 0
+    for group in groups:
+        B, L, _ = group.tokens.shape
+        if group.grid is None:
+            part_N2 = torch.full((B * L, 2), -1)
+        else:
+            part_N2 = beside(group.grid, B, group.tiles)
+        parts.append(torch.where(part_N2 < 0, part_N2, part_N2 + start))
+        start += B * L
+    if all(group.grid is None for group in groups):
+        return None
+    return torch.cat(parts)[None].to(groups[0].tokens.device)
 
 
 def shipped_selector(encoder: EncoderInfo) -> Selector:

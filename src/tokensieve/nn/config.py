@@ -119,6 +119,10 @@ class SelectorConfig(StackConfig):
     radius: float = option(
         0.3, "diverse: cosine distance below which tokens look alike.", over=0, high=2
     )
+    words: float = option(
+        0.0, "diverse: a token beside a kept one comes before one that is worth up to 1 + this "
+        "times as much, less where that one has many alike: words stay whole; 0: never.", low=0,
+    )  # fmt: skip
     precision: str = option(
         "auto",
         "Inference: the layers compute in half precision where the tokens are in it and the device "

@@ -6,8 +6,10 @@ B crops, L tokens, C encoder width; the last axis of logits is (drop, keep).
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,6 +45,16 @@ class Selector(Pretrained[SelectorConfig]):
         self.head = nn.Linear(config.stack_width, 2)
         self.register_buffer("mean", torch.zeros(config.encoder.width))
         self.register_buffer("std", torch.ones(config.encoder.width))
+
+    def under(self, **options: Any) -> Selector:
+        """The same weights, not copied, under other options of the config; without thresholds,
+        which were measured under the old ones, unless nothing differs."""
+        config = replace(self.config, **options)
+        if config == self.config:
+            return self
+        other = copy(self)
+        other.config = replace(config, thresholds=())
+        return other
 
     def at(self, device: torch.device) -> Selector:
         """This selector on `device`: moved only where it is elsewhere, since `to` walks over all
