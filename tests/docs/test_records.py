@@ -37,3 +37,14 @@ def test_the_check_bites(tmp_path: Path) -> None:
     record["config"]["hashes"]["method"] = file_hash(tmp_path / "weights")
     (tmp_path / "results" / "a.json").write_text(json.dumps(record))
     assert list(stale(tmp_path / "results", tmp_path)) == []
+
+
+def test_what_is_told_of_weights_is_no_part_of_their_hash(tmp_path: Path) -> None:
+    def hash_of(config: object, card: str = "") -> str:
+        (tmp_path / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (tmp_path / "README.md").write_text(card)
+        return file_hash(tmp_path)
+
+    plain = hash_of({"depth": 1})
+    assert hash_of({"depth": 1, "trained_by": {"objective": "surprise"}}, "a card") == plain
+    assert hash_of({"depth": 2, "trained_by": {"objective": "surprise"}}) != plain

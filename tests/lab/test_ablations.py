@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.studies.ablations import train as command
-from lab.studies.ablations.measure import auc, state_of
 from lab.studies.ablations.page import spread, table, write_report
-from lab.studies.ablations.spec import Training, trainings, variants
+from lab.trained import train as command
+from lab.trained.measure import auc, state_of
+from lab.trained.spec import Training, trainings, variants
 from tokensieve.errors import ConfigError
 from tokensieve.evaluate import records
 from tokensieve.train.console import log_to_terminal

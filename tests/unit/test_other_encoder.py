@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokensieve.hf.families.fingerprint import encoder_info, tower_hashes
 from tokensieve.hf.load import load_model
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.sieve import sieve
-from tokensieve.nn.config import SelectorConfig
+from tokensieve.nn.config import SelectorConfig, TrainedBy
 from tokensieve.nn.selector import Selector
 from tokensieve.types import Site
 from toys.extract_tiny import SMALL
@@ -152,3 +153,21 @@ def test_what_is_extracted_trained_and_shipped_knows_its_encoder(made, nano, tmp
     assert len(met(changed(loaded.model, "vision_tower"), str(tmp_path / "run" / "selector"))) == 1
     for name in ("nano", "nano-next"):
         assert met(load_model(name).model, None) == []
+
+
+def test_a_report_says_how_the_weights_were_trained(model: Any, tmp_path: Path) -> None:
+    silent = selector_for(model, tmp_path / "silent")
+    told = Selector.from_pretrained(silent)
+    told.config = replace(told.config, trained_by=TrainedBy("adaptive", "gumbel", "adaptive"))
+    told.save_pretrained(tmp_path / "told")
+    by = "objective adaptive (Adaptive Vision Token Selection), estimator gumbel, preset adaptive"
+    for method, options, said in [
+        ("selector", {"weights": silent}, "not said"),
+        ("selector", {"weights": tmp_path / "told"}, by),
+        ("divprune", {}, None),
+    ]:
+        with sieve(model, method, keep=0.5, **options) as report:
+            pass
+        assert report.trained_by == said
+        assert ("; weights trained by: " in str(report)) is (said is not None)
+        assert said is None or str(report).endswith(said)

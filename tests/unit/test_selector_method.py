@@ -18,6 +18,8 @@ from tokensieve.errors import (
 )
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.registry import get_method
+from tokensieve.nn import shipped
+from tokensieve.nn.config import TrainedBy
 from tokensieve.nn.selector import Selector, SelectorConfig
 from tokensieve.types import EncoderInfo, Site, VisionTokens
 
@@ -71,9 +73,53 @@ def test_no_shipped_selector_says_how_to_get_one() -> None:
         get_method("selector").bind(ENCODER)
 
 
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selector: Selector) -> Path:
+    """A package with weights for the toy encoder, others by name, and a stranger's."""
+    for name, estimator in (("selector-toy", "explore"), ("selector-toy--gumbel", "gumbel")):
+        by = TrainedBy("surprise" if estimator == "explore" else "adaptive", estimator)
+        one = Selector(replace(selector.config, trained_by=by))
+        one.save_pretrained(tmp_path / name)
+    other = replace(ENCODER, width=32)
+    Selector(SelectorConfig(encoder=other, depth=1)).save_pretrained(tmp_path / "selector-o--mine")
+    monkeypatch.setattr(shipped.resources, "files", lambda _: tmp_path)
+    return tmp_path
+
+
+def by_of(**options: object) -> str:
+    bound = get_method("selector", **options).bind(ENCODER)
+    return bound.trained_for().by  # type: ignore[union-attr]
+
+
+def test_shipped_weights_are_chosen_by_name_and_say_their_objective(
+    assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert by_of() == "objective surprise (ours, not the papers'), estimator explore"
+    assert by_of(weights="gumbel").startswith("objective adaptive (Adaptive Vision Token Selection")
+    assert by_of(weights=assets / "selector-toy").startswith("objective surprise")
+    with pytest.raises(WeightsError, match=r"encoder 'toy' of width 16: 'gumbel'\. Got 'gumbl'"):
+        get_method("selector", weights="gumbl").bind(ENCODER)
+    with pytest.raises(WeightsError, match=r"Got 'mine'"):  # ships, for another encoder
+        get_method("selector", weights="mine").bind(ENCODER)
+    with pytest.raises(WeightsError, match=r"width 24: none ships\. Got 'gumbel'"):
+        get_method("selector", weights="gumbel").bind(replace(ENCODER, width=24))
+    monkeypatch.chdir(assets)  # a folder of that name comes first
+    Selector(SelectorConfig(encoder=ENCODER, depth=1)).save_pretrained(assets / "gumbel")
+    assert by_of(weights="gumbel") == "not said"
+
+
+def test_what_ships_in_the_package_says_that_its_objective_is_ours() -> None:
+    for folder in shipped.folders():
+        config = Selector.from_pretrained(folder).config
+        assert config.trained_by is not None, folder
+        assert str(config.trained_by.objective) in (folder / "README.md").read_text("utf-8")
+
+
 def test_missing_folder() -> None:
     with pytest.raises(WeightsError, match="Expected a folder"):
         get_method("selector", weights="./nowhere").bind(ENCODER)
+    with pytest.raises(WeightsError, match=r"or a hub name .* Got 'nowhere'"):
+        get_method("selector", weights=Path("nowhere")).bind(ENCODER)
 
 
 def test_unbound(vision: VisionTokens) -> None:

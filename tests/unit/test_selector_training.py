@@ -59,6 +59,12 @@ def test_learns_to_keep_what_cannot_be_told(
     assert float(auc) > 0.9
     saved = Selector.from_pretrained(tmp_path / "run" / "selector")
     assert torch.equal(saved.scores(fresh), model.selector.scores(fresh))
+    by = saved.config.trained_by
+    assert by is not None
+    assert by.objective == ("when-less-is-enough" if objective else "surprise")
+    assert (by.preset, by.steps, by.crops, by.seed) == ("default", 80, 58, 0)
+    assert "train.lr=0.01" in by.settings
+    assert not [name for name in by.settings if name.startswith("run.")]  # decides nothing
     log = lines(tmp_path / "run" / "log.jsonl")
     assert log[-1]["reconstruction"] < log[0]["reconstruction"]
     measured = lines(tmp_path / "run" / "validation.jsonl")[-1]

@@ -40,9 +40,25 @@ def test_presets_say_what_the_papers_print() -> None:
     assert schedule.stage_ends() == [249_375, 332_500, 415_625]
     assert schedule.lr == 1e-5
     assert second.mix == {"coco": 115, "docvqa": 9, "chartqa": 9}
+    assert (first.train.epochs, first.train.batch, first.train.stages) == (100, 32, "60+20+20")
     internvl = make_recipe(replace(ENCODER, model_type="internvl_vision"), "adaptive")
     assert internvl.train.lr == 5e-6
     assert internvl.mix is None  # this store has no such sources
+
+
+@pytest.mark.parametrize("name", ["when-less-is-enough", "adaptive"])
+def test_as_printed_is_the_norm_of_raw_features_and_no_choice_of_ours(name: str) -> None:
+    read = make_recipe(ENCODER, name)
+    printed = make_recipe(ENCODER, f"{name}-printed", sources=("coco", "docvqa", "chartqa"))
+    assert printed.selector.normalise == "none"
+    assert printed.objective.reduction == "sample-l2"
+    assert printed.train.resolved(100, ENCODER).lr == 1e-5
+    assert printed.train.clip == 0
+    assert printed.mix is not None
+    for section in ("selector", "reconstructor", "objective", "train"):
+        ours, theirs = (getattr(one, section).to_dict() for one in (read, printed))
+        differ = {key for key in ours if ours[key] != theirs[key]}
+        assert differ <= {"normalise", "reduction", "clip", "lr", "p"}, section
 
 
 def test_every_preset_makes_a_recipe_that_goes_through_json() -> None:

@@ -1,4 +1,4 @@
-"""Measure what `lab.studies.ablations.train` trained, and write table and plots.
+"""Measure what `lab.trained.train` trained, and write table and plots.
 
 `python -m lab.studies.ablations lab/studies/ablations/suite.json`; a record of the same weights is
 never made twice.
@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from lab import command
-from lab.studies.ablations.measure import config_of, encode_pictures, measure
 from lab.studies.ablations.page import write_report
-from lab.studies.ablations.spec import trainings
+from lab.trained.measure import config_of, encode_pictures, measure
+from lab.trained.spec import trainings
 from tokensieve.evaluate import records
 from tokensieve.evaluate.subject import load_subject
 from tokensieve.nn.pretrained import read_json

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lab.report import markdown
 from lab.report.draw import MARKS, NAMED, OURS, Plot, Scale, Series, compose, save
 from lab.report.page import document, fold, words
-from lab.studies.ablations.spec import Training, variants
+from lab.trained.spec import Training, variants
 from tokensieve.evaluate import records
 from tokensieve.files import write_text
 

@@ -28,6 +28,6 @@ for tower in siglip internvit qwen; do
   for preset in default when-less-is-enough; do
     "$python" -m tokensieve train selector --features "$out/$tower-store" \
       --out "$out/$tower-$preset" --preset "$preset" --steps "$steps" --holdout 0.1 --threads 1 \
-      --set train.lr=0.001
+      --set train.lr=0.001 --set train.batch=16 --set train.stages=1
   done
 done

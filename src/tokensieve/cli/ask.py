@@ -72,7 +72,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Weights of a trained method: a folder, or a name on the hub.",
+        help="Weights of a trained method: a folder, a name on the hub, or of weights that ship.",
         show_default="those in the package",
         rich_help_panel=TOKENS,
     ),

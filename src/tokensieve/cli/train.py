@@ -70,7 +70,9 @@ Holdout = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="default, when-less-is-enough or adaptive.", rich_help_panel=RECIPE
+        metavar="NAME",
+        help="default; a paper's: when-less-is-enough, adaptive, and either with -printed.",
+        rich_help_panel=RECIPE,
     ),
 ]
 Precision = Annotated[

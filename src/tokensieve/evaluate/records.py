@@ -28,14 +28,31 @@ def identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+TOLD = "trained_by"  # of a config: what is told of the weights, which decides no number
+
+
 def file_hash(path: Path) -> str:
-    """Short hash of a weights file or, for a folder, of every file in it by sorted name."""
+    """Short hash of a weights file or, for a folder, of every file in it by sorted name; not of
+    what is only told of them: cards, and the config's `trained_by`."""
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
-        digest.update(file.name.encode())
-        digest.update(file.read_bytes())
+        if file.name != "README.md":
+            digest.update(file.name.encode())
+            digest.update(_what_counts(file))
     return digest.hexdigest()[:16]
+
+
+def _what_counts(file: Path) -> bytes:
+    content = file.read_bytes()
+    try:
+        values = json.loads(content) if file.name == "config.json" else None
+    except ValueError:
+        return content
+    if not isinstance(values, dict) or TOLD not in values:
+        return content
+    del values[TOLD]
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
 def provenance() -> Record:

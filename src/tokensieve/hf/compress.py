@@ -138,7 +138,7 @@ def _applied(
         require_inputs(inputs)
     choice = choose(model, plan, inputs, keys)
     encoded = choice.encoded
-    report = Report(plan.name, plan.keep, [Call(choice.prompts, choice.ms)], plan.pool)
+    report = plan.report([Call(choice.prompts, choice.ms)])
     if not choice.masks:
         return Compressed(encoded.inputs, None, report, encoded.inputs["input_ids"]), choice
     keep_R = choice.keep_R
@@ -165,7 +165,7 @@ def stage_plan(
         encoded = encode(model, inputs, signals=plan.signals(model))
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
     calls = [Call(tuple(PromptReport(()) for _ in ids), ms)]
-    report = Report(plan.name, plan.keep, calls, plan.pool)
+    report = plan.report(calls)
     if not encoded.packings:
         return Compressed(encoded.inputs, None, report, ids), None
     early: list[list[ImageReduction] | None] = []
@@ -198,7 +198,7 @@ def _pair_plan(
     done, choice = _applied(model, before, inputs, keys)
     encoded, masks = choice.encoded, choice.masks
     call = done.report.calls[0]
-    done = replace(done, report=Report(plan.name, plan.keep, [call], plan.pool))
+    done = replace(done, report=plan.report([call]))
     if not encoded.packings:
         return done, None
     packings = tuple(

@@ -15,6 +15,7 @@ from tokensieve.hf.families.fingerprint import encoder_info, llm_info, warn_of_o
 from tokensieve.hf.families.table import decoder_of, family_of
 from tokensieve.hf.llm.inside import check_signals
 from tokensieve.hf.llm.stage import Policy, Stage
+from tokensieve.hf.report import Call, Report
 from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method
@@ -65,6 +66,19 @@ class Plan:
     def policy(self) -> Policy:
         """What holds for all stages."""
         return Policy(self.pool, self.drop_newlines)
+
+    @property
+    def trained_by(self) -> str | None:
+        """How the weights of its methods were trained, in words; None: no method has any."""
+        methods = [self.method] if self.before is None else [self.before.method, self.method]
+        told = (method.trained_for() for method in methods)
+        return "; ".join(trained.by for trained in told if trained is not None) or None
+
+    def report(self, calls: Sequence[Call] = (), history: int | None = None) -> Report:
+        """A report of what it does, with these calls in it."""
+        return Report(
+            self.name, self.keep, list(calls), self.pool, history, trained_by=self.trained_by
+        )
 
     def signals(self, model: Any) -> tuple[Signal, ...]:
         """What the method must be told of the encoder's attention layers."""

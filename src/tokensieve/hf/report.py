@@ -133,6 +133,7 @@ class Report:
     pictures of a prompt together.
     calls: the last `history` calls of the model, in the order they ended; None: all of them.
     Counts and times are of all calls, those no longer held included.
+    trained_by: how the method's weights were trained, "not said" included; None: it has none.
     """
 
     method: str
@@ -140,6 +141,7 @@ class Report:
     calls: list[Call] = field(default_factory=list)
     pool: Pool = Pool.CROP
     history: int | None = None
+    trained_by: str | None = None
     _past: _Totals = field(default_factory=_Totals)
 
     def add(self, call: Call) -> None:
@@ -184,7 +186,8 @@ class Report:
             f"{self.method} at keep={self._budget()}: {all_.kept_tokens} of {all_.visual_tokens} "
             f"visual tokens{share}{where} in {calls}"
         )
-        return f"{text}; {times}" if times else text
+        told = f"; weights trained by: {self.trained_by}" if self.trained_by else ""
+        return f"{text}; {times}{told}" if times else f"{text}{told}"
 
     def _budget(self) -> str:
         return (

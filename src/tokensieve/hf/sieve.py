@@ -78,6 +78,6 @@ def sieve(
     plan = Plan.of(model, Asked(
         method, keep, positions, pool, newlines, layer, recycle, cover, options
     ))  # fmt: skip
-    report = Report(plan.name, plan.keep, pool=plan.pool, history=history)
+    report = plan.report(history=history)
     with Session(model, plan, report):
         yield report

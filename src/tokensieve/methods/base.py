@@ -25,11 +25,13 @@ from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, 
 @dataclass(frozen=True)
 class TrainedFor:
     """The encoder a method's weights were trained for. name: what the weights are called. hashes:
-    (dtype, hash) of that encoder's parameters; none where they are not known."""
+    (dtype, hash) of that encoder's parameters; none where they are not known. by: how they were
+    trained, in words."""
 
     name: str
     site: Site
     hashes: tuple[tuple[str, str], ...]
+    by: str = "not said"
 
 
 JsonValue = str | int | float | bool | None

@@ -20,7 +20,7 @@ from tokensieve.errors import (
     WeightsError,
 )
 from tokensieve.fields import option
-from tokensieve.methods.base import ScoringMethod, keep_all
+from tokensieve.methods.base import ScoringMethod, TrainedFor, keep_all
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import choose, neighbours
 from tokensieve.nn.selector import Selector
@@ -63,6 +63,13 @@ class Conditional(ScoringMethod):
         selector = self._load()
         selector.config.encoder.require_same_output(encoder, owner="This selector")
         return Conditional(selector, self.rule)
+
+    def trained_for(self) -> TrainedFor | None:
+        if not isinstance(self.weights, Selector):
+            return None
+        # no hash: nobody keeps one of an LLM's weights
+        return TrainedFor(self.weights.source or "this selector", self.site, (),
+                          self.weights.config.training)  # fmt: skip
 
     @torch.no_grad()
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:

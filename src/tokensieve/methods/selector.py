@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,12 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokensieve.errors import (
-    EncoderMismatchError,
-    NonFiniteError,
-    UnsupportedError,
-    WeightsError,
-)
+from tokensieve.errors import NonFiniteError, UnsupportedError, WeightsError
 from tokensieve.fields import option
 from tokensieve.functional.counts import (
     adaptive_counts,
@@ -35,6 +28,7 @@ from tokensieve.methods.base import ScoringMethod, TrainedFor, as_one, keep_all,
 from tokensieve.nn.config import CHOICES
 from tokensieve.nn.ranking import choose, neighbours, ranked
 from tokensieve.nn.selector import Selector
+from tokensieve.nn.shipped import load_selector, shipped_selector
 from tokensieve.types import EncoderInfo, Reduction, Site, TextContext, VisionTokens
 
 COUNTS = ("fixed", "mask", "adaptive")
@@ -42,11 +36,15 @@ COUNTS = ("fixed", "mask", "adaptive")
 
 @dataclass(frozen=True)
 class LearnedSelection(ScoringMethod):
-    """Keep what a trained selector says cannot be told from the other tokens [1].
+    """Keep what a trained selector says cannot be told from the other tokens [1]. The weights that
+    ship learned it by `surprise`, an objective of this project, not by the paper's.
 
-    A token's score is the keep logit minus the drop logit.
+    A token's score is the keep logit minus the drop logit. By which objective and estimator weights
+    were trained they say themselves: `trained_by` of their config, and of the report of a sieve;
+    weights of before that was kept say "not said".
 
-    weights: a folder, a hub name or a loaded `Selector`; None: the one shipped for the encoder.
+    weights: a folder, a hub name, a loaded `Selector`, or the name of other weights that ship for
+        the encoder, such as those trained by a paper's objective; None: the default ones.
     rule: "top" ranks; "diverse" takes each time the token of the largest expected error times
         distance to what is kept times number of tokens alike (powers of them, in the weights'
         config); "gated" covers the picture where the scores are flat, as on calm scenes; None: the
@@ -92,7 +90,7 @@ class LearnedSelection(ScoringMethod):
         if selector is None:
             selector = shipped_selector(encoder)
         elif not isinstance(selector, Selector):
-            selector = Selector.from_pretrained(selector)
+            selector = load_selector(selector, encoder)
         selector.config.encoder.require_same_output(encoder, owner="This selector")
         kind = (
             SelectionOfEmbeds if selector.config.encoder.site is Site.EMBEDS else LearnedSelection
@@ -136,7 +134,7 @@ class LearnedSelection(ScoringMethod):
             return None
         config = self.weights.config
         name = self.weights.source or "this selector"
-        return TrainedFor(name, config.encoder.site, config.encoder_weights)
+        return TrainedFor(name, config.encoder.site, config.encoder_weights, config.training)
 
     @property
     def selector(self) -> Selector:
@@ -246,32 +244,3 @@ def _beside_of_all(groups: Sequence[VisionTokens]) -> Int[Tensor, "1 N 2"] | Non
     if all(group.grid is None for group in groups):
         return None
     return torch.cat(parts)[None].to(groups[0].tokens.device)
-
-
-def shipped_selector(encoder: EncoderInfo) -> Selector:
-    """The selector inside the package trained for `encoder`.
-
-    Raises `EncoderMismatchError` if none is.
-    """
-    assets = Path(str(resources.files("tokensieve.assets")))
-    folders = sorted(path.parent for path in assets.glob("selector*/config.json"))
-    reasons = []
-    for folder in folders:
-        selector = _load(folder)
-        try:
-            selector.config.encoder.require_same_output(encoder, owner=folder.name)
-        except EncoderMismatchError as error:
-            reasons.append(str(error).partition(" Use ")[0])
-            continue
-        return selector
-    raise EncoderMismatchError(
-        f"Expected a selector for the encoder '{encoder.model_type}' (width {encoder.width}, layer "
-        f"{encoder.layer}). Got none: {' '.join(reasons) or 'none ships.'} Take a method without "
-        "training, such as 'divprune', pass weights=FOLDER (--weights), or train one: tokensieve "
-        "train selector --help."
-    )
-
-
-@lru_cache(maxsize=8)
-def _load(folder: Path) -> Selector:
-    return Selector.from_pretrained(folder)

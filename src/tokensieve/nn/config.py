@@ -91,6 +91,36 @@ class StackConfig(Config):
         return self.ffn or self.encoder.ffn
 
 
+WHOSE = {
+    "surprise": "ours, not the papers'",
+    "when-less-is-enough": "arXiv 2503.16660",
+    "adaptive": "Adaptive Vision Token Selection",
+    "plain": "the papers' plain mask term",
+}
+
+
+@dataclass(frozen=True)
+class TrainedBy(Config):
+    """How a selector's weights came about, for people: nothing is computed from it."""
+
+    objective: str = option(
+        text="What training minimised: one of `objective.objective`.", choices=CHOICES["objective"]
+    )
+    estimator: str = option(
+        text="How masks were drawn: one of `objective.estimator`.", choices=CHOICES["estimator"]
+    )
+    preset: str = option("", "The preset it began with; empty: not said.")
+    settings: tuple[str, ...] = option((), "What was set on top, as `section.field=value`.")
+    steps: int | None = option(None, "Optimiser steps.", low=1)
+    crops: int | None = option(None, "Crops there were to learn from.", low=1)
+    seed: int | None = option(None, "Seed of the training.", low=0)
+
+    def __str__(self) -> str:
+        preset = f", preset {self.preset}" if self.preset else ""
+        whose = WHOSE[self.objective]
+        return f"objective {self.objective} ({whose}), estimator {self.estimator}{preset}"
+
+
 @dataclass(frozen=True)
 class SelectorConfig(StackConfig):
     """The selector: which tokens are worth keeping."""
@@ -135,6 +165,14 @@ class SelectorConfig(StackConfig):
     encoder_weights: tuple[tuple[str, str], ...] = option(
         (), "Hashes of the weights of the encoder trained for, by dtype; told by the features."
     )
+    trained_by: TrainedBy | None = option(
+        None, "Objective, estimator and recipe of the weights; none: not said."
+    )
+
+    @property
+    def training(self) -> str:
+        """How the weights were trained, in words."""
+        return "not said" if self.trained_by is None else str(self.trained_by)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,9 @@ CARD = """---
 Trained with tokensieve for an encoder `{{ encoder.model_type }}` of {{ encoder.depth }} layers:
 site `{{ encoder.site }}`, width {{ encoder.width }}, layer {{ encoder.layer }}.
 Another encoder is refused.
+{% if told %}
+{{ told }}
+{% endif %}
 Load it with `{{ name }}.from_pretrained(FOLDER_OR_NAME)`.
 """
 
@@ -58,12 +61,17 @@ class Pretrained(
     config: ConfigT
     source: str | None = None  # what `from_pretrained` was given
 
+    def told(self) -> str:
+        """What its card says beside that, in one paragraph; empty: nothing."""
+        return ""
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README beside the weights: what they are and which encoder they are for."""
         what = (type(self).__doc__ or "").partition("\n")[0]
         return super().generate_model_card(
-            *args, name=type(self).__name__, what=what, encoder=self.config.encoder, **kwargs
-        )
+            *args, name=type(self).__name__, what=what, encoder=self.config.encoder,
+            told=self.told(), **kwargs,
+        )  # fmt: skip
 
     def save_pretrained(
         self,

@@ -61,6 +61,15 @@ class Selector(Pretrained[SelectorConfig]):
         modules to find that out."""
         return self if self.mean.device == device else self.to(device)
 
+    def told(self) -> str:
+        """By what it was trained; `surprise` is not the papers' objective."""
+        by = self.config.trained_by
+        if by is None:
+            return "By which objective it was trained is not said."
+        on_top = f" with `{' '.join(by.settings)}`" if by.settings else ""
+        length = f", {by.steps:,} steps" if by.steps else ""
+        return f"Trained by: {by}{on_top}{length}."
+
     def standardise(self, features_BLC: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
         """Features as the selector reads them, in its dtype.
 

@@ -65,10 +65,11 @@ def describe(sections: Mapping[str, type[Config]]) -> str:
 
 
 def _settable(cls: type[Config]) -> list[dataclasses.Field[Any]]:
-    """Fields with a default: the encoder comes with the features, tables are measured."""
+    """Fields with a default: the encoder comes with the features, tables are measured, what a
+    training was is told by it."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     given = [field for field in fields if field.default is not dataclasses.MISSING]
-    return [field for field in given if not str(field.type).startswith("tuple")]
+    return [field for field in given if not str(field.type).startswith(("tuple", "TrainedBy"))]
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -28,7 +28,7 @@ from tokensieve.hf.families.positions import mask_of, original_positions
 from tokensieve.hf.families.table import family_of
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompt.compaction import SEQUENCE
-from tokensieve.hf.report import Call, PromptReport, Report
+from tokensieve.hf.report import Call, PromptReport
 from tokensieve.hf.runtime.compat import CACHE_NAMES, cache_of, layers_of_cache, require_token_types
 
 
@@ -159,7 +159,7 @@ class _Conversation:
         """The turn as it is given, but for pictures that have been read: nothing of ours is in the
         cache, and there is nothing to shorten."""
         base = {k: v for k, v in self.as_given.items() if k not in (*PIXELS, "mm_encoder_outputs")}
-        report = Report(plan.name, plan.keep, [Call(self.no_pictures)], plan.pool)
+        report = plan.report([Call(self.no_pictures)])
         memory = self.memory.passed(self.inputs)
         return Compressed(base, None, report, self.given, memory=memory)
 
@@ -190,7 +190,7 @@ class _Conversation:
         positions = original_positions(self.model, {**told, **grids}, mask)
         refuse_renumber(positions, plan)
         base = shortened_inputs(self.model, self.inputs, gather, positions, renumber=plan.renumber)
-        report = Report(plan.name, plan.keep, [Call(prompts, ms)], plan.pool)
+        report = plan.report([Call(prompts, ms)])
         memory = self.memory.then(self.inputs, gather, grids, prompts, renumber=plan.renumber)
         return Compressed(base, rows, report, self.given, gather, memory)
 

@@ -10,7 +10,13 @@ from typing import Any
 
 from tokensieve.errors import ConfigError
 from tokensieve.fields import option, read_object, shown
-from tokensieve.nn.config import Config, ObjectiveConfig, ReconstructorConfig, SelectorConfig
+from tokensieve.nn.config import (
+    Config,
+    ObjectiveConfig,
+    ReconstructorConfig,
+    SelectorConfig,
+    TrainedBy,
+)
 from tokensieve.train.settings import as_settings, names_of_presets, parse_settings, read_preset
 from tokensieve.types import EncoderInfo
 
@@ -121,6 +127,7 @@ class Recipe:
     """Everything a training depends on, apart from its features and seed; and `run`.
 
     mix: relative weight of each source of the features; None: every crop alike.
+    preset, changed: the preset it began with and the settings on top, as the weights will say.
     """
 
     selector: SelectorConfig
@@ -129,6 +136,14 @@ class Recipe:
     train: TrainConfig
     run: RunConfig = field(default_factory=RunConfig)
     mix: Mapping[str, int | float] | None = None
+    preset: str = ""
+    changed: tuple[str, ...] = ()
+
+    def trained_by(self, crops: int, seed: int) -> TrainedBy:
+        """What weights trained by it, on so many crops, say of themselves."""
+        o, told = self.objective, tuple(c for c in self.changed if not c.startswith("run."))
+        steps = self.train.steps
+        return TrainedBy(o.objective, o.estimator, self.preset, told, steps, crops, seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the result, ready for JSON."""
@@ -203,4 +218,6 @@ def make_recipe(
         TrainConfig.from_dict(values["train"]),
         RunConfig.from_dict(values["run"]),
         mix or (base.mix if set(base.mix or ()) <= set(sources) else None),
+        preset,
+        tuple(settings),
     )

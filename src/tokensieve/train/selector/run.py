@@ -24,7 +24,7 @@ from tokensieve.errors import ConfigError, EncoderMismatchError
 from tokensieve.fields import check_number
 from tokensieve.folders import Kind, check_ours, claimed, told_in
 from tokensieve.nn.autoencoder import SelectorAutoencoder
-from tokensieve.nn.config import ReconstructorConfig
+from tokensieve.nn.config import ReconstructorConfig, TrainedBy
 from tokensieve.nn.ranking import calibrate
 from tokensieve.train.batches import Batches, Rows, generator_of, some_of
 from tokensieve.train.calibration.selector import calibration_rows, whole_crops
@@ -98,7 +98,7 @@ def train_selector(
         model.eval().to("cpu")
         if accelerator.is_main_process:
             _calibrate(model, store, rows, seed)
-            _save(model, store, out)
+            _save(model, store, out, recipe.trained_by(len(rows.rows_N), seed))
         end(accelerator, run.model)
     return model
 
@@ -138,8 +138,10 @@ def _calibrate(model: SelectorAutoencoder, store: FeatureStore, rows: Rows, seed
         calibrate(model.selector, chain([first], batches))
 
 
-def _save(model: SelectorAutoencoder, store: FeatureStore, out: Path) -> None:
-    model.selector.config = replace(model.selector.config, encoder_weights=store.encoder_weights)
+def _save(model: SelectorAutoencoder, store: FeatureStore, out: Path, by: TrainedBy) -> None:
+    model.selector.config = replace(
+        model.selector.config, encoder_weights=store.encoder_weights, trained_by=by
+    )
     model.selector.save_pretrained(out / "selector")
     model.reconstructor.save_pretrained(out / "reconstructor")
     if model.image is not None:

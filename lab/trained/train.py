@@ -1,7 +1,7 @@
-"""Train every variant: `python -m lab.studies.ablations.train SPEC --features STORE`.
+"""Train every variant: `python -m lab.trained.train SPEC --features STORE`.
 
 A spec names groups of variants, each a few settings on top of the common ones. Two variants of
-equal settings are one training; what was cut off goes on. `lab.studies.ablations` measures.
+equal settings are one training; what was cut off goes on. the study measures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import command
-from lab.studies.ablations.spec import trainings
+from lab.trained.spec import Training, trainings
 from tokensieve.data.store.features import FeatureStore
 from tokensieve.nn.pretrained import read_json
 from tokensieve.train.console import log_to_terminal
@@ -25,9 +25,9 @@ logger = logging.getLogger("tokensieve.train")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("spec", type=Path, help="lab/studies/ablations/suite.json")
+    parser.add_argument("spec", type=Path, help="a study's suite.json")
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="feature stores")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shard", default="0/1", help="this process's part, as i/n")
     options = command.parse(parser, arguments)
     log_to_terminal(logging.WARNING)
@@ -37,15 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train_all(spec: Path, store: FeatureStore, out: Path, shard: str) -> None:
     """Train what is missing of this process's part, "i/n". Raises `ConfigError` for another."""
     for one in command.share(trainings(read_json(spec)), shard):
-        folder = out / one.folder
-        if _done(folder, store):
-            continue
-        recipe = make_recipe(store.encoder, "default", one.texts)
-        logger.warning("%s %s seed %d", one.folder, dict(one.settings), one.seed)
-        train_selector(store, recipe, folder, one.seed)
+        train_one(one, store, out)
 
 
-def _done(folder: Path, store: FeatureStore) -> bool:
+def train_one(
+    one: Training, store: FeatureStore, out: Path, validation: FeatureStore | None = None
+) -> Path:
+    """The folder of a training, made or gone on with where it is not whole."""
+    folder = out / one.folder
+    if not is_trained(folder, store):
+        recipe = make_recipe(store.encoder, one.preset, one.texts)
+        logger.warning("%s %s %s seed %d", one.folder, one.preset, dict(one.settings), one.seed)
+        train_selector(store, recipe, folder, one.seed, validation=validation)
+    return folder
+
+
+def is_trained(folder: Path, store: FeatureStore) -> bool:
     """Whether `folder` holds a whole training on the features of `store`."""
     if not (folder / "selector" / "model.safetensors").exists():
         return False

@@ -1,4 +1,4 @@
-"""Measure one trained selector of an ablation.
+"""Measure one trained selector of a study.
 
 N pictures, L tokens of a picture.
 """
@@ -14,17 +14,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lab.studies.ablations.spec import Training
+from lab.run import WORLDS
+from lab.trained.spec import DEFAULT, Training
 from tokensieve.evaluate import records
 from tokensieve.evaluate.score import Batch, prepare, score
 from tokensieve.evaluate.stats import wilson
 from tokensieve.evaluate.subject import Subject
-from tokensieve.evaluate.tasks import load_tasks, picture_hash
-from tokensieve.methods.base import ScoringMethod
-from tokensieve.types import VisionTokens
+from tokensieve.evaluate.tasks import SYNTH, World, load_tasks, picture_hash
+from tokensieve.fields import check_names
+from tokensieve.methods.base import Method, ScoringMethod
+from tokensieve.types import Site, VisionTokens
 
 FULL, EMPTY = 0.99, 0.01  # a mask beyond them ranks nothing
 CURVE = 60  # points of a training curve
+DRAWN = ("step", "kept", "reconstruction", "mask", "image")
+
+
+def world_of(spec: Mapping[str, Any]) -> World:
+    """The world that a spec asks about, by name; the library's own, where it names none."""
+    name = spec.get("world")
+    check_names("world", [name] if name else [], WORLDS)
+    return WORLDS[name] if name else SYNTH
 
 
 def encode_pictures(subject: Subject, spec: Mapping[str, Any]) -> dict[str, list[Batch]]:
@@ -32,7 +42,7 @@ def encode_pictures(subject: Subject, spec: Mapping[str, Any]) -> dict[str, list
     return {
         kind: [
             prepare(subject.model, subject.processor, items)
-            for task in load_tasks(kind, spec["split"], spec["pictures"])
+            for task in load_tasks(kind, spec["split"], spec["pictures"], world=world_of(spec))
             for items in task.batches(50)
         ]
         for kind in spec["kinds"]
@@ -42,6 +52,8 @@ def encode_pictures(subject: Subject, spec: Mapping[str, Any]) -> dict[str, list
 def config_of(spec: Mapping[str, Any], one: Training, folder: Path) -> dict[str, Any]:
     """Everything that decides a record's numbers."""
     return {
+        **{name: spec[name] for name in ("model", "world") if name in spec},
+        **({} if one.preset == DEFAULT else {"preset": one.preset}),
         "settings": dict(one.settings),
         "seed": one.seed,
         "kinds": list(spec["kinds"]),
@@ -49,7 +61,9 @@ def config_of(spec: Mapping[str, Any], one: Training, folder: Path) -> dict[str,
         "pictures": spec["pictures"],
         "split": spec["split"],
         "weights": records.file_hash(folder / "selector"),
-        "hashes": {kind: picture_hash(kind, spec["split"]) for kind in spec["kinds"]},
+        "hashes": {
+            kind: picture_hash(kind, spec["split"], world=world_of(spec)) for kind in spec["kinds"]
+        },
     }
 
 
@@ -58,6 +72,21 @@ def measure(
 ) -> dict[str, Any]:
     """Exact match under the pure ranking, how well it finds text, and how the training went."""
     method = subject.bound("selector", {"weights": str(folder / "selector"), "rule": "top"})
+    curve = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    every = max(1, len(curve) // CURVE)
+    return {
+        "scores": scores_of(subject, pictures, method, keeps),
+        "auc": {kind: text_auc(method, batches) for kind, batches in pictures.items()},
+        "curve": [{name: line[name] for name in DRAWN if name in line} for line in curve[::every]],
+        "state": state_of([float(line["kept"]) for line in curve]),
+    }
+
+
+def scores_of(
+    subject: Subject, pictures: Mapping[str, Sequence[Batch]], method: Method,
+    keeps: Sequence[float],
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Exact match of a method by kind and keep."""
     scores: dict[str, dict[str, Any]] = {}
     for kind, batches in pictures.items():
         scores[kind] = {}
@@ -67,17 +96,7 @@ def measure(
                 hits += score(subject.model, batch, method, keep, positions="keep").hits
             share = wilson(sum(hits), len(hits)).rounded()
             scores[kind][f"{keep:g}"] = {"n": len(hits), **share}
-    curve = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
-    every = max(1, len(curve) // CURVE)
-    return {
-        "scores": scores,
-        "auc": {kind: text_auc(method, batches) for kind, batches in pictures.items()},
-        "curve": [
-            {name: line[name] for name in ("step", "kept", "reconstruction")}
-            for line in curve[::every]
-        ],
-        "state": state_of([float(line["kept"]) for line in curve]),
-    }
+    return scores
 
 
 def text_auc(method: Any, batches: Sequence[Batch]) -> float | None:
@@ -86,9 +105,11 @@ def text_auc(method: Any, batches: Sequence[Batch]) -> float | None:
         return None
     found = []
     for batch in batches:
-        embeds = torch.stack(list(batch.encoded.images))
+        encoded = batch.encoded
+        seen = encoded.images if method.site is Site.EMBEDS else encoded.features
+        tokens_NLC = torch.stack([one.reshape(-1, one.shape[-1]) for one in seen or ()])
         with torch.inference_mode():
-            scores_NL = method.scores(VisionTokens(embeds, batch.encoded.packings[0].grid))
+            scores_NL = method.scores(VisionTokens(tokens_NLC, encoded.packings[0].grid))
         found += [
             auc(scores, item.text_mask) for scores, item in zip(scores_NL, batch.items, strict=True)
         ]

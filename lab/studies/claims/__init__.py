@@ -1,0 +1,1 @@
+"""The papers' own systems, trained as printed and as best read: what became of their claims."""

@@ -1,0 +1,1 @@
+"""Studies of trainings: a file of variants, their trainings, and what each selector is worth."""
