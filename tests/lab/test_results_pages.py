@@ -16,6 +16,7 @@ import pytest
 from lab.benchmarks import selection_page
 from lab.report import gallery
 from lab.report.page import document, fold
+from tokensieve.evaluate.config import load_suite
 from tokensieve.evaluate.records import read_all
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,11 @@ def _stability(study: str, root: Path) -> None:
     _module(study).write_page(Path("results/stability"), root)
 
 
+def _payback(study: str, root: Path) -> None:
+    suite = load_suite(_suite(study))
+    _module(study).write_page(suite, Path("results/payback-time"), root)
+
+
 def _gallery(study: str, root: Path) -> None:
     gallery.main(root)
 
@@ -115,6 +121,7 @@ EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes
     "selection.md": ("", _selection),
     "adaptive.md": ("adaptive", _adaptive),
     "stability.md": ("stability", _stability),
+    "payback.md": ("payback", _payback),
     "ablations.md": ("ablations", _ablations),
     "conditional.md": ("conditional", _by_suite),
     "fusion.md": ("fusion", _by_suite),

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, write records and page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", type=Path, help="lab/studies/payback/suite.json")
-    parser.add_argument("--models", nargs="+", default=["nano", "nano-next"])
+    parser.add_argument("--models", nargs="*", default=["nano", "nano-next"])
     parser.add_argument("--wide", type=int, nargs="*", default=[1024, 4096], help="encoder widths")
     parser.add_argument("--tokens", type=int, default=2880)
     parser.add_argument("--dtypes", nargs="+", default=DTYPES, help="of the wide tokens")
