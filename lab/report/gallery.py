@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lab.report.page import document, words
+from lab.report.page import NANO, document, words
 from tokensieve.data.synth import generate
 from tokensieve.data.synth.shipped import shipped_pictures
 from tokensieve.evaluate.answer import Answer
@@ -63,11 +63,16 @@ def pieces() -> list[Piece]:
     return found
 
 
-def panels(loaded: Loaded, piece: Piece, methods: Sequence[tuple[str, float]]) -> list[Panel]:
+def panels(
+    loaded: Loaded,
+    piece: Piece,
+    methods: Sequence[tuple[str, float]],
+    settings: Settings = SETTINGS,
+) -> list[Panel]:
     """The picture, and a panel for each method and share of what it keeps and answers."""
     answers = [
         ask(loaded, piece.image, piece.question or "What is it?", method,
-            replace(SETTINGS, keep=keep))
+            replace(settings, keep=keep))
         for method, keep in methods
     ]  # fmt: skip
     shown = [
@@ -136,7 +141,8 @@ def main(root: Path = Path()) -> None:
              "[comparison.md](comparison.md) has the numbers.")  # fmt: skip
     message = f"Of the {asked} questions asked here, right with {KEEP:.0%} of the tokens: {counts}."
     write_text(root / "docs" / "results" / "gallery.md",
-               document("Gallery", message, [about, *parts], "`make gallery`"))  # fmt: skip
+               document("Gallery", message, [about, *parts], "`make gallery`",
+                        on=NANO))  # fmt: skip
 
 
 if __name__ == "__main__":

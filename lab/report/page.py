@@ -11,11 +11,17 @@ from pathlib import Path
 from tokensieve.errors import InputError
 from tokensieve.files import write_text
 
+NANO = "the embedded nano (192 pixels, glyphs on its own patch grid)"
 
-def document(title: str, message: str, parts: Sequence[str], made: str, more: str = "") -> str:
-    """A whole page of Markdown; `made` by which command from what, and `more` about that."""
+
+def document(
+    title: str, message: str, parts: Sequence[str], made: str, more: str = "", on: str = ""
+) -> str:
+    """A whole page of Markdown; `made` by which command from what, and `more` about that; `on` the
+    model that all numbers of the page are of."""
     end = f"*{f'Made by {made}; do not edit. {more}'.strip()}*"
-    return "\n\n".join([f"# {title}", f"**{message}**", *[p for p in parts if p], end]) + "\n"
+    body = [f"All numbers here are of {on}." if on else "", *parts]
+    return "\n\n".join([f"# {title}", f"**{message}**", *[p for p in body if p], end]) + "\n"
 
 
 def fold(summary: str, *body: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from lab.benchmarks import whole_pass
 from lab.report.board import Board
 from lab.run import CEILINGS
 from lab.studies.methods import page as comparison
-from lab.studies.methods import prefill
 from tokensieve.errors import InputError
 from tokensieve.evaluate import run
 from tokensieve.evaluate.config import Suite, Variant, load_suite
@@ -134,14 +134,14 @@ def test_no_records_is_an_error(tmp_path: Path) -> None:
 def test_times_of_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One record; the share of full is 1 at keep 1, by definition; a page shows it."""
     subject: Subject = tiny_subject()
-    monkeypatch.setattr(prefill, "load_subject", lambda name: subject)
+    monkeypatch.setattr(whole_pass, "load_subject", lambda name: subject)
     out = tmp_path / "results" / "prefill"
-    prefill.main(["--methods", "stride,fastervlm", "--pictures", "1", "--rounds", "1",
+    whole_pass.main(["--methods", "stride,fastervlm", "--pictures", "1", "--rounds", "1",
                   "--out", str(out)])  # fmt: skip
     record = json.loads((out / "nano--fastervlm.json").read_text())
     shares = {row["keep"]: row["whole"] for row in record["rows"]}
     assert shares[1.0] == 1
-    assert set(shares) == set(prefill.KEEPS)
+    assert set(shares) == set(whole_pass.KEEPS)
     file, _ = filled(tmp_path, monkeypatch)
     comparison.main([str(file), "--results", str(tmp_path / "results"), "--root", str(tmp_path)])
     page = (tmp_path / "docs/results/comparison.md").read_text()

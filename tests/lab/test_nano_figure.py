@@ -6,23 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from lab.studies.nano import figure as nano
-from lab.studies.nano.page import (
-    AT,
-    OURS,
-    PEERS,
-    best_peer,
-    present,
-    readme_block,
-    untrained,
-)
+from lab.report import quality
+from lab.report.lead import AT, OURS, best_peer, present, untrained
+from lab.studies.nano.page import PEERS, readme_block
 from toys.figures import ROOT, board_of, check_readable
 
 
 def test_the_figure_can_be_read() -> None:
     board, suite = board_of("lab/studies/nano/suite.json")
-    peers, times = present(suite, (OURS, *PEERS)), nano.times_of(ROOT / "results")
-    check_readable(nano.figure(board, suite, peers, best_peer(board, suite), times))
+    peers, times = present(suite, (OURS, *PEERS)), quality.times_of(ROOT / "results")
+    check_readable(quality.figure(board, suite, peers, best_peer(board, suite), times))
 
 
 def test_the_best_peer_is_the_best_of_what_the_suite_has_untrained() -> None:
@@ -43,7 +36,7 @@ def test_the_best_peer_is_the_best_of_what_the_suite_has_untrained() -> None:
 def test_the_readmes_table_is_of_the_records() -> None:
     """If this fails: python -m lab.studies.nano.page"""
     board, suite = board_of("lab/studies/nano/suite.json")
-    block = readme_block(board, suite, nano.times_of(ROOT / "results"))
+    block = readme_block(board, suite, quality.times_of(ROOT / "results"))
     assert f"<!-- results:begin -->\n{block}\n<!-- results:end -->" in (
         ROOT / "README.md"
     ).read_text("utf-8")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lab.report import markdown
 from lab.report.draw import MARKS, NAMED, OURS, Plot, Scale, Series, compose, save
-from lab.report.page import document, fold, words
+from lab.report.page import NANO, document, fold, words
 from lab.trained.spec import Training, variants
 from tokensieve.evaluate import records
 from tokensieve.files import write_text
@@ -49,7 +49,7 @@ def write_report(spec: Mapping[str, Any], spec_file: Path, folder: Path, docs: P
     made = f"`python -m lab.studies.ablations {spec_file}` from `results/{spec['suite']}/`"
     write_text(docs / "results" / "ablations.md", document(
         "Ablations", message(spec, found), parts, made,
-        "A row that is not run is trained by `make results-ablations`."))  # fmt: skip
+        "A row that is not run is trained by `make results-ablations`.", NANO))  # fmt: skip
     save(curves(spec, found), docs / "figures" / "ablation-curves.png")
     save(axes_plot(spec, found), docs / "figures" / "ablations.png")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lab.report.draw import MARKS, NAMED, OURS, Plot, Scale, Series, compose, save
 from lab.report.markdown import percent, table
-from lab.report.page import document, fold, words
+from lab.report.page import NANO, document, fold, words
 from tokensieve.errors import InputError
 from tokensieve.evaluate.records import Record, read_all
 from tokensieve.evaluate.stats import Estimate, bootstrap_mean, spearman, unpack_counts, unpack_hits
@@ -68,7 +68,7 @@ def page(found: Sequence[Record], suite: Path) -> str:
         budget_table(found),
     ]  # fmt: skip
     made = f"`python -m lab.studies.adaptive.measure {suite}` from the records beside its suite"
-    return document("Adaptive counts", message(found), parts, made)
+    return document("Adaptive counts", message(found), parts, made, on=NANO)
 
 
 def message(found: Sequence[Record]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from lab.report import markdown
 from lab.report.board import MEAN, Board, Place
 from lab.report.opened import how_to_run, open_board
-from lab.report.page import document, fold
+from lab.report.page import NANO, document, fold
 from tokensieve.evaluate.config import Suite, Variant
 from tokensieve.evaluate.stats import paired_difference
 from tokensieve.files import write_text
@@ -82,6 +82,7 @@ def page(board: Board, suite: Suite, suite_file: Path) -> str:
         parts,
         f"`python -m lab.studies.conditional.page` from `results/{suite.suite}/`",
         how_to_run(suite_file),
+        NANO,
     )
 
 

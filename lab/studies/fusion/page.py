@@ -15,7 +15,7 @@ from lab.report import markdown
 from lab.report.board import Board
 from lab.report.draw import save
 from lab.report.opened import how_to_run, open_board
-from lab.report.page import document, fold
+from lab.report.page import NANO, document, fold
 from lab.studies.fusion.rows import PAIRS, PANELS, TABLES, Row, hits_of, place
 from lab.studies.fusion.summary import figure, lead, message
 from tokensieve.cost.flops import stf_paper_flops
@@ -89,7 +89,7 @@ def page(
     made = (f"`python -m lab.studies.fusion.page` from `results/{suite.suite}/`, trained by "
             f"`make fusion` from {ARMS}")  # fmt: skip
     return document("Selection and fusion on the embedded model", message(board), parts, made,
-                    how_to_run(suite_file))  # fmt: skip
+                    how_to_run(suite_file), NANO)  # fmt: skip
 
 
 def scores(

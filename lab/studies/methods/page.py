@@ -12,7 +12,7 @@ from lab.report import markdown
 from lab.report.board import Board, Place
 from lab.report.draw import save
 from lab.report.opened import how_to_run, open_board
-from lab.report.page import document, fold
+from lab.report.page import NANO, document, fold
 from lab.studies.methods.rows import (
     CEILING,
     GROUPS,
@@ -81,7 +81,7 @@ def page(board: Board, suite: Suite, suite_file: Path, times: Mapping[str, Recor
     return document(
         "Every method on the embedded model", message(board, suite), parts,
         f"`python -m lab.studies.methods.page` from `results/{suite.suite}/`",
-        how_to_run(suite_file),
+        how_to_run(suite_file), NANO,
     )  # fmt: skip
 
 

@@ -84,7 +84,11 @@ def rival(
 def times_of(folder: Path) -> dict[str, Record]:
     """Measured times by method, where there are any."""
     found = read_all(folder) if folder.exists() else []
-    return {r["config"]["method"]: r for r in found if r.get("form") == "prefill"}
+    return {
+        r["config"]["method"]: r
+        for r in found
+        if r.get("form") == "prefill" and r["config"]["model"] == "nano"
+    }
 
 
 def points(

@@ -2,5 +2,5 @@
 
 results-methods: .venv/.test  ## Measure every method beside every other
 	$(TRAIN) lab.run lab/studies/methods/suite.json
-	$(TRAIN) lab.studies.methods.prefill
+	$(TRAIN) lab.benchmarks.whole_pass
 	$(BIN)/python -m lab.studies.methods.page

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lab.studies.receipts.tiles import Receipt, Tiling
+from lab.studies.receipts.tiles import Receipt, Tiling, covered
 from tokensieve.files import make_folder, written_whole
 
 _CAPTION = 14
@@ -21,7 +21,7 @@ _CAPTION = 14
 
 def save_overlay(path: Path, receipt: Receipt, tiling: Tiling, kept: Mapping[str, Tensor]) -> None:
     """Write one strip: the receipt, then under each name the receipt as its (T, L) mask left it."""
-    page = stitch(receipt.crops, receipt.layout)
+    page = stitch(receipt.crops[int(tiling.base) :], receipt.layout)
     height, width = receipt.size
     views = {receipt.name: page[:height, :width]}
     for name, mask_TL in kept.items():
@@ -48,9 +48,5 @@ def dim(
     page: NDArray[np.uint8], kept: Tensor, layout: tuple[int, int], tiling: Tiling
 ) -> NDArray[np.uint8]:
     """The page with dropped tokens at a quarter of their brightness."""
-    rows, columns = layout
-    grid = tiling.side // tiling.patch
-    tokens = kept.numpy().reshape(rows, columns, grid, grid).swapaxes(1, 2)
-    flat = tokens.reshape(rows * grid, columns * grid)
-    pixels = flat.repeat(tiling.patch, 0).repeat(tiling.patch, 1)[..., None]
+    pixels = covered(kept, layout, tiling)[..., None]
     return np.where(pixels, page, page // 4).astype(np.uint8)

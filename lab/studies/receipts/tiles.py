@@ -1,6 +1,6 @@
-"""A scanned receipt cut in crops at the text height an encoder was trained on.
+"""A page or a scanned receipt cut in crops at the text height an encoder was trained on.
 
-T crops, S pixels of a crop's side, P pixels of a patch's side, L tokens of a crop.
+T crops, S pixels of a crop's side, P pixels of a patch's side, L tokens of a crop, N words.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from tokensieve.errors import InputError
 
 @dataclass(frozen=True)
 class Tiling:
-    """Crops of `side` pixels in patches of `patch`, text boxes `text_height` tall (median)."""
+    """Crops of `side` pixels in patches of `patch`, text boxes `text_height` tall (median).
+
+    base: in front of them stands the whole page, made small, as in LLaVA-NeXT. It takes tokens of
+    the budget; text is looked for in the others only.
+    """
 
     side: int = 192
     patch: int = 12
     text_height: float = 11.0
+    base: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class Receipt:
     crops: (T, S, S, 3) RGB bytes, row-major over `layout`, padded with the paper's colour.
     layout: (rows, columns) of crops.
     size: (height, width) of the scaled receipt without padding.
-    text: (T, L) pixels of text boxes under each token.
+    text: (T, L) pixels of text boxes under each token; none under the base crop's.
     valid: (T, L) False where a token lies wholly in the padding.
+    words: (N, 4) left, top, right, bottom of each word in pixels of the scaled receipt.
+    said: what the words say, in the same order.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Receipt:
     size: tuple[int, int]
     text: Float[Tensor, "T L"]
     valid: Bool[Tensor, "T L"]
+    words: NDArray[np.int64]
+    said: tuple[str, ...]
 
     def text_kept(self, kept: Bool[Tensor, "T L"]) -> float:
         """Share of the text boxes' area that lies under kept tokens."""
@@ -67,21 +76,39 @@ def receipt_names(folder: Path, half: str) -> list[str]:
     return names
 
 
-def read_boxes(path: Path) -> NDArray[np.float64]:
-    """(N, 4) left, top, right, bottom in pixels of the stored picture; boxes without area left out.
+Told = list[tuple[NDArray[np.float64], str]]  # boxes of lines, and what stands in them
+
+
+def read_boxes(path: Path) -> Told:
+    """(left, top, right, bottom) in pixels of the stored picture, and the text where it is told;
+    boxes without area are left out.
 
     Raises `InputError` for a missing or malformed file, or one without any box.
     """
     try:
-        told = [entry["box"] for entry in json.loads(path.read_text())]
-        boxes: NDArray[np.float64] = np.array(told, dtype=float)
+        told = json.loads(path.read_text())
+        boxes: NDArray[np.float64] = np.array([entry["box"] for entry in told], dtype=float)
+        texts = [str(entry.get("text", "")) for entry in told]
     except Exception as problem:  # deep lists, numbers without end, other layouts
         raise InputError(f"Expected boxes of text in {path}. Got: {problem!r}.") from None
     if boxes.ndim == 2 and boxes.shape[1] == 4:  # some annotations are mere lines
-        boxes = boxes[np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)]
-        if len(boxes):
-            return boxes
+        real = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        if real.any():
+            return [(boxes[n], texts[n]) for n in np.flatnonzero(real)]
     raise InputError(f"Expected boxes of four numbers, right > left, bottom > top in {path}.")
+
+
+def words_of(told: Told) -> Told:
+    """The words of lines, each with its share of the line's width by characters."""
+    found: Told = []
+    for (left, top, right, bottom), text in told:
+        wide, start = (right - left) / max(1, len(text)), 0
+        for word in text.split(" "):
+            if word:
+                at = left + wide * start
+                found.append((np.array([at, top, at + wide * len(word), bottom]), word))
+            start += len(word) + 1
+    return found
 
 
 def load_receipt(folder: Path, name: str, tiling: Tiling) -> Receipt:
@@ -90,39 +117,90 @@ def load_receipt(folder: Path, name: str, tiling: Tiling) -> Receipt:
     Raises `PictureError` for a broken picture, `InputError` for broken boxes.
     """
     picture = open_picture(folder / "img" / f"{name}.jpg")
-    boxes = read_boxes(folder / "box" / f"{name}.json")
-    scale = tiling.text_height / float(np.median(boxes[:, 3] - boxes[:, 1]))
+    told = read_boxes(folder / "box" / f"{name}.json")
+    scale = tiling.text_height / float(np.median([box[3] - box[1] for box, _ in told]))
     width, height = (max(1, round(edge * scale)) for edge in picture.size)
     check_size((width, height), f"{name}, of which text is scaled to {tiling.text_height} pixels")
     page = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
-    return cut(page, boxes * scale, name, tiling)
+    return cut(page, [(box * scale, text) for box, text in told], name, tiling)
 
 
-def cut(page: NDArray[np.uint8], boxes: NDArray[np.float64], name: str, tiling: Tiling) -> Receipt:
-    """Cut a (H, W, 3) page and its boxes, in the page's pixels, into crops."""
+def cut(page: NDArray[np.uint8], told: Told, name: str, tiling: Tiling) -> Receipt:
+    """Cut a (H, W, 3) page and its lines of text, in the page's pixels, into crops."""
     height, width = page.shape[:2]
     side = tiling.side
     rows, columns = -(-height // side), -(-width // side)
     padded = np.empty((rows * side, columns * side, 3), dtype=np.uint8)
-    padded[:] = np.median(page.reshape(-1, 3), axis=0).astype(np.uint8)
+    padded[:] = ground(page)
     padded[:height, :width] = page
     inside = np.zeros(padded.shape[:2], dtype=bool)
     inside[:height, :width] = True
     text = np.zeros_like(inside)
-    for left, top, right, bottom in np.rint(boxes).astype(int).clip(min=0):
+    for left, top, right, bottom in (np.rint(box).astype(int).clip(min=0) for box, _ in told):
         text[top:bottom, left:right] = True
     text &= inside
     if not text.any():
         raise InputError(f"Expected text boxes inside receipt '{name}'. Its boxes cover nothing.")
     crops = padded.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
-    return Receipt(
-        name=name,
-        crops=np.ascontiguousarray(crops.reshape(-1, side, side, 3)),
-        layout=(rows, columns),
-        size=(height, width),
-        text=_per_token(text, (rows, columns), tiling),
-        valid=_per_token(inside, (rows, columns), tiling) > 0,
+    crops = np.ascontiguousarray(crops.reshape(-1, side, side, 3))
+    text_TL = _per_token(text, (rows, columns), tiling)
+    valid_TL = _per_token(inside, (rows, columns), tiling) > 0
+    if tiling.base:
+        whole, valid_L = _whole(page, tiling)
+        crops = np.concatenate([whole[None], crops])
+        text_TL = torch.cat([torch.zeros_like(text_TL[:1]), text_TL])
+        valid_TL = torch.cat([valid_L[None], valid_TL])
+    words, said = _inside(words_of(told), (height, width))
+    return Receipt(name, crops, (rows, columns), (height, width), text_TL, valid_TL, words, said)
+
+
+def ground(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The colour of the paper: the median of all pixels, channel by channel."""
+    return np.asarray(np.median(page.reshape(-1, 3), axis=0).astype(np.uint8))
+
+
+def covered(
+    kept: Bool[Tensor, "T L"], layout: tuple[int, int], tiling: Tiling
+) -> NDArray[np.bool_]:
+    """Which pixels of all crops side by side lie under kept tokens; a base crop is left out."""
+    rows, columns = layout
+    grid = tiling.side // tiling.patch
+    tokens = kept.numpy()[int(tiling.base) :].reshape(rows, columns, grid, grid).swapaxes(1, 2)
+    flat = tokens.reshape(rows * grid, columns * grid)
+    return np.asarray(flat.repeat(tiling.patch, 0).repeat(tiling.patch, 1))
+
+
+def word_shares(receipt: Receipt, kept: Bool[Tensor, "T L"], tiling: Tiling) -> NDArray[np.float64]:
+    """(N,) share of each word's box that lies under kept tokens."""
+    under = covered(kept, receipt.layout, tiling).cumsum(0).cumsum(1)
+    under = np.pad(under, ((1, 0), (1, 0)))  # sums over all that lies above and to the left
+    left, top, right, bottom = receipt.words.T
+    area = under[bottom, right] - under[top, right] - under[bottom, left] + under[top, left]
+    return np.asarray(area / ((right - left) * (bottom - top)))
+
+
+def _inside(told: Told, size: tuple[int, int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Words with any pixel inside the page of that height and width, their boxes cut to it."""
+    height, width = size
+    boxes = np.array([box for box, _ in told]).reshape(-1, 4)
+    boxes = np.rint(boxes).astype(np.int64).clip(0, [width, height, width, height])
+    real = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return boxes[real], tuple(word for (_, word), ok in zip(told, real, strict=True) if ok)
+
+
+def _whole(page: NDArray[np.uint8], tiling: Tiling) -> tuple[NDArray[np.uint8], Tensor]:
+    """The page padded to a square and made as small as a crop, and which tokens are valid."""
+    height, width = page.shape[:2]
+    scale = tiling.side / max(height, width)
+    small = Image.fromarray(page).resize(
+        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
     )
+    crop = np.empty((tiling.side, tiling.side, 3), dtype=np.uint8)
+    crop[:] = ground(page)
+    crop[: small.height, : small.width] = np.asarray(small)
+    inside = np.zeros(crop.shape[:2], dtype=bool)
+    inside[: small.height, : small.width] = True
+    return crop, _per_token(inside, (1, 1), tiling)[0] > 0
 
 
 def _per_token(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.report.markdown import table
-from lab.report.page import document, fold
+from lab.report.page import NANO, document, fold
 from lab.studies.stability.measure import AS_IT_WAS, CROP, PRECISION, VIEWS, overlap, unpack_kept
 from tokensieve.errors import InputError
 from tokensieve.evaluate.records import Record, read_all
@@ -62,7 +62,8 @@ def page(found: Sequence[Record]) -> str:
         seeds_table(found),
     ]  # fmt: skip
     return document("Stability of what is kept", message(found), parts,
-                    "`python -m lab.studies.stability.measure` from the records")  # fmt: skip
+                    "`python -m lab.studies.stability.measure` from the records",
+                    on=NANO)  # fmt: skip
 
 
 def mean_overlap(found: Sequence[Record], method: str, view: str) -> float | None:

@@ -71,7 +71,7 @@ Preset = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="default, when-less-is-enough or adaptive; an unknown name lists all.",
+        help="default; a paper's: when-less-is-enough, adaptive, and either with -printed.",
         rich_help_panel=RECIPE,
     ),
 ]

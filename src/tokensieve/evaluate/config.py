@@ -193,16 +193,20 @@ def _variant(raw: Mapping[str, Any]) -> Variant:
 
 def _from_registry(row: Mapping[str, Any] | None, named: Sequence[Variant]) -> Iterator[Variant]:
     """A row for every method without training that no variant names: new methods come by
-    themselves. `positions`: a list, one row for each that the method's site can have."""
+    themselves. `positions`: a list, one row for each that the method's site can have; `sites`: a
+    list of those that count, instead of all."""
     if row is None:
         return
     taken = {variant.method for variant in named}
     if not isinstance(policies := row.get("positions", ["keep"]), list):
         raise ConfigError(f"Expected `positions` of `registry` as a list. Got {shown(policies)}.")
-    shared = {k: v for k, v in row.items() if k != "positions"}
+    if not isinstance(sites := row.get("sites", list(Site)), list):
+        raise ConfigError(f"Expected `sites` of `registry` as a list. Got {shown(sites)}.")
+    check_names("site", sites, list(Site))
+    shared = {k: v for k, v in row.items() if k not in ("positions", "sites")}
     for name in method_names():
         cls = method_class(name)
-        if name in taken or cls.trained:
+        if name in taken or cls.trained or cls.site not in sites:
             continue
         seeds = {"per_seed": {"seed": [0, 1, 2]}} if cls.stochastic else {}
         for policy in policies:
