@@ -309,6 +309,20 @@ def test_families_not_verified_are_refused(name):
         pass
 
 
+def test_a_cut_may_not_stand_among_the_layers_that_get_the_encoders_features():
+    tiny = build("qwen3_vl")
+    inside.check_blocked(tiny, 1)  # its encoder hands features of one layer
+    tiny.model.config.vision_config.deepstack_visual_indexes = [0, 1]
+    try:
+        with (
+            pytest.raises(ConfigError, match=r"Expected a layer from 2 on: .* Got 1. Pass layer=K"),
+            sieve(tiny.model, Inside(), 0.5, layer={1: 0.6, 2: 0.3}),
+        ):
+            pass
+    finally:
+        tiny.model.config.vision_config.deepstack_visual_indexes = [1]
+
+
 def test_a_prompt_of_which_nothing_stays_is_named():
     tiny = build("llava")
     inputs = tiny.inputs([1])

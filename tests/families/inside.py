@@ -10,11 +10,12 @@ import torch
 from families.checks import CLOSE, NEW, answer
 from families.methods import Inside, InsideRagged
 from families.said import require_same, require_tokens
+from tokensieve.hf.families.table import decoder_of, family_of
 from tokensieve.hf.sieve import encode, sieve
 
 
 def layers_of(model):
-    return model.base_model.language_model.layers
+    return decoder_of(model).layers
 
 
 def cut(model, inputs, method, layer, call=answer, **options):
@@ -41,8 +42,9 @@ def kept_positions(model, inputs, stage):
 @contextmanager
 def blocked(model, inputs, stages):
     """Layers from each stage's on may not look at what it dropped; nothing is shorter."""
-    decoder = model.base_model.language_model
+    decoder = decoder_of(model)
     S = inputs["input_ids"].shape[1]
+    both_ways = family_of(model).both_ways
     handles = []
     for number, module in enumerate(layers_of(model)):
         past = [stage for stage in stages if stage.layer <= number]
@@ -57,7 +59,11 @@ def blocked(model, inputs, stages):
             left = left_BS.repeat_interleave(rows // len(left_BS), 0)
             left = torch.cat([left, left.new_ones(rows, seen + Q - S)], 1)
             at = torch.arange(seen, seen + Q)[:, None]
-            mask = left[:, None] & (torch.arange(seen + Q) <= at)
+            allowed = torch.arange(seen + Q) <= at
+            if both_ways and not seen:  # the model's own mask, which is not causal
+                own = kwargs["attention_mask"][:, 0]
+                allowed = own if own.dtype == torch.bool else own == 0
+            mask = left[:, None] & allowed
             mask = (mask | (torch.arange(seen + Q) == at))[:, None]  # no row is empty
             if decoder.config._attn_implementation == "eager":
                 mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)

@@ -211,7 +211,7 @@ def _qwen2_5_vl() -> tuple[Any, Pixels]:
 
 def _qwen3_vl() -> tuple[Any, Pixels]:
     vision = {"hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 32}
-    vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    vision |= {"deepstack_visual_indexes": [1], "num_position_embeddings": 64}
     config = tf.Qwen3VLConfig(text_config=_mrope("qwen3_vl_text", head_dim=8), **_qwen(vision))
     return tf.Qwen3VLForConditionalGeneration(config), _patches
 

@@ -12,7 +12,7 @@ from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_names, shown
 from tokensieve.hf.encoder.inside import require_inside
 from tokensieve.hf.families.fingerprint import encoder_info, llm_info, warn_of_other_weights
-from tokensieve.hf.families.table import decoder_of, family_of
+from tokensieve.hf.families.table import decoder_of, family_of, first_cut
 from tokensieve.hf.llm.inside import check_signals
 from tokensieve.hf.llm.stage import Policy, Stage
 from tokensieve.hf.report import Call, Report
@@ -225,6 +225,12 @@ def _stages(
     else:
         wanted = _spread(model, name, method, keep, layer, reached, depth)
     check_schedule(wanted, depth)
+    if min(wanted) < (least := first_cut(model)):
+        raise ConfigError(
+            f"Expected a layer from {least} on: {type(model).__name__} adds its encoder's features "
+            f"to the visual tokens behind each of its first {least} layers. Got {min(wanted)}. "
+            f"Pass layer=K with a whole K from {least} to {depth - 1}."
+        )
     check_shrinks(reached, wanted[min(wanted)], "inside the LLM than before it")
     if not inside:
         _check_choice(name, method, wanted)

@@ -63,16 +63,18 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(resizable=True, stages=True, inside=True),
     "llava_next": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
     "llava_next_video": Family(pack=pack_anyres, resizable=True),
-    "llava_onevision": Family(pack=pack_anyres, resizable=True, inside=True),
-    "internvl": Family(inside=True),
-    "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True),
+    "llava_onevision": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
+    "vipllava": Family(stages=True),
+    "mistral3": Family(stages=True),
+    "internvl": Family(stages=True, inside=True),
+    "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True, stages=True),
     "qwen2_5_vl": Family(
         projector="visual.merger", merged=True, order=unwindow, resizable=True, stages=True
     ),
-    "qwen3_vl": Family(projector="visual.merger", merged=True),
-    "idefics3": Family(projector="connector", split_runs=True),
-    "smolvlm": Family(projector="connector", split_runs=True),
-    "paligemma": Family(both_ways=True),
+    "qwen3_vl": Family(projector="visual.merger", merged=True, stages=True),
+    "idefics3": Family(projector="connector", split_runs=True, stages=True),
+    "smolvlm": Family(projector="connector", split_runs=True, stages=True),
+    "paligemma": Family(both_ways=True, stages=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
         pack=pack_fused,
@@ -125,6 +127,13 @@ def decoder_of(model: Any) -> Any:
             f"'{model.config.model_type}'. Use a method that acts before the LLM."
         )
     return decoder
+
+
+def first_cut(model: Any) -> int:
+    """The first layer of the LLM before which tokens can be dropped: encoders with deepstack add
+    features of theirs to the visual tokens behind each of the layers before that, row by row."""
+    vision = getattr(model.config, "vision_config", None)
+    return max(1, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
 
 
 def projector_of(model: Any, family: Family) -> torch.nn.Module | None:
