@@ -6,6 +6,7 @@ tokens of a crop, m patches that make one token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -134,6 +135,8 @@ def patches_of_tokens(
         return (first + of_crop).flatten(0, 1)
     if merged == 1 or family.merged:  # patches of a token follow each other
         return torch.arange(total * merged).view(total, merged)
+    if family.cells and all(packing.grid for packing in packings):
+        return cells_of(packings, merged)
     base, lengths = model.base_model, {packing.length for packing in packings}
     side = round((max(lengths) * merged) ** 0.5)
     if not hasattr(base, "pixel_shuffle") or len(lengths) > 1 or side**2 != max(lengths) * merged:
@@ -146,3 +149,17 @@ def patches_of_tokens(
     crops = total // max(lengths)
     first = torch.arange(crops)[:, None, None] * side**2
     return torch.as_tensor((first + of_crop).flatten(0, 1))
+
+
+def cells_of(packings: Sequence[Packing], merged: int) -> Int[Tensor, "T m"]:
+    """The patches that make each token, where they are a square of `merged` neighbours: crops one
+    after another, their patches row by row."""
+    side, done, parts = math.isqrt(merged), 0, list[Tensor]()
+    for packing in packings:
+        h, w = packing.grid or (0, 0)
+        numbers = torch.arange(h * w * merged).view(h, side, w, side)
+        of_crop = numbers.transpose(1, 2).reshape(h * w, merged)
+        for _ in range(packing.crops):
+            parts.append(of_crop + done)
+            done += h * w * merged
+    return torch.cat(parts)

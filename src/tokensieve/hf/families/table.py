@@ -42,6 +42,7 @@ class Family:
     resizable: its encoder can be run on a picture of another size (site "pixels").
     stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
     inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
+    cells: a token is made of the patches of a square cell of its crop's grid.
     patches: model -> (L, m) patches of a crop that make each token, where the family has code of
         its own for that.
     both_ways: every token of a prompt sees every other, so that no later turn can be added to it.
@@ -55,6 +56,7 @@ class Family:
     resizable: bool = False
     stages: bool = False
     inside: bool = False
+    cells: bool = False
     patches: Patches | None = None
     both_ways: bool = False
 
@@ -65,15 +67,16 @@ FAMILIES: dict[str, Family] = {
     "llava_next_video": Family(pack=pack_anyres, resizable=True),
     "llava_onevision": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
     "vipllava": Family(stages=True),
-    "mistral3": Family(stages=True),
+    "mistral3": Family(cells=True, stages=True),
     "internvl": Family(stages=True, inside=True),
     "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True, stages=True),
     "qwen2_5_vl": Family(
         projector="visual.merger", merged=True, order=unwindow, resizable=True, stages=True
     ),
     "qwen3_vl": Family(projector="visual.merger", merged=True, stages=True),
-    "idefics3": Family(projector="connector", split_runs=True, stages=True),
-    "smolvlm": Family(projector="connector", split_runs=True, stages=True),
+    "idefics3": Family(projector="connector", split_runs=True, cells=True, stages=True),
+    "smolvlm": Family(projector="connector", split_runs=True, cells=True, stages=True),
+    "gemma3": Family(cells=True),
     "paligemma": Family(both_ways=True, stages=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
