@@ -135,7 +135,7 @@ def load(path: Path, **overrides: Any) -> ReceiptSuite:
         if name not in known:
             raise UnknownNameError.of("suite field", name, known)
     raw["variants"] = tuple(Variant(**variant) for variant in raw["variants"])
-    for name in {"keeps", "read", "read_keeps"} & set(raw):
+    for name in sorted({"keeps", "read", "read_keeps"} & set(raw)):
         raw[name] = tuple(raw[name])
     return ReceiptSuite(**raw)
 

@@ -71,7 +71,7 @@ Preset = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="default; a paper's: when-less-is-enough, adaptive, and either with -printed.",
+        help="default, when-less-is-enough or adaptive; these also with -printed.",
         rich_help_panel=RECIPE,
     ),
 ]
