@@ -26,7 +26,14 @@ from lab.nano2.words import CHARS
 from tokensieve.errors import MissingPackageError
 
 TINY = ReaderRecipe(
-    width=32, layers=1, heads=2, stages=((16, 2), (576, 1)), check_every=2, last=4, falling=2
+    width=32,
+    layers=1,
+    heads=2,
+    stages=((16, 2), (576, 1)),
+    check_every=2,
+    last=4,
+    falling=2,
+    fit=20,
 )
 
 
