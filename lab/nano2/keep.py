@@ -88,12 +88,18 @@ def check_recipe(file: Path, recipe: dict[str, Any]) -> None:
 
 
 def state_of(file: Path) -> dict[str, Any]:
-    """The JSON in the head of a checkpoint."""
+    """The JSON in the head of a checkpoint, or beside weights that `lab.nano2.ship` wrote."""
     with safe_open(file, "pt") as opened:
-        state: dict[str, Any] = json.loads(opened.metadata()["state"])
-    return state
+        head = opened.metadata() or {}
+    if "state" in head:
+        state: dict[str, Any] = json.loads(head["state"])
+        return state
+    beside: dict[str, Any] = json.loads(file.with_suffix(".json").read_text())
+    found: dict[str, Any] = beside["state"]
+    return found
 
 
 def averaged_in(file: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint: what is judged and shipped."""
-    return part(load_file(file), "averaged.")
+    """The averaged weights of a checkpoint, or all of those that `lab.nano2.ship` wrote."""
+    tensors = load_file(file)
+    return part(tensors, "averaged.") or {name: value.float() for name, value in tensors.items()}

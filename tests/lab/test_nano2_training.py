@@ -19,7 +19,7 @@ from lab.nano2 import fonts, keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
 from lab.nano2.assemble import assemble, model_of, tokenizer
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe, loss_of
-from lab.nano2.features import cache, load
+from lab.nano2.features import cache, load, trained
 from lab.nano2.judge import Cell, judge, stays
 from lab.nano2.pages import page
 from lab.nano2.ship import ship
@@ -152,6 +152,10 @@ def test_shipped_weights_are_gone_on_from_at_their_step(tmp_path: Path) -> None:
     ship(tmp_path / "one" / "encoder.safetensors", shipped, 1)
     record = json.loads(shipped.with_suffix(".json").read_text())
     assert record["bytes"] < shipped.stat().st_size < record["bytes"] + 10_000
+    weights, state = trained(shipped)  # and features are had from them as from the checkpoint
+    assert state["recipe"] == SMALL.asdict()
+    for name, value in trained(tmp_path / "one" / "encoder.safetensors")[0].state_dict().items():
+        torch.testing.assert_close(weights.state_dict()[name], value, rtol=1e-3, atol=1e-3)
     train(SMALL, tmp_path / "two", 2, begin=shipped)
     assert not (tmp_path / "two" / "encoder.safetensors").exists()  # nothing left to do
     train(SMALL, tmp_path / "two", 3, begin=shipped)
