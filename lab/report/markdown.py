@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Sequence
 
 from lab.report.board import MEAN, Board, Place
@@ -139,3 +140,13 @@ def as_csv(board: Board, suite: Suite) -> str:
             where = [config["model"], config["variant"], config["seed"], config["kind"]]
             writer.writerow([*where, row["topic"], row["keep"], *[row[k] for k in keys]])
     return out.getvalue()
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean, and in brackets the least and the most where seeds differ."""
+    if not values:
+        return ""
+    mean, low, high = statistics.fmean(values), min(values), max(values)
+    if format(low, form) == format(high, form):
+        return format(mean, form)
+    return f"{mean:{form}} ({low:{form}}–{high:{form}})"

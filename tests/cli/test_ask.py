@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.evaluate import console
 from tokensieve.evaluate.answer import Answer
+from tokensieve.evaluate.ask import least_likely
 from tokensieve.evaluate.console import scaled
 
 ASK = ("what is it", "--max-new-tokens", 3, "--model")
@@ -159,3 +162,15 @@ def test_an_answer_that_is_not_sure_is_told(ask, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("not sure") == 1
     assert "stride: not sure" in out
+
+
+def test_the_least_likely_token_is_of_those_taken():
+    """By hand: of the row the answer came by, the probability of its own token, not the largest."""
+    shares = torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.1, 0.9], [0.6, 0.4]]])
+    logits, new = tuple(shares.log()), torch.tensor([1, 0])
+    plain = {"logits": logits}
+    assert least_likely(SimpleNamespace(**plain, get=plain.get), new) == pytest.approx(0.1)
+    beams = plain | {"beam_indices": torch.tensor([[1, 1]])}
+    assert least_likely(SimpleNamespace(**beams, get=beams.get), new) == pytest.approx(0.6)
+    ended = plain | {"beam_indices": torch.tensor([[1, -1]])}
+    assert least_likely(SimpleNamespace(**ended, get=ended.get), new) == pytest.approx(0.75)

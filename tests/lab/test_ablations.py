@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.studies.ablations.page import spread, table, write_report
+from lab.report.markdown import spread
+from lab.studies.ablations.page import table, write_report
 from lab.trained import train as command
 from lab.trained.measure import auc, state_of
 from lab.trained.spec import Training, trainings, variants

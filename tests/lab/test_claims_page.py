@@ -10,7 +10,7 @@ import pytest
 
 from lab.studies.claims import page
 from lab.studies.claims.choose import chosen
-from lab.studies.claims.evidence import CLAIMS, FULL_LENGTH, Evidence
+from lab.studies.claims.evidence import CLAIMS, FULL_LENGTH, Evidence, clear
 from lab.trained.spec import variants
 
 ROOT = Path(__file__).parents[2]
@@ -83,15 +83,26 @@ def test_curves_are_drawn_by_name(whole: Evidence) -> None:
 
 def test_a_verdict_turns_with_its_record(whole: Evidence) -> None:
     picked = chosen(SPEC, whole.found)
-    for group, variant, judge in [
-        ("depth", "8", "four_layers"), ("epochs", "10", "hundred_epochs"),
+    for group, variant, level, judge in [  # level: 2 points below, of 200 pictures
+        ("depth", "8", 0.78, "four_layers"), ("epochs", "10", 0.88, "hundred_epochs"),
     ]:  # fmt: skip
         for one in variants(SPEC, group, picked)[variant]:
-            whole.found[one.folder].update(record(one, 0.95))
+            whole.found[one.folder].update(record(one, 0.99))
         assert verdicts(whole)[judge] == "not seen"
+        for one in variants(SPEC, group, picked)[variant]:
+            whole.found[one.folder].update(record(one, level))
+        assert verdicts(whole)[judge] == "partly"
     for one in variants(SPEC, "objective", picked)["plain, gumbel"]:
         whole.found[one.folder].update(record(one, 0.5, kept=0.3))
     assert verdicts(whole)["gumbel_collapses"] == "partly"
+
+
+def test_a_lead_is_clear_beyond_the_noise_of_its_pictures() -> None:
+    """Of two shares of 200: at 50 % 1.96 sqrt(2 x .25 / 200) = 9.8 points, at 98 % 2.7."""
+    e = Evidence({**SPEC, "pictures": 200}, {})
+    assert [clear(e, 50 + gap, 50) for gap in (9, 11, -9, -11)] == [0, 1, 0, -1]
+    assert clear(e, 98, 94) == 1
+    assert clear(e, 98, 95) == 0
 
 
 def test_a_training_that_diverged_is_no_row_of_numbers(whole: Evidence) -> None:

@@ -7,21 +7,9 @@ import pytest
 
 from lab.nano2 import fonts, layouts, words
 from lab.nano2.labels import IGNORE, slots
-from tokensieve.errors import MissingPackageError
+from toys.fonts import with_fonts
 
 A, B, C = (words.CODE[char] for char in "abc")
-
-
-def installed() -> bool:
-    try:
-        for name in (*fonts.TRAIN, *fonts.VAL, *fonts.TEST):
-            fonts.path_of(name)
-    except MissingPackageError:
-        return False
-    return True
-
-
-with_fonts = pytest.mark.skipif(not installed(), reason="the fonts of lab/nano2/README.md")
 
 
 def labels(*chars: tuple[float, float, int]) -> np.ndarray:

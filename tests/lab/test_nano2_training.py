@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lab.nano.clip import normalise
 from lab.nano.lm import Reader
 from lab.nano.muon import Muon
-from lab.nano2 import fonts, keep
+from lab.nano2 import keep
 from lab.nano2.asking import EOS, PATCHES, VOCABULARY, askable, example, pack, show
 from lab.nano2.assemble import assemble, model_of, tokenizer
 from lab.nano2.encoder import DenseEncoder, EncoderRecipe, loss_of
@@ -26,23 +26,14 @@ from lab.nano2.ship import ship
 from lab.nano2.train_encoder import rate_at, train
 from lab.nano2.train_reader import ReaderRecipe
 from lab.nano2.train_reader import train as train_reader
-from tokensieve.errors import MissingPackageError, TrainingError
+from tokensieve.errors import TrainingError
 from tokensieve.hf.models.nano import load_nano
 from tokensieve.hf.models.processors import load_processor
+from toys.fonts import with_fonts
 
 TEXT = {"kind": "lines", "text": [3, 4, 9, 30], "asked": [["ab", "7", [3, 4]], ["c", "41", [9]]]}
 SCENE = {"kind": "scene", "text": [], "asked": [["background", "red", []]]}
 SMALL = EncoderRecipe(width=32, layers=1, heads=2, pages=1, check_every=4, check_pages=1)
-
-
-def installed() -> bool:
-    try:
-        return all(fonts.path_of(name) for name in (*fonts.TRAIN, *fonts.VAL, *fonts.TEST))
-    except MissingPackageError:
-        return False
-
-
-with_fonts = pytest.mark.skipif(not installed(), reason="the fonts of lab/nano2/README.md")
 
 
 def test_a_question_ends_in_its_answer() -> None:

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from lab.nano.lm import Reader
 from lab.nano2 import features as cached
-from lab.nano2 import fonts
 from lab.nano2.asking import PATCHES, VOCABULARY, example, pack
 from lab.nano2.encoder import CODES, EncoderRecipe, build_encoder
 from lab.nano2.features import cache, load
@@ -23,7 +22,7 @@ from lab.nano2.receipts import Line, alone, among, lines_of
 from lab.nano2.train_reader import ReaderRecipe, begun, build_llava, rate_at, train
 from lab.nano2.truth import another_alphabet, exchanged, read_as, said, tables
 from lab.nano2.words import CHARS
-from tokensieve.errors import MissingPackageError
+from toys.fonts import with_fonts
 
 TINY = ReaderRecipe(
     width=32,
@@ -35,16 +34,6 @@ TINY = ReaderRecipe(
     falling=2,
     fit=20,
 )
-
-
-def installed() -> bool:
-    try:
-        return all(fonts.path_of(name) for name in (*fonts.TRAIN, *fonts.VAL, *fonts.TEST))
-    except MissingPackageError:
-        return False
-
-
-with_fonts = pytest.mark.skipif(not installed(), reason="the fonts of lab/nano2/README.md")
 
 
 @with_fonts

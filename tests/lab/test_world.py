@@ -12,15 +12,16 @@ import torch
 from lab import run as lab_run
 from lab import world
 from lab.nano.llava import write_llava
-from lab.nano2 import fonts, layouts
+from lab.nano2 import layouts
 from lab.nano2.assemble import tokenizer
 from lab.nano2.encoder import EncoderRecipe, build_encoder
 from lab.nano2.train_reader import ReaderRecipe, build_llava
-from tokensieve.errors import ConfigError, InputError, MissingPackageError, UnknownNameError
+from tokensieve.errors import ConfigError, InputError, UnknownNameError
 from tokensieve.evaluate import run
 from tokensieve.evaluate.config import load_suite
 from tokensieve.evaluate.records import read, read_all
 from tokensieve.evaluate.tasks import load_tasks, picture_hash
+from toys.fonts import with_fonts
 
 SUITE = {
     "suite": "tiny", "world": "nano2", "models": {"main": "none yet"}, "kinds": ["mixed", "scene"],
@@ -30,16 +31,6 @@ SUITE = {
                  {"name": "stride", "method": "stride"},
                  {"name": "oracle-text", "method": "oracle-text", "kinds": ["mixed"]}],
 }  # fmt: skip
-
-
-def installed() -> bool:
-    try:
-        return all(fonts.path_of(name) for name in (*fonts.TRAIN, *fonts.VAL, *fonts.TEST))
-    except MissingPackageError:
-        return False
-
-
-with_fonts = pytest.mark.skipif(not installed(), reason="the fonts of lab/nano2/README.md")
 
 
 @with_fonts

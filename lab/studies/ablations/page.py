@@ -116,25 +116,18 @@ def table(spec: Mapping[str, Any], group: str, found: Mapping[str, Record]) -> s
             rows.append([name, NOT_RUN, *[""] * (len(heads) + 2)])
             continue
         cells = [
-            spread([100 * r["scores"][kind][keep]["mean"] for r in of_seed], ".1f")
+            markdown.spread([100 * r["scores"][kind][keep]["mean"] for r in of_seed], ".1f")
             for kind in spec["kinds"]
             for keep in keeps
         ]
         aucs = [r["auc"]["cluttered"] for r in of_seed if r["auc"].get("cluttered") is not None]
         states = sorted({STATES.get(str(r["state"]), str(r["state"])) for r in of_seed})
-        rows.append([name, *cells, spread(aucs, ".3f"), spread([last(r) for r in of_seed], ".2f"),
-                     " / ".join(states)])  # fmt: skip
+        found_text, kept = (
+            markdown.spread(aucs, ".3f"),
+            markdown.spread([last(r) for r in of_seed], ".2f"),
+        )
+        rows.append([name, *cells, found_text, kept, " / ".join(states)])
     return markdown.table(rows)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean, and in brackets the least and the most where seeds differ."""
-    if not values:
-        return ""
-    mean, low, high = statistics.fmean(values), min(values), max(values)
-    if format(low, form) == format(high, form):
-        return format(mean, form)
-    return f"{mean:{form}} ({low:{form}}–{high:{form}})"
 
 
 def last(record: Record) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,10 +132,10 @@ def table(e: Evidence, group: str) -> str:
         if not ran:
             rows.append([name, state_of_missing(e, group, name), *[""] * (len(heads) + 2)])
             continue
-        cells = [spread([100 * r["scores"][kind][keep]["mean"] for r in ran], ".1f")
+        cells = [markdown.spread([100 * r["scores"][kind][keep]["mean"] for r in ran], ".1f")
                  for kind in e.spec["kinds"] for keep in keeps]  # fmt: skip
         states = " / ".join(sorted({str(r["state"]) for r in ran}))
-        ends = spread([last(r) for r in ran], ".2f")
+        ends = markdown.spread([last(r) for r in ran], ".2f")
         rows.append([name, str(len(ran)), *cells, ends, states])
     return markdown.table(rows)
 
@@ -154,20 +153,10 @@ def peers(e: Evidence) -> str:
     rows = [["method", *[f"{kind} {keep}" for kind in e.spec["kinds"] for keep in keeps]]]
     for name in e.spec["peers"]:
         ran = e.peer(name)
-        cells = [spread([100 * r["scores"][kind][keep]["mean"] for r in ran], ".1f")
+        cells = [markdown.spread([100 * r["scores"][kind][keep]["mean"] for r in ran], ".1f")
                  for kind in e.spec["kinds"] for keep in keeps]  # fmt: skip
         rows.append([name, *cells] if ran else [name, NOT_RUN, *[""] * (len(cells) - 1)])
     return markdown.table(rows)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean, and in brackets the least and the most where seeds differ."""
-    if not values:
-        return ""
-    mean, low, high = statistics.fmean(values), min(values), max(values)
-    if format(low, form) == format(high, form):
-        return format(mean, form)
-    return f"{mean:{form}} ({low:{form}}–{high:{form}})"
 
 
 def figure(e: Evidence) -> Figure:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tokensieve import fields
 from tokensieve.budget import Pool, check_keep
@@ -115,7 +116,6 @@ def ask(
             return_dict_in_generate=True,
         )
     new = output.sequences[0, before:]
-    likely = [float(step[0].float().softmax(-1).max()) for step in output.logits]
     text = before - report.visual_tokens
     return Answer(
         answer=loaded.processor.decode(new, skip_special_tokens=True).strip(),
@@ -127,9 +127,21 @@ def ask(
         prompt_tokens=text + report.calls[0].tokens_by_layer(1)[0],
         new_tokens=len(new),
         ms={stage: round(report.ms.get(stage, 0.0), 3) for stage in STAGES},
-        sure=round(min(likely), 4),
+        sure=round(least_likely(output, new), 4),
         images=tuple(i for call in report.calls for row in call.prompts for i in row.images),
         **_cost(loaded.model, text, report.calls[0], len(new)),
+    )
+
+
+def least_likely(output: Any, new: Tensor) -> float:
+    """The smallest probability that the model gave to one of the `new` tokens of an `output` of
+    `generate` with logits; of beams, on the way of the one that was taken."""
+    beams = output.get("beam_indices")
+    rows = [0] * len(new) if beams is None else beams[0].tolist()
+    return min(
+        float(step[row].float().softmax(-1)[token])
+        for step, row, token in zip(output.logits, rows, new.tolist(), strict=False)
+        if row >= 0
     )
 
 

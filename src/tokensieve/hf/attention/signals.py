@@ -135,7 +135,8 @@ def patches_of_tokens(
         return (first + of_crop).flatten(0, 1)
     if merged == 1 or family.merged:  # patches of a token follow each other
         return torch.arange(total * merged).view(total, merged)
-    if family.cells and all(packing.grid for packing in packings):
+    square = math.isqrt(merged) ** 2 == merged
+    if family.cells and square and all(packing.grid for packing in packings):
         return cells_of(packings, merged)
     base, lengths = model.base_model, {packing.length for packing in packings}
     side = round((max(lengths) * merged) ** 0.5)
