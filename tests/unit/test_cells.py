@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from families.tiny import build
+from tokensieve.errors import UnsupportedError
 from tokensieve.hf.attention.signals import patches_of_tokens
 from tokensieve.hf.families.table import family_of
 from tokensieve.hf.sieve import encode
@@ -72,3 +73,10 @@ def count_patches(model, inputs):
     finally:
         handle.remove()
     return sum(seen)
+
+
+def test_patches_that_are_no_square_are_refused():
+    model = build("mistral3").model
+    packings = encode(model, build("mistral3").inputs([1])).packings
+    with pytest.raises(UnsupportedError, match="knows how 8 patches make a token"):
+        patches_of_tokens(model, family_of(model), packings, 8)
