@@ -83,7 +83,9 @@ def split_by_weight(total: int, weights: Sequence[float | int], sizes: Sequence[
         raise ConfigError(
             f"Expected {len(sizes)} weights of crops, none negative. Got {list(weights)}."
         )
-    floor = EPS * max(*weights, EPS)  # crops of no weight are filled last, evenly
+    _, size_of = math.frexp(max(weights, default=0.0))  # powers of two: nothing is rounded
+    weights = [math.ldexp(weight, -size_of) for weight in weights]
+    floor = EPS * max(weights, default=0.0) or 1.0  # crops of no weight are filled last, evenly
     weights = [max(weight, floor) for weight in weights]
     scale = total / sum(weights)
     shares = [weight * scale for weight in weights]

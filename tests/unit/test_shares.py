@@ -49,6 +49,8 @@ def test_weights_by_hand() -> None:
     assert split_by_weight(4, [0, 0, 0], [8, 8, 8]) == [2, 1, 1]
     assert split_by_weight(3, [97, 2, 1], [8, 8, 8]) == [1, 1, 1]
     assert split_by_weight(24, [97, 2, 1], [8, 8, 8]) == [8, 8, 8]
+    for least in (4e-149, 5e-324):  # what counts is the ratio, however small all of them are
+        assert split_by_weight(5, [0, 0, 0, least], [1, 1, 2, 2]) == [1, 1, 1, 2]
 
 
 @settings(deadline=None)
