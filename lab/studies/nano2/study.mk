@@ -5,7 +5,7 @@ nano2-selector: .venv/.train  ## Train three selectors of nano 2 on 4,000 pages 
 	$(TRAIN) tokensieve extract --model $(NANO2)/model --images $(NANO2)/pictures --site embeds \
 		--pixels --out $(NANO2)/store
 	for seed in 0 1 2; do $(TRAIN) tokensieve train selector --features $(NANO2)/store --holdout 0 \
-		--config lab/nano/selector.json --seed $$seed --threads 1 \
+		--config lab/nano2/selector.json --seed $$seed --threads 1 \
 		--out $(NANO2)/selector/seed$$seed || exit 1; done
 
 results-nano2: .venv/.test  ## Records, tables and figures of nano 2's suite (resumes)
