@@ -35,7 +35,7 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="'nano' (in the package), a folder, or a name on the hub.",
+        help="'nano' or 'nano2' (in the package), a folder, or a name on the hub.",
         rich_help_panel=MODEL,
     ),
 ]

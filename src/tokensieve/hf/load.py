@@ -1,6 +1,6 @@
-"""A model and its processor, by name: the embedded nano, a directory, or a name on the hub.
+"""A model and its processor, by name: one of the package, a directory, or a name on the hub.
 
-"nano+FILE" is nano with the projector and LLM of a safetensors file.
+"nano+FILE" is nano, "nano2+FILE" nano2, with the projector and LLM of a safetensors file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from tokensieve.assets import asset_path
 from tokensieve.errors import (
     ConfigError,
     TokensieveError,
@@ -21,7 +22,14 @@ from tokensieve.errors import (
 from tokensieve.fields import check_names, shown
 from tokensieve.hf.models.loaded import Loaded, code_refused, first_line, named
 
-NANO = {"nano": "llava", "nano-next": "llava-next", "nano-control": "control"}
+# the embedded models: a variant of `load_nano` and its folder in the package
+NANO = {
+    "nano": ("llava", "nano"),
+    "nano-next": ("llava-next", "nano"),
+    "nano-control": ("control", "nano"),
+    "nano2": ("llava", "nano2"),
+    "nano2-next": ("llava-next", "nano2"),
+}
 COMPUTE = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -36,7 +44,7 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Loa
     `UnknownNameError` for the dtype, `ConfigError` for a device that is not there.
     """
     found = _checked(name, dtype, device)
-    if name in NANO or name.startswith("nano+"):
+    if name.partition("+")[0] in NANO:
         return _embedded(name, dtype, device or "cpu")
     return _load(name, dtype, found, encoder_only=False)
 
@@ -74,19 +82,20 @@ def _checked(name: object, dtype: str, device: str | None) -> str:
 
 
 def _embedded(name: str, dtype: str, device: str) -> Loaded:
-    """Nano, or "nano+FILE": nano with another projector and LLM."""
+    """A model of the package, or "NAME+FILE": with another projector and LLM."""
     from tokensieve.hf.models.nano import load_nano, load_reader
 
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    variant, plus, file = name.partition("+")
-    model, processor = load_nano(NANO[variant], wanted)
+    own, plus, file = name.partition("+")
+    variant, folder = NANO[own]
+    model, processor = load_nano(variant, wanted, asset_path(folder))
     if plus:
         path = Path(file).expanduser()
         try:
             load_reader(model, path)  # type: ignore[arg-type]
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
             raise WeightsError(
-                f"Expected projector and LLM of nano in {path}. Got: {first_line(error)}"
+                f"Expected projector and LLM of {own} in {path}. Got: {first_line(error)}"
             ) from error
     torch.nn.Module.to(model, device)
     return Loaded(name, model, processor)

@@ -1,6 +1,7 @@
-"""The embedded model: a Llava model of 1.7 M parameters that really reads, in the package.
+"""The embedded models: Llava models trained from scratch that really read, in the package.
 
-Trained from scratch by `make nano` on generated pictures; see `lab.nano`.
+"nano" (1.7 M parameters, `make nano`) reads glyphs on its own patch grid, "nano2" (`make nano2`)
+ordinary typeset pages.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ def load_nano(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The embedded model and its processor, in evaluation mode on the CPU.
 
-    `variant`: "llava" (256 visual tokens a picture); "llava-next" (the same weights with 1+n
-    crops of 192 pixels and row-end tokens, which were never trained); "control" (the same
+    `variant`: "llava" (nano: 256 visual tokens a picture; nano2: 576); "llava-next" (the same weights with 1+n
+    crops of its size and row-end tokens, which were never trained); "control" (the same
     encoder with a language model that never saw a shortened sequence). The weights are kept
-    in fp16; `dtype` is what they are computed in.
+    in fp16; `dtype` is what they are computed in. `path`: the folder of nano, of nano2
+    (`load_model("nano2")` knows it), or of another trained by their recipes.
 
     Raises:
         UnknownNameError: no such variant.
@@ -55,8 +57,8 @@ def load_nano(
     reader = path.with_name(path.name + "-control") / "reader.safetensors"
     needed = reader if variant == "control" else path / "config.json"
     if not needed.exists():
-        made = "make control" if variant == "control" else "make nano"
-        raise WeightsError(f"Expected the weights of nano at {needed}. Run `{made}` first.")
+        made = "control" if variant == "control" else "nano2" if path.name == "nano2" else "nano"
+        raise WeightsError(f"Expected the weights of nano at {needed}. Run `make {made}` first.")
     try:
         model = LlavaForConditionalGeneration.from_pretrained(
             path, dtype=dtype, trust_remote_code=False
