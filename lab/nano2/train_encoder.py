@@ -32,10 +32,10 @@ from lab.nano2.keep import Training
 from lab.nano2.pages import HARDEST, page
 
 
-def rate_at(step: int, recipe: EncoderRecipe) -> float:
-    """Up, level, and from `decay_from` on down to nothing."""
-    if step < recipe.warmup:
-        return recipe.rate * (step + 1) / recipe.warmup
+def rate_at(step: int, recipe: EncoderRecipe, begun: int = 0) -> float:
+    """Up from step `begun`, level, and from `decay_from` on down to nothing."""
+    if step < begun + recipe.warmup:
+        return recipe.rate * (step - begun + 1) / recipe.warmup
     left = (recipe.steps - step) / (recipe.steps - recipe.decay_from)
     return recipe.rate * min(1.0, left)
 
@@ -72,7 +72,7 @@ def train(recipe: EncoderRecipe, out: Path, until: int, begin: Path | None = Non
     if begin is not None:
         model.load_state_dict({name: value.float() for name, value in load_file(begin).items()})
         shipped = json.loads(begin.with_suffix(".json").read_text())["state"]
-        state |= {"step": shipped["step"], "level": shipped["level"]}
+        state |= {"step": shipped["step"], "level": shipped["level"], "begun": shipped["step"]}
     run = Training(out / "encoder.safetensors", model, Muon(model, recipe.matrix_rate), state)
     log = Log(out / "encoder.jsonl")
     log.write(stage="begin", **run.state)
@@ -102,7 +102,8 @@ def one_step(
     pixels = normalise(images)
     codes, seen = run.model(pixels, places_BL)
     chars, error = loss_of(codes, seen, labels_BLK, pixels, recipe)
-    run.descend(chars + recipe.pixels * error, rate_at(run.step, recipe), recipe.average)
+    rate = rate_at(run.step, recipe, run.state.get("begun", 0))
+    run.descend(chars + recipe.pixels * error, rate, recipe.average)
     return {"chars": chars.item(), "pixels": error.item()}
 
 
@@ -112,10 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
     parser.add_argument("--begin", type=Path, help="weights of lab.nano2.ship to go on from")
     parser.add_argument("--until", type=int, help="stop at this step; the recipe's last by default")
+    parser.add_argument("--steps", type=int, default=EncoderRecipe.steps)
+    parser.add_argument("--decay-from", type=int, default=EncoderRecipe.decay_from)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     given = command.parse(parser, arguments)
-    recipe = EncoderRecipe(seed=given.seed)
+    recipe = EncoderRecipe(seed=given.seed, steps=given.steps, decay_from=given.decay_from)
     train(recipe, given.out, given.until or recipe.steps, given.begin)
 
 

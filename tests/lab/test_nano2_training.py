@@ -75,6 +75,8 @@ def test_the_rate_rises_stands_and_falls() -> None:
     recipe = EncoderRecipe(steps=100, decay_from=80, warmup=10, rate=1.0)
     rates = [rate_at(step, recipe) for step in (0, 9, 10, 80, 90, 100)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.0])
+    again = [rate_at(step, recipe, begun=40) for step in (40, 49, 50, 90)]
+    assert again == pytest.approx([0.1, 1.0, 1.0, 0.5])
 
 
 def test_a_crop_at_the_whole_pages_place_is_the_page() -> None:
