@@ -31,6 +31,10 @@ def test_the_selector_keeps_what_the_question_needs(run):
     assert (selector["kept_tokens"], full["kept_tokens"], none["kept_tokens"]) == (102, 256, 0)
     assert none["kv_bytes"] < selector["kv_bytes"] < 0.5 * full["kv_bytes"]
     assert selector["llm_flops"] < 0.5 * full["llm_flops"]
+    # three layers of 128 and 256 over 256 tokens, and two scores a token
+    scoring = 3 * 4 * 256 * 128 * (2 * 128 + 256 + 256) + 4 * 256 * 128
+    assert selector["flops"]["selection"] == scoring
+    assert "selection" not in full["flops"]
 
 
 def test_a_count_and_crops(run):

@@ -71,12 +71,13 @@ def test_training_runs_as_printed(tmp_path: Path) -> None:
 
 def test_the_command_line_runs_as_printed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()  # `make demo` makes it
-    answered, listed = shell(blocks("sh")[2], tmp_path)
+    answered, listed, counted = shell(blocks("sh")[2], tmp_path)
     for name in ("selector", "divprune", "random", "full"):
         assert name in answered
     assert "620" in answered
     assert (tmp_path / "out" / "kept.png").stat().st_size > 1000
     assert "fastv" in listed
+    assert "2,880 visual tokens" in counted
 
 
 def test_every_block_is_one_of_those_that_run() -> None:

@@ -14,6 +14,7 @@ from tokensieve import __version__
 from tokensieve.cli.ask import ask
 from tokensieve.cli.demo import demo
 from tokensieve.cli.extract import extract
+from tokensieve.cli.flops import flops
 from tokensieve.cli.help import Verb, Verbs
 from tokensieve.cli.methods import methods
 from tokensieve.cli.train import train
@@ -87,6 +88,6 @@ def _root(
     """Options of no verb."""
 
 
-for verb in (ask, methods, demo, extract):
+for verb in (ask, methods, demo, extract, flops):
     app.command(cls=Verb)(verb)
 app.add_typer(train, name="train")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokensieve.budget import check_keep
-from tokensieve.cli.options import MODEL, OUTPUT, AsJson, AskDevice, MaxPixels, Model
-from tokensieve.errors import BudgetError, UnsupportedError
+from tokensieve.cli.options import MODEL, OUTPUT, AsJson, AskDevice, MaxPixels, Model, parse_keep
+from tokensieve.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,17 +178,3 @@ def _told(
     told = by_name[names[0]] | {"question": question}
     told |= {"picture": images[0]} if len(images) == 1 else {"pictures": list(images)}
     return told | ({"compare": [by_name[name] for name in names[1:]]} if names[1:] else {})
-
-
-def parse_keep(text: str) -> float | int:
-    """`--keep` as `check_keep` wants it: "3" a count, "0.3" a fraction. Raises `BudgetError`."""
-    for number in (int, float):
-        try:
-            value = number(text)
-        except ValueError:
-            continue
-        return check_keep(value)
-    raise BudgetError(
-        f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens from 2. Got "
-        f"'{text}'. Pass --keep 0.25 or --keep 64."
-    )

@@ -67,7 +67,7 @@ class TrainingShape:
         """FLOPs of one forward pass over one crop."""
         s, r, L = self.selector, self.reconstructor, self.tokens
         C = s.encoder.width
-        flops = _stack_flops(s, L) + 4 * L * s.stack_width + _stack_flops(r, L)
+        flops = selector_flops(s, L) + _stack_flops(r, L)
         if r.stack_width != C:
             flops += 2 * L * r.stack_width * C
         if r.image_depth:
@@ -115,6 +115,11 @@ class TrainingShape:
         `CUDA_BYTES`."""
         state = (18 if mixed else 16) * self.parameters()
         return state + batch * self.activation_bytes(mixed=mixed) + CUDA_BYTES
+
+
+def selector_flops(config: SelectorConfig, tokens: int) -> int:
+    """FLOPs of scoring a crop of `tokens`; the choice by these scores is left out."""
+    return _stack_flops(config, tokens) + 4 * tokens * config.stack_width
 
 
 def store_bytes(shape: EncoderShape, crops: int, site: Site, *, pixels: bool = False) -> int:

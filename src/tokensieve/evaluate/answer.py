@@ -18,8 +18,9 @@ class Answer:
     kept_tokens: visual tokens the LLM's last layer holds.
     prompt_tokens: what the LLM's first layer read, text and visual; new_tokens: what it wrote.
     kv_bytes: of the cache when the last token was written.
-    llm_flops: prefill and decode, two per multiply-add; flops: the same by stage. Where the formula
-        does not know the LLM (a mixture of experts, say), None and nothing, as are kv_bytes.
+    llm_flops: prefill and decode, two per multiply-add; flops: the same by stage, and under
+        "selection" those of a trained selector's network. Where the formula does not know the LLM
+        (a mixture of experts, say), None and nothing, as are kv_bytes.
     ms: milliseconds by stage.
     sure: probability of the answer's least likely token, in [0, 1].
     images: what was kept of each picture.

@@ -19,6 +19,7 @@ from tokensieve.budget import Pool, check_keep
 from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
+from tokensieve.cost.training import selector_flops
 from tokensieve.data.pictures.decode import PictureNote
 from tokensieve.errors import (
     ConfigError,
@@ -32,10 +33,11 @@ from tokensieve.evaluate.answer import Answer, Refused
 from tokensieve.fields import check_fields, option
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.prompt.template import picture_prompt, placeholder_of
-from tokensieve.hf.report import Call
+from tokensieve.hf.report import Call, Report
 from tokensieve.hf.runtime.devices import input_device
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
+from tokensieve.nn.config import SelectorConfig
 from tokensieve.types import Site
 
 STAGES = ("encode", "select", "prefill", "decode")
@@ -129,7 +131,7 @@ def ask(
         ms={stage: round(report.ms.get(stage, 0.0), 3) for stage in STAGES},
         sure=round(least_likely(output, new), 4),
         images=tuple(i for call in report.calls for row in call.prompts for i in row.images),
-        **_cost(loaded.model, text, report.calls[0], len(new)),
+        **_cost(loaded.model, text, report, len(new)),
     )
 
 
@@ -243,8 +245,9 @@ def _prompt(loaded: Loaded, question: str, pictures: int) -> tuple[str, bool]:
     return text, special
 
 
-def _cost(model: Any, text: int, call: Call, new: int) -> dict[str, Any]:
+def _cost(model: Any, text: int, report: Report, new: int) -> dict[str, Any]:
     """Of a prompt of `text` tokens beside the visual ones, of which each layer holds its own."""
+    call = report.calls[0]
     try:
         shape = TransformerShape.of_llm(model.config)
     except UnsupportedError:
@@ -254,9 +257,22 @@ def _cost(model: Any, text: int, call: Call, new: int) -> dict[str, Any]:
         "prefill": prefill_flops_by_layer(shape, prompts),
         "decode": decode_flops_by_layer(shape, prompts, new),
     }
+    if report.scorers:
+        flops["selection"] = sum(scoring_flops(one, call) for one in report.scorers)
     single, cached = replace(shape, layers=1), max(0, new - 1)
     return {
         "kv_bytes": sum(kv_bytes(single, prompt + cached, model.dtype) for prompt in prompts),
-        "llm_flops": sum(flops.values()),
+        "llm_flops": flops["prefill"] + flops["decode"],
         "flops": flops,
     }
+
+
+def scoring_flops(scorer: SelectorConfig, call: Call) -> int:
+    """FLOPs of the network that scored the pictures of a call: crop by crop, inside the LLM all
+    visual tokens of a prompt at once."""
+    if scorer.encoder.site is Site.LLM:
+        lengths = [sum(one.tokens for one in prompt.images) for prompt in call.prompts]
+    else:
+        images = [one for prompt in call.prompts for one in prompt.images]
+        lengths = [len(crop.valid) for one in images for crop in one.crops]
+    return sum(selector_flops(scorer, length) for length in lengths)

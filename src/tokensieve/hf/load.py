@@ -102,15 +102,33 @@ def _embedded(name: str, dtype: str, device: str) -> Loaded:
 
 
 def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
-    source = name
-    if name.startswith((".", "/", "~")) or Path(name).exists():
-        path = Path(name).expanduser()
-        if not (path / "config.json").is_file():
-            got = "a directory without it" if path.is_dir() else "no such directory"
-            raise WeightsError(f"Expected a model directory with config.json. Got {got}: {name}.")
-        source = str(path)
-    model, processor = _from_pretrained(source, name, dtype, encoder_only)
+    model, processor = _from_pretrained(_source(name), name, dtype, encoder_only)
     return Loaded(name, model.eval().to(device), processor)
+
+
+def _source(name: str) -> str:
+    """The folder `name` means, or itself as a name on the hub."""
+    if not (name.startswith((".", "/", "~")) or Path(name).exists()):
+        return name
+    path = Path(name).expanduser()
+    if not (path / "config.json").is_file():
+        got = "a directory without it" if path.is_dir() else "no such directory"
+        raise WeightsError(f"Expected a model directory with config.json. Got {got}: {name}.")
+    return str(path)
+
+
+def config_of(name: str) -> Any:
+    """The config of a model by name, its weights not touched. Raises what `load_model` raises."""
+    from transformers import AutoConfig
+
+    if name in NANO:
+        return AutoConfig.from_pretrained(asset_path(NANO[name][1]), trust_remote_code=False)
+    try:
+        return AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+    except TokensieveError:
+        raise
+    except Exception as error:  # a stranger's file
+        raise _not_loaded(name, error) from error
 
 
 def first_layer_only(config: Any) -> Any:

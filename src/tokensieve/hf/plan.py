@@ -16,7 +16,7 @@ from tokensieve.hf.families.table import decoder_of, family_of, first_cut
 from tokensieve.hf.llm.inside import check_signals
 from tokensieve.hf.llm.stage import Policy, Stage
 from tokensieve.hf.report import Call, Report
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import Method, TrainedFor
 from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method
 from tokensieve.schedules import Schedule
@@ -70,14 +70,18 @@ class Plan:
     @property
     def trained_by(self) -> str | None:
         """How the weights of its methods were trained, in words; None: no method has any."""
+        return "; ".join(one.by for one in self._trained()) or None
+
+    def _trained(self) -> list[TrainedFor]:
         methods = [self.method] if self.before is None else [self.before.method, self.method]
         told = (method.trained_for() for method in methods)
-        return "; ".join(trained.by for trained in told if trained is not None) or None
+        return [one for one in told if one is not None]
 
     def report(self, calls: Sequence[Call] = (), history: int | None = None) -> Report:
         """A report of what it does, with these calls in it."""
+        scorers = tuple(one.scorer for one in self._trained() if one.scorer is not None)
         return Report(
-            self.name, self.keep, list(calls), self.pool, history, trained_by=self.trained_by
+            self.name, self.keep, list(calls), self.pool, history, self.trained_by, scorers
         )
 
     def signals(self, model: Any) -> tuple[Signal, ...]:

@@ -17,6 +17,7 @@ from tokensieve.budget import Pool
 from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.layout import Packing
+from tokensieve.nn.config import SelectorConfig
 
 _LOCK = Lock()  # one for all: a report can be copied and pickled
 
@@ -134,6 +135,7 @@ class Report:
     calls: the last `history` calls of the model, in the order they ended; None: all of them.
     Counts and times are of all calls, those no longer held included.
     trained_by: how the method's weights were trained, "not said" included; None: it has none.
+    scorers: sizes of the networks that scored.
     """
 
     method: str
@@ -142,6 +144,7 @@ class Report:
     pool: Pool = Pool.CROP
     history: int | None = None
     trained_by: str | None = None
+    scorers: tuple[SelectorConfig, ...] = ()
     _past: _Totals = field(default_factory=_Totals)
 
     def add(self, call: Call) -> None:

@@ -19,6 +19,7 @@ from tokensieve.errors import ConfigError
 from tokensieve.fields import check_values
 from tokensieve.functional.blocks import even_blocks
 from tokensieve.functional.topk import topk_mask
+from tokensieve.nn.config import SelectorConfig
 from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, VisionTokens
 
 
@@ -26,12 +27,13 @@ from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, 
 class TrainedFor:
     """The encoder a method's weights were trained for. name: what the weights are called. hashes:
     (dtype, hash) of that encoder's parameters; none where they are not known. by: how they were
-    trained, in words."""
+    trained, in words. scorer: sizes of the network that scores, which say what it costs."""
 
     name: str
     site: Site
     hashes: tuple[tuple[str, str], ...]
     by: str = "not said"
+    scorer: SelectorConfig | None = None
 
 
 JsonValue = str | int | float | bool | None

@@ -69,7 +69,7 @@ class Conditional(ScoringMethod):
             return None
         # no hash: nobody keeps one of an LLM's weights
         return TrainedFor(self.weights.source or "this selector", self.site, (),
-                          self.weights.config.training)  # fmt: skip
+                          self.weights.config.training, self.weights.config)  # fmt: skip
 
     @torch.no_grad()
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:

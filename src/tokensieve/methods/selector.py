@@ -134,7 +134,9 @@ class LearnedSelection(ScoringMethod):
             return None
         config = self.weights.config
         name = self.weights.source or "this selector"
-        return TrainedFor(name, config.encoder.site, config.encoder_weights, config.training)
+        return TrainedFor(
+            name, config.encoder.site, config.encoder_weights, config.training, config
+        )
 
     @property
     def selector(self) -> Selector:

@@ -43,10 +43,10 @@ def load_nano(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The embedded model and its processor, in evaluation mode on the CPU.
 
-    `variant`: "llava" (nano: 256 visual tokens a picture; nano2: 576); "llava-next" (the same weights with 1+n
-    crops of its size and row-end tokens, which were never trained); "control" (the same
-    encoder with a language model that never saw a shortened sequence). The weights are kept
-    in fp16; `dtype` is what they are computed in. `path`: the folder of nano, of nano2
+    `variant`: "llava" (nano: 256 visual tokens a picture; nano2: 576); "llava-next" (the same
+    weights with 1+n crops of its size and row-end tokens, which were never trained); "control"
+    (the same encoder with a language model that never saw a shortened sequence). The weights are
+    kept in fp16; `dtype` is what they are computed in. `path`: the folder of nano, of nano2
     (`load_model("nano2")` knows it), or of another trained by their recipes.
 
     Raises:
