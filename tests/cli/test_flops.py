@@ -15,7 +15,7 @@ def rows(run, *options):
 
 
 def test_the_papers_convention_is_the_papers_formula(run):
-    options = ("--model", "llava-next-7b", "--convention", "selector-papers")
+    options = ("--model", "llava-next-7b", "--convention", "selector")
     found = rows(run, *options, "--keep", 640, "--keep", "1")
     assert found[0]["stages"] == {
         "selection": sampler_macs(2880), "prefill": selector_paper_macs(640)
@@ -43,7 +43,7 @@ def test_weights_say_how_large_a_selector_is(run):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--convention", "other"), "Known: exact, selector-papers, stf-paper"),
+        (("--convention", "other"), "Known: exact, selector, stf"),
         (("--model", "./nowhere"), "no such directory"),
         (("--model", "llava"), "llava-next-7b"),
         (("--keep", "2.5"), "Expected `keep`"),
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_said_in_a_line(run, options, said):
 
 
 def test_tables_fit_a_terminal(run):
-    for options in ((), ("--papers",), ("--convention", "stf-paper")):
+    for options in ((), ("--papers",), ("--convention", "stf")):
         code, out, _ = run("flops", *options)
         assert code == 0
         assert max(map(len, out.splitlines())) <= 80

@@ -71,11 +71,11 @@ def test_every_printed_figure_comes_out(figure):
 
 def test_the_conventions_differ_by_two_and_by_the_sampler():
     shape = PRESETS["llava-next-7b"]
-    ours, fused = (paper_stages(shape, 0.5, name) for name in ("selector-papers", "stf-paper"))
+    ours, fused = (paper_stages(shape, 0.5, name) for name in ("selector", "stf"))
     assert fused["prefill"] == 2 * ours["prefill"]
     assert round(ours["selection"] / 1e12, 2) == 0.16
-    assert paper_stages(shape, 1, "selector-papers")["selection"] == 0
-    with pytest.raises(ConfigError, match="selector-papers, stf-paper"):
+    assert paper_stages(shape, 1, "selector")["selection"] == 0
+    with pytest.raises(ConfigError, match="selector, stf"):
         paper_stages(shape, 0.5, "exact")
 
 

@@ -65,8 +65,9 @@ Convention = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="exact: every stage, two FLOPs a multiply-add. selector-papers: multiply-adds of LLM "
-        "and sampler over visual tokens. stf-paper: two a multiply-add, LLM alone.",
+        help="exact: all stages, two FLOPs a multiply-add. selector: multiply-adds of LLM and "
+        "sampler over visual tokens, as the selector's papers. stf: FLOPs of the LLM over them, "
+        "as the paper of STF.",
         rich_help_panel=COUNT,
     ),
 ]

@@ -28,7 +28,7 @@ from tokensieve.cost.training import selector_flops
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.nn.config import SelectorConfig
 
-CONVENTIONS = ("exact", "selector-papers", "stf-paper")
+CONVENTIONS = ("exact", "selector", "stf")
 _VICUNA_13B = TransformerShape(40, 5120, 13824, 40, 40, 128, vocab=32000)
 _QWEN2_7B = TransformerShape(28, 3584, 18944, 28, 4, 128, vocab=152064)
 _QWEN2_1_5B = TransformerShape(28, 1536, 8960, 12, 2, 128, vocab=151674)
@@ -141,13 +141,13 @@ def stages(
 
 
 def paper_stages(vlm: VlmShape, keep: float | int, convention: str) -> dict[str, int]:
-    """What the papers count, of visual tokens alone: "selector-papers" multiply-adds of LLM and
-    sampler, "stf-paper" FLOPs of the LLM. Raises `ConfigError` for another convention."""
+    """What the papers count, of visual tokens alone: "selector" multiply-adds of LLM and
+    sampler, "stf" FLOPs of the LLM. Raises `ConfigError` for another convention."""
     tokens, llm = count(keep, vlm.tokens), vlm.llm
     sizes: Mapping[str, int] = {"width": llm.width, "ffn": llm.ffn, "layers": llm.layers}
-    if convention == "stf-paper":
+    if convention == "stf":
         return {"prefill": stf_paper_flops(tokens, **sizes)}
-    if convention != "selector-papers":
+    if convention != "selector":
         raise ConfigError(
             f"Expected one of the papers' conventions, {', '.join(CONVENTIONS[1:])}. Got "
             f"'{convention}'. For all stages call stages."
