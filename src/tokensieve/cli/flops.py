@@ -65,7 +65,7 @@ Convention = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="exact: all stages, two FLOPs a multiply-add. selector: multiply-adds of LLM and "
+        help="exact: all stages, two FLOPs a product. selector: products of LLM and "
         "sampler over visual tokens, as the selector's papers. stf: FLOPs of the LLM over them, "
         "as the paper of STF.",
         rich_help_panel=COUNT,
