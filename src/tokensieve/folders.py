@@ -31,6 +31,10 @@ class FolderNote(UserWarning):
     """A folder of before the marks is taken for what it looks like."""
 
 
+class FolderBusyError(ConfigError):
+    """Another run is at the folder, or at that part of the work."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a folder holds. seen: whether one without our mark does, by what lies in it; None: no.
@@ -92,7 +96,7 @@ def claimed(folder: str | Path, kind: Kind, share: str | None = None) -> Iterato
     share: what of the work this process does, where several do parts of one run; a part is done
     by one of them at a time. Parts that dead processes left half written are removed.
 
-    Raises `ConfigError` for a folder of others, or one that another run is at.
+    Raises `ConfigError` for a folder of others, `FolderBusyError` where another run is at it.
     """
     folder = Path(folder)
     check_ours(folder, kind)
@@ -226,7 +230,7 @@ def _taken(path: Path, kind: int) -> int | None:
                 return handle
         except BlockingIOError as error:
             os.close(handle)
-            raise ConfigError(
+            raise FolderBusyError(
                 f"Expected a folder that no other run is at. Got {path.parent}, which {_who(path)} "
                 "is writing into. Wait for it, stop it, or choose another --out."
             ) from error

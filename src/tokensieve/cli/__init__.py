@@ -13,6 +13,7 @@ import typer
 from tokensieve import __version__
 from tokensieve.cli.ask import ask
 from tokensieve.cli.demo import demo
+from tokensieve.cli.evaluate import evaluate
 from tokensieve.cli.extract import extract
 from tokensieve.cli.flops import flops
 from tokensieve.cli.help import Verb, Verbs
@@ -90,4 +91,5 @@ def _root(
 
 for verb in (ask, methods, demo, extract, flops):
     app.command(cls=Verb)(verb)
+app.command("eval", cls=Verb)(evaluate)
 app.add_typer(train, name="train")
