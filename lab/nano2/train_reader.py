@@ -4,7 +4,8 @@ The curriculum is in visual tokens: a few with what is asked among them, then mo
 next stage begins where the averaged weights answer enough of the val questions of this one; in the
 last the rate falls to nothing. First on features of the truth, where no encoder's error holds up
 the curriculum; then `--begin READER` goes on in the last stage on an encoder's features, seen
-through the affine map that makes of them the truth.
+through the affine map that makes of them the truth. With `--as-it-is` READER's projector knows
+these features already: it goes on as it is, with more questions about scenes, say.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class ReaderRecipe:
     last: int = 4000  # steps of the last stage, of which
     falling: int = 2000  # are with a falling rate
     fit: int = 2500  # steps of the projector alone, from the truth to an encoder's features
+    scenes: float = 0.0  # share of the pages that are drawn from those with scenes alone
 
 
 def build_llava(vision: CLIPVisionConfig, recipe: ReaderRecipe) -> LlavaForConditionalGeneration:
@@ -160,7 +162,8 @@ def begun(recipe: ReaderRecipe, folder: Path, begin: Path | None) -> tuple[Reade
         fitted(reader, torch.from_numpy(features.astype(np.float32)).flatten(0, 1))
     else:
         reader.load_state_dict(averaged_in(begin))
-        read_through(reader, folder, features, recipe.fit)
+        if recipe.fit:
+            read_through(reader, folder, features, recipe.fit)
         at = last
     since = 0 if at == last else None
     return reader, {"step": 0, "at": at, "since": since, "recipe": asdict(recipe)}
@@ -221,6 +224,10 @@ def draw(
     rng = np.random.default_rng((recipe.seed, run.step, run.state["at"]))
     some = [one for one in examples if askable(one, tokens)]
     drawn = [some[k] for k in rng.integers(0, len(some), (size,)).tolist()]
+    if recipe.scenes:
+        scenes = [one for one in some if not all(asked.needs for asked in one.asked)]
+        for row in np.flatnonzero(rng.random(size) < recipe.scenes).tolist():
+            drawn[row] = scenes[int(rng.integers(len(scenes)))]
     batch = pack(rng, drawn, tokens, recipe.questions, recipe.key_weight, recipe.renumber)
     shown = shown_features(features, batch)
     if codes is None:
@@ -248,10 +255,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log")
     parser.add_argument("--begin", type=Path, help="a reader's checkpoint to go on from")
     parser.add_argument("--until", type=int, default=30_000, help="stop at this step")
+    parser.add_argument("--as-it-is", action="store_true", help="--begin knows these features")
+    parser.add_argument("--scenes", type=float, default=0.0, help="share of pages with scenes")
+    parser.add_argument(
+        "--last", type=int, default=ReaderRecipe.last, help="steps of the last stage"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     given = command.parse(parser, arguments)
-    train(ReaderRecipe(seed=given.seed), given.features, given.out, given.until, given.begin)
+    recipe = ReaderRecipe(
+        seed=given.seed,
+        scenes=given.scenes,
+        last=given.last,
+        fit=0 if given.as_it_is else ReaderRecipe.fit,
+    )
+    train(recipe, given.features, given.out, given.until, given.begin)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from families.said import require_same, require_tokens
 from families.tiny import REQUIRED, build
 from tokensieve.errors import BudgetError, ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.hf import compress as compress_module
-from tokensieve.hf.plan import Asked, Plan
+from tokensieve.hf.asked import Asked
+from tokensieve.hf.plan import Plan
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import get_method
 from tokensieve.schedules import PSigmoid, Stepwise

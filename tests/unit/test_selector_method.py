@@ -267,3 +267,13 @@ def test_words_may_be_asked_for_beside_the_weights(
         get_method("selector", weights=plain, words=1.0, counts="adaptive").bind(ENCODER)
     with pytest.raises(ConfigError, match=r"`words` of 0 or more\. Got -1"):
         get_method("selector", words=-1.0)
+
+
+def test_weights_first_used_in_inference_mode_serve_a_training_later() -> None:
+    """They are kept between calls; made in inference mode they would refuse to be differentiated."""
+    shipped._load.cache_clear()
+    with torch.inference_mode():
+        loaded = shipped._load(shipped.folders()[0])
+    kept = [*loaded.parameters(), *loaded.buffers()]
+    assert kept
+    assert not any(one.is_inference() for one in kept)

@@ -29,11 +29,12 @@ from lab.studies.fusion.rows import TABLES, Row
 from tokensieve.data.synth import generate
 from tokensieve.evaluate import records
 from tokensieve.evaluate.score import prompt
+from tokensieve.hf.asked import Asked
 from tokensieve.hf.compress import apply_plan
 from tokensieve.hf.encoder.encode import encode
 from tokensieve.hf.fused import fuse
 from tokensieve.hf.models.nano import load_nano
-from tokensieve.hf.plan import Asked, Plan
+from tokensieve.hf.plan import Plan
 from tokensieve.methods.registry import get_method
 from tokensieve.nn.fusion import FusionProjector
 

@@ -45,12 +45,14 @@ class Questions:
     digest: str
 
 
-def load_questions(name: str, limit: int | None = None, metric: str = "exact") -> Questions:
+def load_questions(
+    name: str, limit: int | None = None, metric: str = "exact", answered: bool = True
+) -> Questions:
     """The suite called `name`: "nano", or a JSONL file; the first `limit` questions of each group.
 
     A line of the file is {"image": "a.png", "question": "...", "answer": "..."}; "answers" instead
     is a list of those that count, "metric" one of `METRICS` instead of `metric`, "group" a name to
-    count by. Pictures lie beside the file.
+    count by. Pictures lie beside the file. answered=False: right answers may be missing.
 
     Raises `ConfigError` for a file that is not there, holds no question, or a `limit` below 1;
     `InputError` for a line or a picture that is wrong, with its number.
@@ -72,7 +74,7 @@ def load_questions(name: str, limit: int | None = None, metric: str = "exact") -
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        one, picture = _read(file, number, line, metric)
+        one, picture = _read(file, number, line, metric, answered)
         seen[one.group] = seen.get(one.group, 0) + 1
         if limit is not None and seen[one.group] > limit:
             continue
@@ -86,7 +88,7 @@ def load_questions(name: str, limit: int | None = None, metric: str = "exact") -
     return Questions(file.stem, tuple(items), digest.hexdigest()[:16])
 
 
-def _read(file: Path, number: int, line: str, metric: str) -> tuple[Question, Path]:
+def _read(file: Path, number: int, line: str, metric: str, answered: bool) -> tuple[Question, Path]:
     """Question and picture of one line."""
     where = f"line {number} of {file}"
     try:
@@ -99,7 +101,8 @@ def _read(file: Path, number: int, line: str, metric: str) -> tuple[Question, Pa
     check_names(f"field in {where}", told, known)
     answers = told.get("answers", [told["answer"]] if "answer" in told else None)
     texts = [told.get("image"), told.get("question")]
-    if not all(isinstance(text, str) and text.strip() for text in texts) or not _texts(answers):
+    right = _texts(answers) or (answers is None and not answered)
+    if not all(isinstance(text, str) and text.strip() for text in texts) or not right:
         raise InputError(
             f"Expected image, question and answer as text in {where}, or answers as a list. Got "
             f"{shown(dict(told))}. Mend the line."

@@ -22,9 +22,10 @@ from tokensieve.cost.flops import prefill_flops_by_layer
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.errors import PromptError
 from tokensieve.evaluate.tasks import Item
+from tokensieve.hf.asked import Asked
 from tokensieve.hf.compress import apply_plan, compress, stage_plan
 from tokensieve.hf.encoder.encode import Encoded, encode
-from tokensieve.hf.plan import Asked, Plan
+from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompt.template import ask_first
 from tokensieve.hf.report import Call
 from tokensieve.hf.runtime.devices import input_device

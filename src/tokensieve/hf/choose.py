@@ -73,6 +73,8 @@ def choose(
     else:
         encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
         encoded = replace(encoded, read=read or {})
+        if plan.watch is not None and encoded.output is not None and not encoded.blank:
+            plan.watch.see(encoded.images)
     ids, ms = encoded.inputs["input_ids"], dict(encoded.ms)
     require_keys(keys, len(ids))
     if not encoded.packings:  # prompts without pictures

@@ -8,21 +8,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, PromptError, UnsupportedError
+from tokensieve.hf.asked import Asked
 from tokensieve.hf.cache.from_compress import told
 from tokensieve.hf.cache.memory import Memory
+from tokensieve.hf.calibrated import ALL, Calibration
 from tokensieve.hf.choose import Choice, choose
 from tokensieve.hf.encoder.encode import PIXELS, Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.positions import mask_of, original_positions
 from tokensieve.hf.llm.stage import Before
 from tokensieve.hf.llm.stages import Stages
-from tokensieve.hf.plan import Asked
 from tokensieve.hf.plan import Plan as Plan
 from tokensieve.hf.prompt.compaction import (
     Gather,
@@ -98,7 +100,7 @@ def compress(
     model: Any,
     inputs: Mapping[str, Any] | Encoded,
     method: str | Method,
-    keep: float | int = 0.4,
+    keep: float | int | str = 0.4,
     *,
     positions: str = "keep",
     pool: str = "crop",
@@ -106,6 +108,8 @@ def compress(
     keys: Sequence[int] | None = None,
     recycle: bool = False,
     cover: int = 0,
+    calibration: str | Path | Calibration | None = None,
+    group: str = ALL,
     **options: Any,
 ) -> Compressed:
     """`inputs` with fewer visual tokens; see `sieve` for the arguments.
@@ -118,8 +122,9 @@ def compress(
     of the site "llm", which shorten what is inside the model, not its inputs.
     """
     asked = Asked(
-        method, keep, positions, pool, newlines, recycle=recycle, cover=cover, options=options
-    )
+        method, keep, positions, pool, newlines, recycle=recycle, cover=cover, options=options,
+        calibration=calibration, group=group,
+    )  # fmt: skip
     return apply_plan(model, Plan.of(model, asked, pure=True), inputs, keys)
 
 

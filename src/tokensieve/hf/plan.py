@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 from tokensieve.budget import Pool, check_keep
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_names, shown
+from tokensieve.hf.asked import Asked, Keep, Keeps, Layers, calibrated
+from tokensieve.hf.calibrated import AUTO, Watch
 from tokensieve.hf.encoder.inside import require_inside
 from tokensieve.hf.families.fingerprint import encoder_info, llm_info, warn_of_other_weights
 from tokensieve.hf.families.table import decoder_of, family_of, first_cut
@@ -23,26 +25,6 @@ from tokensieve.schedules import Schedule
 from tokensieve.schedules.base import check_schedule, check_shrinks
 from tokensieve.types import Signal, Site
 
-Keep = float | int
-Layers = int | Mapping[int, Keep] | Schedule | None
-Methods = str | Method | Sequence[str | Method]
-Keeps = Keep | Sequence[Keep]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a caller asks for, unchecked; see `sieve`. options: the method's own, beside a name."""
-
-    method: Methods
-    keep: Keeps
-    positions: str = "keep"
-    pool: str = "crop"
-    newlines: str = "keep"
-    layer: Layers = None
-    recycle: bool = False
-    cover: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,6 +33,7 @@ class Plan:
     stages: where the LLM drops tokens, by layer; none: they never reach it.
     before: what another method does before the LLM, where two are composed; all shares are of the
         tokens there were at first.
+    watch: looks at the pictures that go by.
     """
 
     name: str
@@ -61,6 +44,7 @@ class Plan:
     drop_newlines: bool
     stages: tuple[Stage, ...] = ()
     before: Plan | None = None
+    watch: Watch | None = None
 
     @property
     def policy(self) -> Policy:
@@ -96,6 +80,10 @@ class Plan:
         """
         family_of(model)
         asked = replace(asked, layer=_plain(asked.layer))
+        if asked.keep == AUTO or asked.calibration is not None:
+            keep, watch = calibrated(model, asked)
+            plan = cls.of(model, replace(asked, keep=keep, calibration=None), pure=pure)
+            return replace(plan, watch=watch)
         if isinstance(asked.method, str | Method):
             return cls._of_one(model, asked, asked.method, pure=pure)
         first, second = _pair(asked.method, asked.keep, asked.options)

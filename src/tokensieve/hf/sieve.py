@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from tokensieve.hf.asked import Asked
+from tokensieve.hf.calibrated import ALL, Calibration
 from tokensieve.hf.compress import Compressed, compress
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.families.fingerprint import encoder_info
-from tokensieve.hf.plan import Asked, Plan
+from tokensieve.hf.plan import Plan
 from tokensieve.hf.report import Report
 from tokensieve.hf.session import Session
 from tokensieve.methods.base import Method
@@ -25,20 +28,22 @@ __all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_inf
 @contextmanager
 def sieve(
     model: Any, method: str | Method | Sequence[str | Method],
-    keep: float | int | Sequence[float | int] = 0.4, *,
+    keep: float | int | str | Sequence[float | int] = 0.4, *,
     positions: str = "keep", pool: str = "crop", newlines: str = "keep",
     layer: int | Mapping[int, float | int] | Schedule | None = None,
-    recycle: bool = False, cover: int = 0, history: int | None = 1000, **options: Any,
+    recycle: bool = False, cover: int = 0, history: int | None = 1000,
+    calibration: str | Path | Calibration | None = None, group: str = ALL, **options: Any,
 ) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
-    model: a Transformers VLM, already loaded; only this instance is touched, and put back.
+    model: a loaded Transformers VLM; only this instance is touched, and put back.
     method: a name of `method_names()` with its `options`, or an instance. Or a pair of them, the
         first before the LLM and the second inside it: the prompt is shortened by the first, and the
         second drops tokens of what is left.
     keep: fraction in (0, 1], or a whole number from 2: at most so many tokens of each picture, all
         of one that has fewer. With pool="prompt" it is the total of all pictures of a prompt. For a
-        pair of methods a pair, both of the tokens there are at first.
+        pair of methods a pair, both of the tokens there are at first. "auto": the smallest that a
+        `calibration` shows to be enough.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
     pool: "crop", "image" or "prompt": over what the budget is spent (sites "pixels" and "encoder":
         per crop only).
@@ -51,32 +56,32 @@ def sieve(
         mean. Not for methods that make new tokens themselves.
     cover: keep a token or more of every cell of a `cover` x `cover` grid over each crop; 0: no such
         floor. For methods that score tokens. Of a pair of methods both are about the first.
-    history: of how many calls the report holds what was kept; older ones stay in its counts and
-        times. None: of all.
+    calibration: a file of `tokensieve calibrate` for this model, method and settings; group: of its
+        groups of questions the one asked now. Pictures that look otherwise are told by a warning.
+    history: of how many calls the report holds what was kept (None: all); it counts all of them.
 
     Methods that choose by text are told the question: what stands behind the last picture, less
     special tokens, padding and answers that `labels` mark. An entry `text_mask` of the inputs, 1 at
     the question's tokens, says so where template words ("ASSISTANT:") or a question in front of the
     picture matter; the model never gets it. See `tokensieve.hf.prompt.text`.
 
-    `generate` returns the prompt as given with the answer behind it; a forward returns logits of
-    the shortened prompt; with labels and in evaluation of the whole one, zeros where a token was
-    dropped, so that they stand beside the labels. Training works: labels are shortened along.
+    `generate` returns the prompt as given and the answer; a forward returns logits of the shortened
+    prompt; with labels and in evaluation of the whole one, zeros where a token was dropped, so that
+    they stand beside the labels. Training works: labels are shortened along.
 
     With `layer` prompts keep their length, and so do logits, which mean nothing (zero hidden
-    states) where a token was dropped; each layer's cache holds what is left there. It takes a
-    `DynamicCache`; not use_cache=False in `generate`, nor assisted decoding. Such a cache is of
-    no use outside the sieve.
+    states) where a token was dropped; each layer's cache holds what is left there: a
+    `DynamicCache`, of no use outside. Not with use_cache=False or assisted decoding.
 
-    It holds for the model in every thread; a call begun under it ends under it, even if it was
-    closed meanwhile. Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
+    It holds in every thread; a call begun under it ends under it, even if it was closed meanwhile.
+    Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
 
     Raises `ConfigError` for wrong use and for a second sieve on the model, `UnsupportedError` for
     what cannot be shortened (videos, `inputs_embeds`, continuous batching, pictures behind a filled
     cache in a forward).
     """
     plan = Plan.of(model, Asked(
-        method, keep, positions, pool, newlines, layer, recycle, cover, options
+        method, keep, positions, pool, newlines, layer, recycle, cover, options, calibration, group
     ))  # fmt: skip
     report = plan.report(history=history)
     with Session(model, plan, report):

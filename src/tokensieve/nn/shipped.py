@@ -10,6 +10,8 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+import torch
+
 from tokensieve.errors import EncoderMismatchError, WeightsError
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.nn.pretrained import CONFIG, read_json
@@ -82,4 +84,6 @@ def _config(folder: Path) -> SelectorConfig:
 
 @lru_cache(maxsize=8)
 def _load(folder: Path) -> Selector:
-    return Selector.from_pretrained(folder)
+    # kept for later calls: what is made in inference mode is of no use to one that trains
+    with torch.inference_mode(False):
+        return Selector.from_pretrained(folder)
