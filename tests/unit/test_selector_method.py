@@ -270,7 +270,7 @@ def test_words_may_be_asked_for_beside_the_weights(
 
 
 def test_weights_first_used_in_inference_mode_serve_a_training_later() -> None:
-    """They are kept between calls; made in inference mode they would refuse to be differentiated."""
+    """They are kept between calls; made in inference mode they refuse to be differentiated."""
     shipped._load.cache_clear()
     with torch.inference_mode():
         loaded = shipped._load(shipped.folders()[0])
