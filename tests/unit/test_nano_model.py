@@ -12,6 +12,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from tokensieve.data.synth import Picture, generate
 from tokensieve.errors import ConfigError, UnknownNameError, WeightsError
+from tokensieve.hf import load
 from tokensieve.hf.load import load_model
 from tokensieve.hf.models.nano import NANO, load_nano
 
@@ -118,3 +119,16 @@ def test_what_it_is_computed_in_and_where() -> None:
             load_model(name, "float7")
         with pytest.raises(ConfigError, match=r"Expected a device of this machine.* Got 'tpu:7'"):
             load_model(name, device="tpu:7")
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_where_the_device_is_fast_in_it(
+    tmp_path: Path, half: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load_nano(dtype=half)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for fast, expected in ((False, torch.float32), (True, half)):
+        monkeypatch.setattr(load, "fast_in", lambda device, dtype, fast=fast: fast)
+        assert load_model(str(tmp_path), device="cpu").model.dtype is expected
+        assert load_model(str(tmp_path), "float16", "cpu").model.dtype is torch.float16

@@ -31,7 +31,8 @@ Dtype = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="auto (as the weights are stored), float32, bfloat16 or float16.",
+        help="auto (as the weights are stored, but "
+        "float32 where the device is slow in that), float32, bfloat16 or float16.",
         rich_help_panel=MODEL,
     ),
 ]

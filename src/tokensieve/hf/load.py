@@ -21,6 +21,7 @@ from tokensieve.errors import (
 )
 from tokensieve.fields import check_names, shown
 from tokensieve.hf.models.loaded import Loaded, code_refused, first_line, named
+from tokensieve.nn.selector import fast_in
 
 # the embedded models: a variant of `load_nano` and its folder in the package
 NANO = {
@@ -36,8 +37,9 @@ COMPUTE = ("auto", "float32", "bfloat16", "float16")
 def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:
     """The model called `name`: a key of `NANO`, a directory, or a repository of the hub.
 
-    dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one;
-    the embedded models stay on the CPU unless one is named.
+    dtype: one of `COMPUTE`, "auto" as the weights are stored, in float32 where the device is slow
+    in that. device: None, a GPU if there is one; the embedded models stay on the CPU unless one is
+    named.
 
     Never runs code that comes with a model. Raises `WeightsError` if there is no such model, its
     files are damaged, or the hub cannot be reached; `UnsupportedError` if it reads no pictures;
@@ -52,7 +54,7 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Loa
 def load_encoder(name: str, dtype: str = "auto", device: str | None = None) -> Loaded:
     """The same for reading pictures only: of the LLM one layer is made, which never runs.
 
-    dtype: one of `COMPUTE`, "auto" as the weights are stored. device: None, a GPU if there is one.
+    dtype: one of `COMPUTE`, "auto" as `load_model` takes it. device: None, a GPU if there is one.
     Raises what `load_model` raises.
     """
     found = _checked(name, dtype, device)
@@ -102,7 +104,7 @@ def _embedded(name: str, dtype: str, device: str) -> Loaded:
 
 
 def _load(name: str, dtype: str, device: str, *, encoder_only: bool) -> Loaded:
-    model, processor = _from_pretrained(_source(name), name, dtype, encoder_only)
+    model, processor = _from_pretrained(name, dtype, device, encoder_only)
     return Loaded(name, model.eval().to(device), processor)
 
 
@@ -145,7 +147,16 @@ def first_layer_only(config: Any) -> Any:
     return config
 
 
-def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> tuple[Any, Any]:
+def computed_in(dtype: str, stored: Any, device: str) -> str:
+    """The dtype to load weights in that are `stored` in another: "auto" as they are, unless the
+    device is slower in that; a CPU without instructions for it takes 6 to 15 times as long."""
+    half = getattr(torch, str(stored).removeprefix("torch."), None)
+    if dtype != "auto" or half not in (torch.float16, torch.bfloat16):
+        return dtype
+    return dtype if fast_in(torch.device(device).type, half) else "float32"
+
+
+def _from_pretrained(name: str, dtype: str, device: str, encoder_only: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -154,6 +165,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
 
     register()
     models: Any = AutoModelForImageTextToText  # untyped in Transformers
+    source = _source(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -167,7 +179,7 @@ def _from_pretrained(source: str, name: str, dtype: str, encoder_only: bool) -> 
         model, info = models.from_pretrained(
             source,
             config=config,
-            dtype=dtype,
+            dtype=computed_in(dtype, getattr(config, "dtype", None), device),
             output_loading_info=True,
             trust_remote_code=False,
         )
