@@ -1,6 +1,7 @@
 .PHONY: nano2 nano2-judge
 
 NANO2 := runs/nano2
+NANO2_MODEL := src/tokensieve/assets/nano2
 LAB2 = $(TRAIN) lab.nano2
 
 # Every stage goes on where it was and is passed over once done. The reader learns to find and to
@@ -14,7 +15,7 @@ nano2: .venv/.train  ## Train nano 2, which reads typeset pages, from scratch (r
 	$(LAB2).train_reader --features $(NANO2)/features --out $(NANO2)/reader \
 		--begin $(NANO2)/reader-truth/reader.safetensors
 	$(LAB2).assemble --encoder $(NANO2)/encoder/encoder.safetensors \
-		--reader $(NANO2)/reader/reader.safetensors --out $(NANO2)/model
+		--reader $(NANO2)/reader/reader.safetensors --out $(NANO2_MODEL)
 
 nano2-judge: .venv/.train  ## What nano 2 reads: fonts, layouts, light and dark, moved
 	$(LAB2).judge --encoder $(NANO2)/encoder/encoder.safetensors \

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tokensieve.assets import asset_path
 from tokensieve.data.synth.shipped import shipped_pictures
 
 PICTURES = {one.name: one for one in shipped_pictures()}
@@ -49,3 +50,17 @@ def test_a_count_and_crops(run):
     got = json.loads(out)
     assert got["visual_tokens"] > 256
     assert 0.45 < got["kept_tokens"] / got["visual_tokens"] < 0.6
+
+
+def test_nano2_reads_a_typeset_page(run):
+    """A page in fonts that it never saw; its questions are among those it was chosen for."""
+    folder = asset_path("pictures")
+    asked = json.loads((folder / "typeset.json").read_text())["questions"]
+    for one in asked:
+        code, out, _ = run(
+            "ask", "example:typeset", one["question"], "--model", "nano2", "--method", "full",
+            "--json",
+        )  # fmt: skip
+        got = json.loads(out)
+        assert (code, got["answer"]) == (0, one["answer"])
+        assert got["visual_tokens"] == 576

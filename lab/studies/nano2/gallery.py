@@ -1,4 +1,4 @@
-"""What methods keep for nano 2, to look at: `python -m lab.studies.nano2.gallery --model FOLDER`.
+"""What methods keep for nano 2, to look at: `python -m lab.studies.nano2.gallery`.
 
 Writes docs/results/nano2-gallery.md with pictures of generated pages, a receipt and scenes. With
 --pictures it looks at pictures of others (receipts, photos) instead and writes sheets into --out:
@@ -33,7 +33,7 @@ SHEETS = Kind("sheets of what is kept")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the page, or the sheets of other pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="runs/nano2/model", help="folder of the trained model")
+    parser.add_argument("--model", default="nano2", help="a model of nano 2")
     parser.add_argument("--weights", default="runs/nano2/selector/seed0/selector")
     parser.add_argument("--pictures", nargs="*", type=Path, default=[], help="files of others")
     parser.add_argument("--out", type=Path, help="folder for sheets of --pictures")

@@ -1,6 +1,6 @@
 .PHONY: receipts
 
-# MODEL="--model runs/nano2/model --name nano2" for another one; BASE=--base for crops of LLaVA-NeXT.
+# MODEL="--model nano2" for another one; BASE=--base for crops of LLaVA-NeXT.
 receipts: .venv/.test  ## Words kept whole and read of real receipts: make receipts DATA=folder with img/ and box/
 	for half in val test; do \
 		$(BIN)/python -m lab.studies.receipts --data $(DATA) --half $$half $(MODEL) $(BASE) && \

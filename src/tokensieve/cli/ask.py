@@ -21,7 +21,8 @@ TOKENS, ANSWER = "Which tokens", "Answer"
 Images = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGE", help="A picture file, or example:page (cluttered, scene, mixed)."
+        metavar="IMAGE",
+        help="A picture file, or example:page (cluttered, scene, mixed; typeset, for nano2).",
     ),
 ]
 Question = Annotated[

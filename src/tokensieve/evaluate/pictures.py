@@ -9,10 +9,11 @@ from PIL import Image
 
 from tokensieve.assets import asset_path
 from tokensieve.data.pictures.decode import Limits, open_picture, raise_pillow_limit
-from tokensieve.data.synth.shipped import PICTURES
+from tokensieve.data.synth.shipped import PICTURES as GENERATED
 from tokensieve.errors import PictureError, UnknownNameError
 
 EXAMPLE = "example:"
+PICTURES = (*GENERATED, "typeset")  # the last is a page for nano 2
 
 
 def open_all(names: Sequence[str], max_pixels: int = Limits().pixels) -> list[Image.Image]:
