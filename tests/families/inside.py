@@ -10,12 +10,22 @@ import torch
 from families.checks import CLOSE, NEW, answer
 from families.methods import Inside, InsideRagged
 from families.said import require_same, require_tokens
-from tokensieve.hf.families.table import decoder_of, family_of
+from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.sieve import encode, sieve
 
 
 def layers_of(model):
     return decoder_of(model).layers
+
+
+def windows_of(model):
+    """Per layer how many places it looks back, itself among them; None: all."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return [window] * len(layers_of(model))
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def cut(model, inputs, method, layer, call=answer, **options):
@@ -44,7 +54,7 @@ def blocked(model, inputs, stages):
     """Layers from each stage's on may not look at what it dropped; nothing is shorter."""
     decoder = decoder_of(model)
     S = inputs["input_ids"].shape[1]
-    both_ways = family_of(model).both_ways
+    windows = windows_of(model)
     handles = []
     for number, module in enumerate(layers_of(model)):
         past = [stage for stage in stages if stage.layer <= number]
@@ -59,12 +69,18 @@ def blocked(model, inputs, stages):
             left = left_BS.repeat_interleave(rows // len(left_BS), 0)
             left = torch.cat([left, left.new_ones(rows, seen + Q - S)], 1)
             at = torch.arange(seen, seen + Q)[:, None]
-            allowed = torch.arange(seen + Q) <= at
-            if both_ways and not seen:  # the model's own mask, which is not causal
-                own = kwargs["attention_mask"][:, 0]
-                allowed = own if own.dtype == torch.bool else own == 0
+            places = torch.arange(seen + Q)
+            own = kwargs["attention_mask"]
+            if own is not None and not seen:  # the model's own: neither causal nor whole in all
+                allowed = own[:, 0] if own.dtype == torch.bool else own[:, 0] == 0
+            else:
+                allowed = places <= at
+                if (window := windows[number]) is not None:
+                    allowed &= at - places < window
+                    held = min(seen, window - 1) + Q  # what its cache still has
+                    places, allowed, left = places[-held:], allowed[:, -held:], left[:, -held:]
             mask = left[:, None] & allowed
-            mask = (mask | (torch.arange(seen + Q) == at))[:, None]  # no row is empty
+            mask = (mask | (places == at))[:, None]  # no row is empty
             if decoder.config._attn_implementation == "eager":
                 mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
             return args, {**kwargs, "attention_mask": mask}

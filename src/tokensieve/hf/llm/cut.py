@@ -29,6 +29,13 @@ def take_places(values: Tensor, index_BT: Int[Tensor, "B T"]) -> Tensor:
     return take_rows(values[..., None], index_BT)[..., 0]
 
 
+def take_rotary(rotary: Any, index_BT: Int[Tensor, "B T"]) -> Any:
+    """Rotary embeddings of the places: cosines and sines, or one tensor of complex numbers."""
+    if isinstance(rotary, Tensor):
+        return take_rows(rotary, index_BT)
+    return tuple(take_rows(values, index_BT) for values in rotary)
+
+
 def put_back(rows_BTD: Float[Tensor, "B T D"], gather: Gather, length: int) -> Tensor:
     """(B, S, D) rows at the positions they came from, zeros where there are none."""
     gather = moved(gather, rows_BTD.device)

@@ -19,6 +19,7 @@ from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.families.towers import attention_in
+from tokensieve.hf.llm.masks import window_of
 from tokensieve.hf.runtime.devices import moved
 from tokensieve.hf.runtime.hooks import Action, Point, When, acting
 from tokensieve.types import Kind, Signal
@@ -33,13 +34,15 @@ class Held:
     """What a layer holds, by its own positions.
 
     real: all but padding. text: the words methods choose by, as `Asked.seeing` says. visual: rows
-    of pictures but newline rows. read: the prompt, without answers that `labels` mark.
+    of pictures but newline rows. read: the prompt, without answers that `labels` mark. place:
+    where each stands in the whole prompt, which is what windows count.
     """
 
     real_BN: Bool[Tensor, "B N"]
     text_BN: Bool[Tensor, "B N"]
     visual_BN: Bool[Tensor, "B N"]
     read_BN: Bool[Tensor, "B N"]
+    place_BN: Int[Tensor, "B N"]
 
 
 @dataclass
@@ -49,6 +52,7 @@ class _Heard:
     raw_query: Tensor | None = None  # (B, H, N, d) before rotary positions
     raw_key: Tensor | None = None
     scaling: float = 1.0
+    window: int | None = None  # places the layer looks back; None: all
 
 
 def check_signals(signals: Mapping[str, Signal], name: str) -> None:
@@ -72,6 +76,7 @@ class Listening:
     """
 
     def __init__(self, decoder: Any, wanted: Mapping[int, Mapping[str, Signal]]) -> None:
+        self.decoder = decoder
         self.wanted = {at: signals for at, signals in wanted.items() if signals}
         self.heard: dict[int, _Heard] = {}
         self.rotated: list[Any] = []  # attention modules whose queries and keys are read
@@ -137,6 +142,7 @@ class Listening:
         if at not in self.wanted:
             return {}
         heard = moved(self.heard.pop(at), held.real_BN.device)
+        heard.window = window_of(self.decoder, at - 1)
         for name in ("query", "key", "raw_query", "raw_key"):
             if (whole := getattr(heard, name)) is not None:
                 setattr(heard, name, whole[::repeats])
@@ -162,24 +168,28 @@ def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
         mean = total / seen_BN.sum(-1).clamp(1)[:, None, None, None]
         return attention_rows(mean, key, heard.scaling, seen_BN[:, None, None]).mT
     if kind is Kind.TEXT_ATTENTION:
-        return _rows(query, key, heard.scaling, held, *text_places(held.text_BN))
+        return _rows(query, key, heard, held, *text_places(held.text_BN))
     places = torch.arange(held.read_BN.shape[1], device=held.read_BN.device)
     last_B1 = torch.where(held.read_BN, places, -1).amax(-1, keepdim=True).clamp_min(0)
-    return _rows(query, key, heard.scaling, held, last_B1, torch.ones_like(last_B1).bool())
+    return _rows(query, key, heard, held, last_B1, torch.ones_like(last_B1).bool())
 
 
 def _rows(
-    query: Tensor, key: Tensor, scaling: float, held: Held,
+    query: Tensor, key: Tensor, heard: _Heard, held: Held,
     at_BT: Int[Tensor, "B T"], real_BT: Bool[Tensor, "B T"],
 ) -> Float[Tensor, "B N T"]:  # fmt: skip
-    """Attention from the positions `at_BT`, each over the real positions up to itself."""
+    """Attention from the positions `at_BT`, each over the real positions up to itself, in its
+    window."""
     B, H, N, d = query.shape
     places = torch.arange(N, device=query.device)
     parts = [query.new_zeros(B, 0, N, dtype=torch.float32)]
     for at, real in zip(torch.split(at_BT, _PART, 1), torch.split(real_BT, _PART, 1), strict=True):
         taken = query.gather(2, at[:, None, :, None].expand(B, H, at.shape[1], d))
         seen = (places <= at[..., None]) & held.real_BN[:, None] & real[..., None]
-        parts.append(attention_rows(taken, key, scaling, seen[:, None]))
+        if heard.window is not None:
+            back = held.place_BN.gather(1, at)[..., None] - held.place_BN[:, None]
+            seen &= back < heard.window
+        parts.append(attention_rows(taken, key, heard.scaling, seen[:, None]))
     return torch.cat(parts, 1).mT
 
 

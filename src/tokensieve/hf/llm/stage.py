@@ -63,10 +63,11 @@ def overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
 
 
 def require_growing(cache: Cache | None) -> None:
-    if cache is None or (type(cache) is DynamicCache and not any(cache.is_sliding)):
+    """Raise `UnsupportedError` for a cache whose layers may not differ in length."""
+    if cache is None or type(cache) is DynamicCache:
         return
     raise UnsupportedError(
-        "Expected a DynamicCache without sliding windows, whose layers may differ in length. Got "
+        "Expected a DynamicCache whose layers may differ in length. Got "
         f"{type(cache).__name__}. Leave out `cache_implementation` and `past_key_values`, or use a "
         "method that acts before the LLM."
     )

@@ -2,7 +2,8 @@
 
 Hooks on the decoder layers gather what a layer is handed (hidden states, rotary embeddings,
 position ids, mask), so every layer's cache holds just the tokens left there; positions stay what
-they were. Behind the last layer the sequence gets its length back, zeros where a token went.
+they were, and windows count them (`masks`). Behind the last layer the sequence gets its length
+back, zeros where a token went.
 
 B prompts, E rows a prompt has (beams), S prompt length, R visual rows of all prompts, D width.
 """
@@ -24,6 +25,7 @@ from tokensieve.hf.encoder.reduction import ImageReduction, crop_keys
 from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.llm import cut
 from tokensieve.hf.llm.inside import Held, Listening, by_kind, require_finite
+from tokensieve.hf.llm.masks import Masks
 from tokensieve.hf.llm.stage import Before, Policy, Stage, overlay, require_growing
 from tokensieve.hf.prompt.compaction import Gather, pads_left
 from tokensieve.hf.prompt.reduce import reduce_visions, scatter_rows
@@ -65,7 +67,7 @@ class Stages:
         self.filled = False  # the prompt has been read
         self.reports = [] if before is None else [StageReport(0, before.prompts)]
         self.ms: dict[str, float] = {}
-        self.masks: dict[tuple[int, int], Tensor | None] = {}
+        self.masks = Masks.of(self.decoder, mask_BS)
         wanted = {at: s.signals for at, (s, made) in self.stages.items() if made is None}
         self.listening = Listening(self.decoder, wanted)  # to the layers before cuts
         self.actions = self._actions()
@@ -105,7 +107,7 @@ class Stages:
 
     def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first layer: refuse what would go wrong silently."""
-        self.masks = {}
+        self.masks.made = {}
         if self.filled:
             return
         require_growing(cache_at(module, args, kwargs))
@@ -126,26 +128,17 @@ class Stages:
         if gather is None:
             return None
         kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-        mask, flash = kwargs.get("attention_mask"), self._flash
-        key = (id(mask), id(gather))
+        mask = kwargs.get("attention_mask")
         if self.filled:
-            if key not in self.masks:
-                new = hidden.shape[1]
-                self.masks[key] = cut.decode_mask(mask, gather, self.length, new, flash=flash)
+            cache = cache_at(self.decoder.layers[number], args, kwargs)
+            kwargs["attention_mask"] = self.masks.decode(number, mask, gather, cache, hidden)
         else:
-            if key not in self.masks:
-                self.masks[key] = cut.prefill_mask(mask, gather, flash=flash)
+            kwargs["attention_mask"] = self.masks.prefill(number, mask, gather)
             if (rotary := kwargs.get("position_embeddings")) is not None:
-                rows = (cut.take_rows(values, gather.index_BT) for values in rotary)
-                kwargs["position_embeddings"] = tuple(rows)
+                kwargs["position_embeddings"] = cut.take_rotary(rotary, gather.index_BT)
             if (places := kwargs.get("position_ids")) is not None:
                 kwargs["position_ids"] = cut.take_places(places, gather.index_BT)
-        kwargs["attention_mask"] = self.masks[key]
         return (hidden, *rest), kwargs
-
-    @property
-    def _flash(self) -> bool:
-        return "flash" in str(self.decoder.config._attn_implementation)
 
     def _gather(self, number: int) -> Gather | None:
         """What is left at a layer; None: everything."""
@@ -155,7 +148,7 @@ class Stages:
     def _after_last(self, _module: Any, _args: Any, output: Any) -> Any:
         if self.filled:
             return output
-        self.filled, self.masks = True, {}
+        self.filled, self.masks.made = True, {}
         gather = self._gather(len(self.decoder.layers))
         if gather is None:
             return output
@@ -255,7 +248,9 @@ class Stages:
             first = Gather(before.index_BT[::repeats], before.real_BT[::repeats])
         words_BS, read_BS = self.asked.seeing(self.keep_BS), self.asked.read_BS & self.keep_BS
         masks = (self.keep_BS, words_BS, self.token_BS & self.keep_BS, read_BS)
-        held = Held(*(mask if first is None else first.take(mask, False) for mask in masks))
+        place_BS = torch.arange(self.length, device=self.keep_BS.device).expand(self.keep_BS.shape)
+        along = (*masks, place_BS)
+        held = Held(*(values if first is None else first.take(values, 0) for values in along))
         heard = self.listening.signals(number, held, repeats)
         texts = words_BS.sum(-1).tolist()
         lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
