@@ -16,6 +16,7 @@ TokensieveError
 └── UnsupportedError (RuntimeError) the model, site or mode is not one this method can act on
 
 EncoderMismatchWarning (UserWarning) a selector meets an encoder of the right shape, other weights
+QuestionWarning (UserWarning)        a method that reads the question meets a picture before it
 
 Every message says what was expected, what was got and what to do. The CLI prints it as one line
 and exits with 2.
@@ -94,6 +95,13 @@ class EncoderMismatchWarning(UserWarning):
 
     A fine-tuned copy may well do. To be told nothing: `warnings.simplefilter("ignore",
     EncoderMismatchWarning)`.
+    """
+
+
+class QuestionWarning(UserWarning):
+    """A picture stands before its question where the method chooses by what was asked.
+
+    A causal LLM has not read the question by then, so the choice cannot depend on it.
     """
 
 

@@ -123,10 +123,17 @@ def test_a_method_inside_the_llm_counts_every_layer_by_itself(ask):
         assert 2 * inside["flops"][stage] == both
 
 
-def test_a_method_trained_for_one_llm_is_for_python(run, picture, model_dir):
-    code, out, err = run("ask", picture, *ASK, model_dir, "--method", "conditional")
+def test_a_method_trained_for_one_llm_asks_for_its_weights(run, picture, model_dir):
+    code, out, err = run("ask", picture, *ASK, model_dir, "--method", "conditional", "--ask-first")
     assert (code, out) == (2, "")
-    assert "Got 'conditional', which needs the question in front" in err
+    assert "Expected `weights` of a selector trained on hidden states of this LLM. Got none" in err
+
+
+def test_the_question_stands_in_front_where_asked_for(ask):
+    plain = ask("--method", "stride")
+    first = ask("--method", "stride", "--ask-first")
+    assert first["prompt_tokens"] == plain["prompt_tokens"] + 3  # "what is it" once more
+    assert first["visual_tokens"] == plain["visual_tokens"]
 
 
 def test_the_overlay_shows_the_picture_and_each_method(run, picture, model_dir, tmp_path):

@@ -82,7 +82,7 @@ def test_one_that_does_not_fit_leaves_the_others_standing(ask, tmp_path):
     assert "answer" not in got
     stride, conditional = got["compare"]
     assert stride["kept_tokens"] == 8
-    assert "Expected a method that needs no training" in conditional["error"]
+    assert "Expected `weights` of a selector trained on hidden states" in conditional["error"]
     assert (tmp_path / "kept.png").is_file()
 
 
@@ -135,7 +135,7 @@ def test_where_none_fits_all_reasons_are_said(ask):
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "selector: Expected a selector for the encoder" in err
-    assert "conditional: Expected a method that needs no training" in err
+    assert "conditional: Expected `weights` of a selector trained on hidden states" in err
 
 
 def test_what_is_wrong_for_all_is_said_once(ask):

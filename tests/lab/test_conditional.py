@@ -77,7 +77,8 @@ def test_a_fingerprint_names_a_layer_that_is_there(layer: int) -> None:
 def test_weights_say_their_layer(tmp_path: Path) -> None:
     selector().save_pretrained(tmp_path)
     assert get_method("conditional", weights=str(tmp_path)).llm_stages(4, 0.3) == {1: 0.3}
-    assert get_method("conditional").llm_stages(4, 0.3) is None
+    with pytest.raises(WeightsError, match=r"Expected `weights`.* Got none"):
+        get_method("conditional").llm_stages(4, 0.3)
     assert encoder_from_dict(Selector.from_pretrained(tmp_path).config.to_dict()["encoder"]) == LLM
 
 

@@ -101,6 +101,14 @@ Pool = Annotated[
 MaxNewTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.", rich_help_panel=ANSWER)
 ]
+AskFirst = Annotated[
+    bool,
+    typer.Option(
+        "--ask-first",
+        help="Put the question before the pictures too, as conditional methods need it.",
+        rich_help_panel=TOKENS,
+    ),
+]
 Overlay = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write a picture of what was kept.", rich_help_panel=OUTPUT),
@@ -121,6 +129,7 @@ def ask(
     seed: Seed = 0,
     positions: Positions = "keep",
     pool: Pool = "crop",
+    ask_first: AskFirst = False,
     max_pixels: MaxPixels = 89_478_485,
     max_new_tokens: MaxNewTokens = 64,
     overlay: Overlay = None,
@@ -146,6 +155,7 @@ def ask(
         positions,
         pool,
         max_new_tokens=max_new_tokens,
+        ask_first=ask_first,
         options=options,
         by_method=by_method,
         **plan,

@@ -51,6 +51,7 @@ class Settings:
     """How to ask: what `sieve` takes, and how long the answer may be.
 
     keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
+    ask_first: the question stands before the pictures too, as conditional methods need it.
     layer, recycle, cover, newlines: as of `sieve`; the baselines "full" and "none" go without.
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
     by_method: the same for one method, by its name, on top.
@@ -64,6 +65,7 @@ class Settings:
     recycle: bool = False
     cover: int = option(0, low=0)
     newlines: str = option("keep", choices=("keep", "drop"))
+    ask_first: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     by_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -96,15 +98,9 @@ def ask(
             "Expected what `load_model` returns, and `Settings`. Got a "
             f"{type(loaded).__name__} and a {type(settings).__name__}. Pass load_model('nano')."
         )
-    chosen = method_class(method)
-    if chosen.site is Site.LLM and chosen.trained:
-        raise UnsupportedError(
-            f"Expected a method that needs no training for one LLM. Got '{method}', which needs "
-            "the question in front of the picture too. Use it from Python: tokensieve.sieve with "
-            "prompts of tokensieve.hf.prompt.template.ask_first."
-        )
+    method_class(method)
     keep = BASELINES.get(method, check_keep(settings.keep))
-    inputs = prepared(loaded, pictures, question)
+    inputs = prepared(loaded, pictures, question, in_front=settings.ask_first)
     before = inputs["input_ids"].shape[1]
     with (
         torch.inference_mode(),
@@ -191,8 +187,10 @@ def listed(pictures: Pictures) -> list[Image.Image]:
     return list(pictures) if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
 
 
-def prepared(loaded: Loaded, pictures: Pictures, question: str) -> Any:
+def prepared(loaded: Loaded, pictures: Pictures, question: str, *, in_front: bool = False) -> Any:
     """The processor's output for one question about the pictures, on the model's device.
+
+    in_front: the question stands before the pictures, and behind them again.
 
     Raises `PictureError` for what is no picture, `PromptError` for a question that is empty or
     holds the image placeholder, `UnsupportedError` for several pictures where the chat template
@@ -215,19 +213,19 @@ def prepared(loaded: Loaded, pictures: Pictures, question: str) -> Any:
             f"Expected a question without the placeholder {placeholder}: it is put in by itself. "
             "Leave it out."
         )
-    text, special = _prompt(loaded, question, len(several))
+    text, special = _prompt(loaded, question, len(several), in_front)
     inputs = processor(images=several, text=[text], return_tensors="pt", add_special_tokens=special)
     return inputs.to(input_device(model), dtype=model.dtype)
 
 
-def _prompt(loaded: Loaded, question: str, pictures: int) -> tuple[str, bool]:
+def _prompt(loaded: Loaded, question: str, pictures: int, in_front: bool) -> tuple[str, bool]:
     """The prompt's text. Raises `UnsupportedError` where not all pictures come to stand in it."""
-    one = picture_prompt(loaded.processor, question)
+    one = picture_prompt(loaded.processor, question, in_front=in_front)
     if pictures == 1:
         return one
     placeholder = placeholder_of(loaded.processor)
     try:
-        text, special = picture_prompt(loaded.processor, question, pictures)
+        text, special = picture_prompt(loaded.processor, question, pictures, in_front=in_front)
         got = f"a template that shows {text.count(placeholder)}"
     except Exception as error:  # a template is a stranger's program and raises anything
         text, special, got = "", False, brief(error)

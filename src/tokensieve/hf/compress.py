@@ -33,6 +33,7 @@ from tokensieve.hf.prompt.compaction import (
     gather_sequences,
     pads_left,
 )
+from tokensieve.hf.prompt.order import warn_of_order
 from tokensieve.hf.prompt.reduce import reduce_images
 from tokensieve.hf.prompt.text import without_text_mask
 from tokensieve.hf.report import Call, PromptReport, Report
@@ -162,6 +163,8 @@ def stage_plan(
     No stages for a prompt without pictures. Raises `UnsupportedError` for a method that makes new
     tokens before the LLM: inside it there is no place for them.
     """
+    if any(stage.method.conditional for stage in plan.stages):
+        warn_of_order(model, inputs.inputs if isinstance(inputs, Encoded) else inputs)
     if plan.before is not None:
         return _pair_plan(model, plan, plan.before, inputs, keys)
     if isinstance(inputs, Encoded):

@@ -54,6 +54,7 @@ class Method(ABC):
     on_average: ClassVar[bool] = False  # True: a budget is a mean; half to twice of it may be kept
     reads_picture: ClassVar[bool] = True  # False: the encoder need not even run
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
+    conditional: ClassVar[bool] = False  # True: the question must stand before the picture
     paper: ClassVar[str | None] = None  # "Title, arXiv id"
 
     def __new__(cls, *values: Any, **options: Any) -> Any:

@@ -34,8 +34,8 @@ class Conditional(ScoringMethod):
     The selector is trained on the hidden states that enter a decoder layer; from there on only the
     tokens it ranks highest remain. A causal LLM reads in order: visual tokens are aware of the
     question only if it stands *before* the picture, so prompts are question + image + question
-    (`tokensieve.hf.prompt.template.ask_first` builds them). With the question behind the picture
-    alone the choice cannot depend on it.
+    (`tokensieve ask --ask-first`, `tokensieve.hf.prompt.template.ask_first`). With the question
+    behind the picture alone the choice cannot depend on it, and a sieve says so in a warning.
 
     weights: a folder, a hub name or a loaded `Selector`; there is none that fits every LLM. They
         say which LLM and which layer they are for.
@@ -50,6 +50,7 @@ class Conditional(ScoringMethod):
 
     site: ClassVar[Site] = Site.LLM
     trained: ClassVar[bool] = True
+    conditional: ClassVar[bool] = True
     paper: ClassVar[str | None] = "Adaptive Vision Token Selection for Multi-modal Inference"
 
     weights: str | Path | Selector | None = None
@@ -57,7 +58,7 @@ class Conditional(ScoringMethod):
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
         """The layer the weights are for."""
-        return None if self.weights is None else {self._load().config.encoder.layer: keep}
+        return {self._load().config.encoder.layer: keep}
 
     def bind(self, encoder: EncoderInfo) -> Conditional:
         selector = self._load()

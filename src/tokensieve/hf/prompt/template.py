@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokensieve.errors import UnsupportedError, brief
+
 
 def placeholder_of(processor: Any) -> str:
     """What stands for a picture in the text of a prompt."""
     return getattr(processor, "image_token", None) or "<image>"
 
 
-def picture_prompt(processor: Any, question: str = "", images: int = 1) -> tuple[str, bool]:
+def picture_prompt(
+    processor: Any, question: str = "", images: int = 1, *, in_front: bool = False
+) -> tuple[str, bool]:
     """The text of a prompt of `images` pictures and `question`, through the chat template if any.
 
+    in_front: the question stands before the pictures too, as `ask_first` says.
     Also says whether the tokenizer is still to add its special tokens.
+
+    Raises `UnsupportedError` for a template that cannot show the question in front.
     """
-    if getattr(processor, "chat_template", None):
+    if in_front:
+        text = _asked_first(processor, question, images)
+    elif getattr(processor, "chat_template", None):
         content = [{"type": "image"} for _ in range(images)]
         if question:
             content.append({"type": "text", "text": question})
@@ -33,8 +42,8 @@ def ask_first(question: str, images: int = 1) -> list[dict[str, Any]]:
 
     A causal LLM reads from left to right: what stands behind a picture cannot change how its tokens
     are read. Text-aware selection ("conditional") needs the question in front; it is repeated
-    behind, so that the model answers as it was trained to. Check that your model's chat template
-    keeps the order of parts: some put pictures first.
+    behind, so that the model answers as it was trained to. Some chat templates put pictures first
+    whatever the order of parts (LLaVA's); `picture_prompt(..., in_front=True)` sees to those too.
 
         text = processor.apply_chat_template(ask_first("What is the total?"),
                                              add_generation_prompt=True)
@@ -42,3 +51,27 @@ def ask_first(question: str, images: int = 1) -> list[dict[str, Any]]:
     asked = {"type": "text", "text": question}
     pictures = [{"type": "image"} for _ in range(images)]
     return [{"role": "user", "content": [asked, *pictures, dict(asked)]}]
+
+
+def _asked_first(processor: Any, question: str, images: int) -> str:
+    """Question + images + question. Where the chat template puts pictures first, their placeholders
+    are part of the text it is given."""
+    pictures = placeholder_of(processor) * images
+    written = f"{question}\n{pictures}\n{question}"
+    if not getattr(processor, "chat_template", None):
+        return written
+    whole = [{"role": "user", "content": [{"type": "text", "text": written}]}]
+    got = "one that puts pictures first"
+    for talk in (ask_first(question, images), whole):
+        try:
+            text = processor.apply_chat_template(talk, add_generation_prompt=True)
+        except Exception as error:  # a template is a stranger's program and raises anything
+            got = brief(error)
+            continue
+        parts = text.split(question.strip())
+        if len(parts) == 3 and parts[1].strip():
+            return str(text)
+    raise UnsupportedError(
+        f"Expected a chat template that shows the question, the picture and the question again. "
+        f"Got {got}. Ask without the question in front (no --ask-first)."
+    )
