@@ -14,7 +14,7 @@ from tokensieve.methods.registry import method_class, method_names
 from tokensieve.types import Site
 
 TITLES = {
-    (Site.PIXELS,): "Before the encoder",
+    (Site.PIXELS, Site.PATCHES): "Before the encoder",
     (Site.ENCODER,): "Inside the encoder",
     (Site.FEATURES, Site.EMBEDS): "Before the LLM",
     (Site.LLM,): "Inside the LLM",

@@ -26,7 +26,8 @@ from tokensieve.fields import check_fields, option
 class Site(StrEnum):
     """Where in a VLM a method acts."""
 
-    PIXELS = "pixels"  # before the encoder
+    PIXELS = "pixels"  # before the encoder: a smaller picture
+    PATCHES = "patches"  # before the encoder: fewer patches of the same picture
     ENCODER = "encoder"  # inside the encoder
     FEATURES = "features"  # encoder output, before the projector
     EMBEDS = "embeds"  # projector output, before the LLM

@@ -249,6 +249,17 @@ def check_nan(method: Method) -> None:
     assert torch.equal(kept, reduce(method, unread).kept) or "pixels" in method.needs
 
 
+def check_reads(method: Method) -> None:
+    """What says that it reads no tokens chooses the same whatever they are."""
+    if method.reads_tokens or not method.budgeted:
+        return
+    v, other = vision(), vision(seed=5)
+    kept = reduce(method, v).kept
+    assert torch.equal(reduce(method, replace(v, tokens=other.tokens)).kept, kept)
+    narrow = replace(v, tokens=torch.zeros(*v.tokens.shape[:2], 1))
+    assert torch.equal(reduce(method, narrow).kept, kept)
+
+
 def _complaint(method: Method, v: VisionTokens) -> str:
     """What a method says of numbers that are none; nothing if it does not mind."""
     try:

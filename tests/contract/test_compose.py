@@ -71,7 +71,17 @@ def test_its_config_goes_through_json() -> None:
 
 
 def test_no_method_takes_an_option_of_the_sieve() -> None:
-    reserved = {"recycle", "cover", "keep", "positions", "pool", "newlines", "layer", "keys"}
+    reserved = {
+        "recycle",
+        "cover",
+        "site",
+        "keep",
+        "positions",
+        "pool",
+        "newlines",
+        "layer",
+        "keys",
+    }
     for name in method_names():
         assert not reserved & {field.name for field in dataclasses.fields(method_class(name))}
 

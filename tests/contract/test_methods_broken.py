@@ -131,6 +131,10 @@ class ForgetsSignalsOfPadding(Ranked):
         return (attention - attention.mean(-1, keepdim=True)).abs()
 
 
+class PeeksAtTokens(Ranked):
+    reads_tokens = False
+
+
 class PoolsWrongly(Ranked):
     def reduce_pool(self, groups, count, text=None):
         parts = super().reduce_pool(groups, count)
@@ -155,6 +159,7 @@ BROKEN: list[tuple[str, type[Method]]] = [
     ("nan", SwallowsNaN),
     ("nan", BelievesAnySignal),
     ("padding", ForgetsSignalsOfPadding),
+    ("reads", PeeksAtTokens),
     ("pool", PoolsWrongly),
 ]
 

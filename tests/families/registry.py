@@ -15,7 +15,7 @@ from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import Site
 
 CLOSED = ("qwen2_5_vl", "fused_llava")  # families in whose encoder no token can be dropped
-FIXED = ("fused_llava",)  # families whose pictures cannot be made smaller
+FIXED = ("fused_llava",)  # families whose pictures cannot be made smaller, nor thinned out
 every_method = pytest.mark.parametrize("method", method_names())
 
 
@@ -44,7 +44,8 @@ def trained(encoder):
 def refused(family, method="", name=""):
     """Whether this family has no place for the method."""
     site = method_class(method or name).site
-    return (site is Site.ENCODER and family in CLOSED) or (site is Site.PIXELS and family in FIXED)
+    early = site in (Site.PIXELS, Site.PATCHES) and family in FIXED
+    return early or (site is Site.ENCODER and family in CLOSED)
 
 
 def refused_there(family, method, pool):

@@ -19,6 +19,7 @@ ROUNDING = 1.05  # a grid or a threshold does not hit every count
 CEILING = "oracle-text"  # told where the text is: no method to be compared with
 GROUPS = {  # by site, in the order of the page
     Site.PIXELS: "before the encoder",
+    Site.PATCHES: "before the encoder",
     Site.ENCODER: "inside the encoder",
     Site.FEATURES: "before the LLM",
     Site.EMBEDS: "before the LLM",

@@ -42,7 +42,7 @@ from tokensieve.types import Site
 
 STAGES = ("encode", "select", "prefill", "decode")
 BASELINES = {"full": 1.0, "none": 0.0}  # what they keep, whatever is asked
-PLAN = ("layer", "recycle", "cover", "newlines")  # of `Settings`: what any method may be given
+PLAN = ("layer", "recycle", "cover", "site", "newlines")  # of `Settings`, for any method
 Pictures = Image.Image | Sequence[Image.Image]
 
 
@@ -52,7 +52,7 @@ class Settings:
 
     keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
     ask_first: the question stands before the pictures too, as conditional methods need it.
-    layer, recycle, cover, newlines: as of `sieve`; the baselines "full" and "none" go without.
+    layer, recycle, cover, site, newlines: as of `sieve`; not for the baselines "full" and "none".
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
     by_method: the same for one method, by its name, on top.
     """
@@ -64,6 +64,7 @@ class Settings:
     layer: int | None = option(None, low=1)
     recycle: bool = False
     cover: int = option(0, low=0)
+    site: str | None = option(None, choices=("patches",))
     newlines: str = option("keep", choices=("keep", "drop"))
     ask_first: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)

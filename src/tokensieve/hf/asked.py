@@ -31,6 +31,7 @@ class Asked:
     layer: Layers = None
     recycle: bool = False
     cover: int = 0
+    site: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     calibration: str | Path | Calibration | None = None
     group: str = ALL
@@ -39,7 +40,8 @@ class Asked:
     def told(self) -> dict[str, str]:
         """What, beside method and keep, a calibration holds for, as text."""
         told = {"positions": self.positions, "pool": self.pool, "newlines": self.newlines}
-        more = {"layer": self.layer, "recycle": self.recycle, "cover": self.cover}
+        more = {"layer": self.layer, "recycle": self.recycle, "cover": self.cover,
+                "site": self.site}  # fmt: skip
         told |= {name: str(value) for name, value in more.items() if value}
         return told | {name: str(value) for name, value in self.options.items()}
 

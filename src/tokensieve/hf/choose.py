@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokensieve.hf.encoder.encode import Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.inside import encode_inside
+from tokensieve.hf.encoder.patches import encode_fewer, lay_out
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.encoder.resize import blank_rows
 from tokensieve.hf.families.table import family_of
@@ -70,6 +71,8 @@ def choose(
     if plan.method.site is Site.ENCODER and plan.keep != 1:
         given = inputs.inputs if isinstance(inputs, Encoded) else inputs
         encoded, inside = encode_inside(model, plan.method, plan.keep, given, keys, read)
+    elif plan.method.site is Site.PATCHES:
+        encoded, inside = _before_encoder(model, plan, inputs, keys, read)
     else:
         encoded = inputs if isinstance(inputs, Encoded) else _encode(model, plan, inputs)
         encoded = replace(encoded, read=read or {})
@@ -92,6 +95,22 @@ def choose(
     if encoded.blank and new_rows is None:  # nothing to resize after all
         return choose(model, plan, encode(model, encoded.inputs), keys, read)
     return Choice(encoded, masks, new_rows, prompt_reports(encoded, reductions, masks), ms)
+
+
+def _before_encoder(
+    model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None,
+    read: Mapping[int, int] | None,
+) -> tuple[Encoded, list[ImageReduction]]:  # fmt: skip
+    """What the method chooses by pixels, and the pictures encoded without the rest."""
+    given = inputs.inputs if isinstance(inputs, Encoded) else inputs
+    laid_out, ms = replace(lay_out(model, given), read=read or {}), dict[str, float]()
+    require_keys(keys, len(laid_out.inputs["input_ids"]))
+    if not laid_out.packings:
+        return laid_out, []
+    with timed(ms, "select", laid_out.inputs["input_ids"].device):
+        made = reduce_images(model, plan.method, laid_out, plan.keep, plan.pool, keys)
+    encoded = encode_fewer(model, laid_out, [one.kept_nL for one in made])
+    return replace(encoded, ms={**encoded.ms, **ms}), made
 
 
 def _keeps_all(plan: Plan) -> bool:

@@ -109,6 +109,7 @@ def compress(
     keys: Sequence[int] | None = None,
     recycle: bool = False,
     cover: int = 0,
+    site: str | None = None,
     calibration: str | Path | Calibration | None = None,
     group: str = ALL,
     **options: Any,
@@ -123,8 +124,8 @@ def compress(
     of the site "llm", which shorten what is inside the model, not its inputs.
     """
     asked = Asked(
-        method, keep, positions, pool, newlines, recycle=recycle, cover=cover, options=options,
-        calibration=calibration, group=group,
+        method, keep, positions, pool, newlines, None, recycle, cover, site, options,
+        calibration, group,
     )  # fmt: skip
     return apply_plan(model, Plan.of(model, asked, pure=True), inputs, keys)
 

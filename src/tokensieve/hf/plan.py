@@ -13,6 +13,7 @@ from tokensieve.fields import check_names, shown
 from tokensieve.hf.asked import Asked, Keep, Keeps, Layers, calibrated
 from tokensieve.hf.calibrated import AUTO, Watch
 from tokensieve.hf.encoder.inside import require_inside
+from tokensieve.hf.encoder.patches import require_patches
 from tokensieve.hf.families.fingerprint import encoder_info, llm_info, warn_of_other_weights
 from tokensieve.hf.families.table import decoder_of, family_of, first_cut
 from tokensieve.hf.llm.inside import check_signals
@@ -89,7 +90,7 @@ class Plan:
         first, second = _pair(asked.method, asked.keep, asked.options)
         alone = replace(asked, keep=first[1], layer=None, options={})
         before = cls._of_one(model, alone, first[0], pure=pure)
-        alone = replace(asked, keep=second[1], positions="keep", recycle=False, cover=0, options={})
+        alone = Asked(second[0], second[1], "keep", asked.pool, asked.newlines, asked.layer)
         after = cls._of_one(model, alone, second[0], pure=pure, reached=before.keep)
         return replace(after, name=f"{before.name}+{after.name}", before=before)
 
@@ -99,7 +100,7 @@ class Plan:
     ) -> Plan:
         """One method of those asked for. reached: what another before it keeps."""
         name, chosen = _named(method, asked.options)
-        chosen = composed(chosen, recycle=asked.recycle, cover=asked.cover)
+        chosen = composed(chosen, recycle=asked.recycle, cover=asked.cover, site=asked.site)
         check_names("positions", [asked.positions], ("keep", "renumber"))
         check_names("newlines", [asked.newlines], ("keep", "drop"))
         check_names("pool", [asked.pool], tuple(Pool))
@@ -135,6 +136,8 @@ def _check_site(model: Any, name: str, site: Site, pool: str, pure: bool) -> Non
         )
     if site is Site.ENCODER:
         require_inside(model)
+    if site is Site.PATCHES:
+        require_patches(model)
     if site is Site.LLM and pure:
         raise UnsupportedError(
             f"Expected a method that acts before the LLM. Got '{name}', which drops tokens "
@@ -278,8 +281,8 @@ def _check_choice(name: str, method: Method, wanted: Mapping[int, float | int]) 
             f"Expected one layer beside '{name}', which chooses once, before the LLM. Got "
             f"{len(wanted)}. Several take a method of the site 'llm'."
         )
-    if method.site in (Site.PIXELS, Site.ENCODER):
-        acts = "resizes the picture before" if method.site is Site.PIXELS else "acts inside"
+    if method.site in (Site.PIXELS, Site.PATCHES, Site.ENCODER):
+        acts = "acts inside" if method.site is Site.ENCODER else "acts before"
         raise UnsupportedError(
             f"Expected a method that drops tokens. Got '{name}' with `layer`, which {acts} the "
             "encoder. Leave `layer` out."

@@ -31,7 +31,7 @@ def sieve(
     keep: float | int | str | Sequence[float | int] = 0.4, *,
     positions: str = "keep", pool: str = "crop", newlines: str = "keep",
     layer: int | Mapping[int, float | int] | Schedule | None = None,
-    recycle: bool = False, cover: int = 0, history: int | None = 1000,
+    recycle: bool = False, cover: int = 0, site: str | None = None, history: int | None = 1000,
     calibration: str | Path | Calibration | None = None, group: str = ALL, **options: Any,
 ) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
@@ -52,10 +52,10 @@ def sieve(
         several, or a schedule (`PSigmoid`, `Stepwise`, `Searched` of tokensieve.schedules); None:
         the method's own, or before the LLM. A method of another site than "llm" chooses where it
         always does, and its choice takes effect at the layer.
-    recycle: merge each dropped token into the kept one most like it (cosine), which becomes their
-        mean. Not for methods that make new tokens themselves.
+    recycle: merge each dropped token into the kept one most like it (cosine): their mean.
     cover: keep a token or more of every cell of a `cover` x `cover` grid over each crop; 0: no such
         floor. For methods that score tokens. Of a pair of methods both are about the first.
+    site: "patches" lets a method that reads pixels or nothing choose what is encoded at all.
     calibration: a file of `tokensieve calibrate` for this model, method and settings; group: of its
         groups of questions the one asked now. Pictures that look otherwise are told by a warning.
     history: of how many calls the report holds what was kept (None: all); it counts all of them.
@@ -76,12 +76,12 @@ def sieve(
     It holds in every thread; a call begun under it ends under it, even if it was closed meanwhile.
     Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
 
-    Raises `ConfigError` for wrong use and for a second sieve on the model, `UnsupportedError` for
-    what cannot be shortened (videos, `inputs_embeds`, continuous batching, pictures behind a filled
-    cache in a forward).
+    Raises `ConfigError` for wrong use and a second sieve on the model, `UnsupportedError` for what
+    cannot be shortened (videos, `inputs_embeds`, continuous batches, pictures behind a full cache).
     """
     plan = Plan.of(model, Asked(
-        method, keep, positions, pool, newlines, layer, recycle, cover, options, calibration, group
+        method, keep, positions, pool, newlines, layer, recycle, cover, site, options,
+        calibration, group,
     ))  # fmt: skip
     report = plan.report(history=history)
     with Session(model, plan, report):

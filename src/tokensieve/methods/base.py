@@ -5,6 +5,7 @@ B crops, L tokens of a crop.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -53,6 +54,7 @@ class Method(ABC):
     exact: ClassVar[bool] = True  # False: may keep fewer tokens than asked
     on_average: ClassVar[bool] = False  # True: a budget is a mean; half to twice of it may be kept
     reads_picture: ClassVar[bool] = True  # False: the encoder need not even run
+    reads_tokens: ClassVar[bool] = True  # False: chooses by pixels, or by nothing; not by tokens
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
     conditional: ClassVar[bool] = False  # True: the question must stand before the picture
     paper: ClassVar[str | None] = None  # "Title, arXiv id"
@@ -83,8 +85,9 @@ class Method(ABC):
 
     @classmethod
     def site_text(cls) -> str:
-        """The site, or the sites of which weights choose one, for tables."""
-        return str(cls.site)
+        """The site, or the sites of which weights or the caller choose one, for tables."""
+        also = not cls.reads_tokens and cls.site is not Site.PATCHES
+        return f"{cls.site} or {Site.PATCHES}" if also else str(cls.site)
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int] | None:
         """Site "llm": {layer: keep}, where it drops tokens by itself in an LLM of `depth` layers.
@@ -161,8 +164,11 @@ class Method(ABC):
 class ScoringMethod(Method):
     """A method that ranks tokens: the highest scores stay, in original order.
 
-    Scores are comparable between crops, so a pooled budget goes where they are highest.
+    Scores are comparable between crops, so a pooled budget goes where they are highest. What scores
+    below `least` goes whatever the budget (of a method that is not `exact`).
     """
+
+    least: ClassVar[float] = -math.inf
 
     @abstractmethod
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:
@@ -171,7 +177,11 @@ class ScoringMethod(Method):
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
-        return Reduction(topk_mask(self.scores(vision, text), counts, vision.valid_BL))
+        return Reduction(self._best(self.scores(vision, text), counts, vision.valid_BL))
+
+    def _best(self, scores_BL: Tensor, counts_B: Tensor, valid_BL: Tensor) -> Tensor:
+        kept_BL = topk_mask(scores_BL, counts_B, valid_BL)
+        return kept_BL & (scores_BL >= self.least) if math.isfinite(self.least) else kept_BL
 
     def reduce_pool(
         self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
@@ -180,7 +190,7 @@ class ScoringMethod(Method):
         scores_1L = torch.cat([self.scores(g, text).flatten() for g in groups])[None]
         valid_1L = torch.cat([g.valid_BL.flatten() for g in groups])[None]
         counts_1 = torch.tensor([count], device=scores_1L.device)
-        return split_groups(Reduction(topk_mask(scores_1L, counts_1, valid_1L)), groups)
+        return split_groups(Reduction(self._best(scores_1L, counts_1, valid_1L)), groups)
 
 
 def as_one(groups: Sequence[VisionTokens]) -> VisionTokens:

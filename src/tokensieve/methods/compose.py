@@ -1,4 +1,5 @@
-"""Methods around a method: what it drops merged into what it keeps, and no part left empty.
+"""Methods around a method: what it drops merged into what it keeps, no part left empty, another
+site.
 
 B crops, L tokens of a crop, K coarse cells of a crop.
 """
@@ -26,18 +27,28 @@ from tokensieve.types import EncoderInfo, Reduction, Signal, Site, TextContext, 
 _Wrapped = TypeVar("_Wrapped", bound="_Around")
 
 
-def composed(method: Method, *, recycle: object = False, cover: object = 0) -> Method:
-    """The method with a spatial floor (`Covered`) of `cover` x `cover` cells if that is not 0, and
-    what it drops recycled (`Recycled`) if so asked.
+def composed(
+    method: Method, *, recycle: object = False, cover: object = 0, site: object = None
+) -> Method:
+    """The method with a spatial floor (`Covered`) of `cover` x `cover` cells if that is not 0, at
+    the `site` "patches" (`BeforeEncoder`) if so asked, and what it drops recycled (`Recycled`).
 
-    Raises `ConfigError` for a `cover` that is no whole number from 0 up, or a `recycle` that is
-    neither True nor False; and what `Covered` and `Recycled` raise.
+    Raises `ConfigError` for a `cover` that is no whole number from 0 up, a `recycle` that is
+    neither True nor False, or a `site` that is neither the method's nor "patches"; and what
+    `Covered`, `BeforeEncoder` and `Recycled` raise.
     """
     if isinstance(cover, bool) or not isinstance(cover, int) or cover < 0:
         raise ConfigError(f"Expected `cover` as a whole number from 0 up. Got {shown(cover)}.")
     if not isinstance(recycle, bool):
         raise ConfigError(f"Expected `recycle` as True or False. Got {shown(recycle)}.")
+    if site not in (None, Site.PATCHES, method.site):
+        raise ConfigError(
+            f"Expected `site` as '{Site.PATCHES}', or left out: {_name(method)} acts on "
+            f"'{method.site}'. Got {shown(site)}."
+        )
     method = Covered(method, cover) if cover else method
+    if site == Site.PATCHES != method.site:
+        method = BeforeEncoder(method)
     return Recycled(method) if recycle else method
 
 
@@ -77,6 +88,38 @@ _CLASS_ATTRIBUTES = tuple(
 
 
 @dataclass(frozen=True)
+class BeforeEncoder(_Around):
+    """A method that reads pixels or nothing, choosing before the encoder is run: what it drops is
+    not encoded.
+
+    Raises `UnsupportedError` for a method that reads what the encoder gives.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reads_tokens:
+            raise UnsupportedError(
+                f"Expected a method that reads pixels or nothing, for the site '{Site.PATCHES}'. "
+                f"Got {_name(self.method)}, which reads what the encoder gives. Leave `site` out, "
+                "or use one such as 'pixelprune' or 'pixel-variance'."
+            )
+        object.__setattr__(self, "site", Site.PATCHES)
+
+    def options(self) -> dict[str, JsonValue]:
+        return {**super().options(), "site": str(Site.PATCHES)}
+
+    def reduce(
+        self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
+    ) -> Reduction:
+        return self.method.reduce(vision, counts, text)
+
+    def reduce_pool(
+        self, groups: Sequence[VisionTokens], count: int, text: TextContext | None = None
+    ) -> list[Reduction]:
+        return self.method.reduce_pool(groups, count, text)
+
+
+@dataclass(frozen=True)
 class Recycled(_Around):
     """What a method drops goes into the nearest token it keeps, by cosine; that becomes the mean.
 
@@ -86,7 +129,7 @@ class Recycled(_Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.site in (Site.PIXELS, Site.ENCODER) or not self.reads_picture:
+        if self.site in (Site.PIXELS, Site.PATCHES, Site.ENCODER) or not self.reads_picture:
             raise UnsupportedError(
                 "Expected a method that drops tokens behind the encoder, for `recycle`. Got "
                 f"{_name(self.method)}, which does not. Leave `recycle` out."

@@ -24,6 +24,7 @@ class PixelVariance(ScoringMethod):
     """
 
     site: ClassVar[Site] = Site.EMBEDS
+    reads_tokens: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
 
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:

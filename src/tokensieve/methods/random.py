@@ -22,6 +22,7 @@ class Random(ScoringMethod):
     """Keep tokens drawn uniformly, by `seed` and the crop's key alone."""
 
     site: ClassVar[Site] = Site.EMBEDS
+    reads_tokens: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
 
     seed: int = 0

@@ -11,7 +11,7 @@ from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 
 # What callers of `sieve` and `compress` give beside a method's own options, and may misspell.
-BESIDE = ("keep", "positions", "pool", "newlines", "layer", "recycle", "cover", "history")
+BESIDE = ("keep", "positions", "pool", "newlines", "layer", "recycle", "cover", "site", "history")
 _METHODS = {
     "full": "tokensieve.methods.full:Full",
     "none": "tokensieve.methods.none:NoImage",
@@ -23,6 +23,7 @@ _METHODS = {
     "feature-norm": "tokensieve.methods.feature_norm:FeatureNorm",
     "pixel-variance": "tokensieve.methods.pixel_variance:PixelVariance",
     "downsample": "tokensieve.methods.downsample:Downsample",
+    "pixelprune": "tokensieve.methods.pixelprune:PixelPrune",
     "divprune": "tokensieve.methods.divprune:DivPrune",
     "todre": "tokensieve.methods.todre:ToDRE",
     "cdpruner": "tokensieve.methods.cdpruner:CDPruner",
@@ -71,11 +72,12 @@ def method_class(name: str) -> type[Method]:
 
 
 def get_method(
-    name: str, *, recycle: object = False, cover: object = 0, **options: object
+    name: str, *, recycle: object = False, cover: object = 0, site: object = None, **options: object
 ) -> Method:
     """An instance of the method `name` with its dataclass fields set from `options`.
 
-    recycle (True or False), cover (a number): what to compose it with, as of `composed`.
+    recycle (True or False), cover (a number), site (a name): what to compose it with, as of
+    `composed`.
 
     Raises `UnknownNameError` for the name, `ConfigError` for an option it does not have or of
     another type, and what `composed` raises.
@@ -89,4 +91,4 @@ def get_method(
             raise ConfigError(
                 f"Method '{name}' has no option {shown(option)}.{near} Its options: {known}."
             )
-    return composed(cls(**options), recycle=recycle, cover=cover)
+    return composed(cls(**options), recycle=recycle, cover=cover, site=site)

@@ -18,6 +18,7 @@ class Stride(Method):
     """Cut the grid into as many even cells as tokens asked for; keep the token at each centre."""
 
     site: ClassVar[Site] = Site.EMBEDS
+    reads_tokens: ClassVar[bool] = False
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from tokensieve.hf.attention import tap
+from tokensieve.hf.encoder.fewer import patch_points
 from tokensieve.hf.families.table import decoder_of, family_of, projector_of
 from tokensieve.hf.families.towers import attention_in, encoder_layers, require_uncompiled
 from tokensieve.hf.llm.inside import Listening
@@ -42,6 +43,8 @@ def installed(model: Any, plan: Plan) -> Iterator[None]:
             if attention is not None:
                 points.append(Point(attention, When.BEFORE))
                 taps.append(attention)
+    if (plan.before or plan).method.site is Site.PATCHES:
+        points += [point for point, _ in patch_points(model)]
     if plan.stages:
         decoder = decoder_of(model)
         require_uncompiled(decoder, model.base_model)

@@ -64,7 +64,7 @@ def encode_inside(
             "output. Pass what the model's processor returns."
         )
     _require_patches(model, inputs)
-    laid_out = encode(model, inputs, run=False, rows=_rows(model, inputs))
+    laid_out = encode(model, inputs, run=False, rows=rows_of_crops(model, inputs))
     laid_out = replace(laid_out, read=read or {})
     if not laid_out.packings:
         return laid_out, []
@@ -99,7 +99,7 @@ def _require_patches(model: Any, inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _rows(model: Any, inputs: Mapping[str, Any]) -> list[int] | None:
+def rows_of_crops(model: Any, inputs: Mapping[str, Any]) -> list[int] | None:
     """Rows of each entry of the encoder's output, told before it is run: of crops, or of pictures
     where the family packs their crops together. None without pixels."""
     pixels = inputs.get("pixel_values")

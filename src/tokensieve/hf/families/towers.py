@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -63,3 +64,43 @@ def has_cls(model: Any) -> bool:
     """Whether the encoder puts a CLS token before its patches."""
     names = (name.rpartition(".")[2] for name, _ in tower_of(model).named_parameters())
     return any(name in _CLS for name in names)
+
+
+@dataclass(frozen=True)
+class PatchRows:
+    """How a kind of tower hands patches to its layers, where it can be run on fewer of them.
+
+    packed: patches of all pictures in one row, one picture (or window) after another; else each
+        crop is a row of a batch, behind CLS where there is one.
+    mergers: the tower's modules that make tokens of whole groups of patches.
+    """
+
+    packed: bool = True
+    mergers: tuple[str, ...] = ()
+
+
+PATCH_ROWS = {
+    "qwen2_vl_vision": PatchRows(mergers=("merger",)),
+    "qwen2_5_vl_vision": PatchRows(mergers=("merger",)),
+    "qwen3_vl_vision": PatchRows(mergers=("merger", "deepstack_merger_list")),
+    "pixtral": PatchRows(),
+    "clip_vision_model": PatchRows(packed=False),
+    "siglip_vision_model": PatchRows(packed=False),
+    "internvl_vision": PatchRows(packed=False),
+    "idefics3_vision": PatchRows(packed=False),
+    "smolvlm_vision": PatchRows(packed=False),
+}
+
+
+def patch_rows(model: Any) -> PatchRows | None:
+    """How the tower of `model` hands on patches; None where it is not known to bear fewer."""
+    vision = getattr(model.config, "vision_config", None)
+    return PATCH_ROWS.get(getattr(vision, "model_type", ""))
+
+
+def mergers_of(model: Any) -> list[nn.Module]:
+    """The modules of its tower that make tokens of whole groups of patches."""
+    tower, rows = tower_of(model), patch_rows(model)
+    found = [getattr(tower, name, None) for name in (rows.mergers if rows is not None else ())]
+    lists = [[*one] if isinstance(one, nn.ModuleList) else [one] for one in found]
+    return [module for part in lists for module in part if isinstance(module, nn.Module)]

@@ -125,7 +125,7 @@ def _visions(
 
 def _method_tokens(model: Any, method: Method, encoded: Encoded) -> Sequence[Tensor]:
     """(n, L, C) per picture."""
-    if not method.reads_picture:
+    if not method.reads_picture or method.site is Site.PATCHES:
         device = encoded.inputs["input_ids"].device
         return [torch.zeros(p.crops, p.length, 1, device=device) for p in encoded.packings]
     return site_tokens(model, method.site, encoded)
