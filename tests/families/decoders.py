@@ -1,5 +1,5 @@
 """Tiny models around decoders whose layers are not all alike: windows shorter than the prompt,
-convolutions, linear attention, experts, three axes of positions."""
+convolutions, linear attention, experts, three axes of positions; and around other encoders."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from families.tiny import (
     _siglip,
     _square,
     _tiles,
+    _vit,
 )  # fmt: skip
 
 WINDOW = 14  # places: reaches into the last picture, and not through it
@@ -134,6 +135,12 @@ def _lfm2_vl() -> Any:
     return tf.Lfm2VlForConditionalGeneration(config), _spatial
 
 
+def _dinov2_llava() -> Any:
+    vision = _vit("dinov2") | {"mlp_ratio": 2}
+    config = tf.LlavaConfig(vision_config=vision, text_config=_llm(), image_token_id=IMAGE)
+    return tf.LlavaForConditionalGeneration(config), _square
+
+
 def _idefics2() -> Any:
     vision = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3}
     vision |= {"num_attention_heads": 2, "image_size": 24, "patch_size": 3}
@@ -150,6 +157,7 @@ _BUILDERS = {
     "gemma3": _gemma3, "gemma3_full_first": _gemma3_full_first, "aya_vision": _aya_vision,
     "cohere2_vision": _cohere2_vision, "mistral3": _mistral3, "glm4v": _glm4v,
     "qwen3_vl_moe": _qwen3_vl_moe, "qwen3_5": _qwen3_5, "lfm2_vl": _lfm2_vl, "idefics2": _idefics2,
+    "dinov2_llava": _dinov2_llava,
 }  # fmt: skip
 WINDOWED = ("gemma3", "gemma3_full_first", "aya_vision", "cohere2_vision", "mistral3")
 FULL = ("glm4v", "qwen3_vl_moe")

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows, received_attention
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.families.layout import Packing
-from tokensieve.hf.families.table import Family
+from tokensieve.hf.families.table import Family, family_of
 from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls
 from tokensieve.types import Kind, Signal
 
@@ -37,6 +37,7 @@ class EncoderSignals:
         self.model, self.signals = model, tuple(dict.fromkeys(signals))
         self.parts: dict[Signal, list[Tensor]] = {signal: [] for signal in self.signals}
         self.cls = has_cls(model) if self.signals else False
+        self.padded = bool(self.signals) and family_of(model).padded
         self.wanted: dict[int, list[Signal]] = {}  # by id of the attention module
         self.modules: list[Any] = []
         layers = list(encoder_layers(model)) if self.signals else list[Any]()
@@ -65,26 +66,32 @@ class EncoderSignals:
         self, module: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
         query, key = query.detach(), key.detach()
+        real_BP = _real(mask, key) if self.padded else None
         for signal in self.wanted[id(module)]:
-            found = self._of(signal.kind, query, key, scaling, mask)
+            found = self._of(signal.kind, query, key, scaling, mask, real_BP)
             if not bool(torch.isfinite(found).all()):
                 raise NonFiniteError(
                     f"Expected finite numbers in layer {signal.block} of the vision encoder. Got "
                     "NaN or Inf in its attention. Check the picture and the model's dtype "
                     "(float16 overflows in some encoders; try bfloat16)."
                 )
+            if real_BP is not None:
+                found = found[real_BP][None]
             self.parts[signal].append(found[:, 1:] if self.cls else found)
 
     def _of(
-        self, kind: Kind, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
-    ) -> Tensor:
-        """(B, P) or (B, P, K) of every patch, CLS among them."""
+        self, kind: Kind, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None,
+        real_BP: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """(B, P) or (B, P, K) of every patch, CLS and padding among them."""
         if kind is Kind.KEYS:
             return key.float().mean(1)
         if kind is Kind.CLS_ATTENTION and self.cls:
             rows = mask if mask is None or mask.shape[-2] == 1 else mask[..., :1, :]
             return attention_rows(query[:, :, :1], key, scaling, rows)[:, 0]
-        return received_attention(query, key, scaling, mask)
+        if mask is not None and mask.ndim == 2:  # FlashAttention's: of padding
+            mask = mask.bool()[:, None, None]
+        return received_attention(query, key, scaling, mask, real_BP)
 
     def by_picture(
         self, family: Family, inputs: Mapping[str, Any], packings: Sequence[Packing]
@@ -124,6 +131,16 @@ class EncoderSignals:
         return tuple(parts)
 
 
+def _real(mask: Tensor | None, key: Tensor) -> Bool[Tensor, "B P"] | None:
+    """Patches that any other sees, by the mask of an attention layer: all but padding."""
+    if mask is None:
+        return None
+    seen = mask if mask.dtype == torch.bool else mask >= 0
+    if mask.ndim == 2:
+        return mask.bool()
+    return seen.any(1).any(1).expand(len(key), -1)
+
+
 def patches_of_tokens(
     model: Any, family: Family, packings: Sequence[Packing], merged: int
 ) -> Int[Tensor, "T m"]:
@@ -133,7 +150,7 @@ def patches_of_tokens(
         of_crop = family.patches(model)
         first = torch.arange(total // len(of_crop))[:, None, None] * of_crop.numel()
         return (first + of_crop).flatten(0, 1)
-    if merged == 1 or family.merged:  # patches of a token follow each other
+    if merged == 1 or family.merged or family.adjacent:  # they follow each other
         return torch.arange(total * merged).view(total, merged)
     square = math.isqrt(merged) ** 2 == merged
     if family.cells and square and all(packing.grid for packing in packings):

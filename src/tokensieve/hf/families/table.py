@@ -43,6 +43,9 @@ class Family:
     stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
     inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
     cells: a token is made of the patches of a square cell of its crop's grid.
+    adjacent: patches of a token follow each other in the encoder, as with `merged`, though the
+        projector gets one row per token.
+    padded: its encoder pads pictures to the longest; of padding no token is made.
     patches: model -> (L, m) patches of a crop that make each token, where the family has code of
         its own for that.
     both_ways: every token of a prompt sees every other, so that no later turn can be added to it.
@@ -57,6 +60,8 @@ class Family:
     stages: bool = False
     inside: bool = False
     cells: bool = False
+    adjacent: bool = False
+    padded: bool = False
     patches: Patches | None = None
     both_ways: bool = False
 
@@ -80,9 +85,9 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family(cells=True, stages=True),
     "aya_vision": Family(cells=True, stages=True),
     "cohere2_vision": Family(cells=True, stages=True),
-    "glm4v": Family(stages=True),
+    "glm4v": Family(adjacent=True, stages=True),
     "qwen3_5": Family(projector="visual.merger", merged=True, stages=True),
-    "lfm2_vl": Family(stages=True),
+    "lfm2_vl": Family(cells=True, padded=True, stages=True),
     "paligemma": Family(both_ways=True, stages=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
