@@ -7,10 +7,10 @@ asks every question of N pages a cell; an answer counts when all of it is right 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from lab.nano.lm import Reader
 from lab.nano2 import layouts
 from lab.nano2.asking import PATCHES, example, pack, questions_of
 from lab.nano2.assemble import model_of
+from lab.nano2.keep import state_of
 from lab.nano2.pages import HARDEST, Page, page
-from tokensieve.files import write_text
+from tokensieve.evaluate import records
 
 SHIFTS = (0, 1, 3, 5, 7, 9, 11, 13)
 
@@ -130,7 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = command.parse(parser, arguments)
     model = model_of(given.encoder, given.reader)
     found = judge(model, given.split, given.pages, 0, cells(given.split))
-    write_text(given.out, json.dumps({"split": given.split, "cells": found}, indent=2) + "\n")
+    told = {"split": given.split, "pages": given.pages, "reader": state_of(given.reader)}
+    write_record(given.out, "reading", told, {"cells": found})
+
+
+def write_record(out: Path, form: str, config: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """A record of what was found, with commit, versions and machine."""
+    told = {"form": form, "identity": records.identity(config), "config": dict(config)}
+    records.write(out, {**told, **records.provenance(), **found})
 
 
 if __name__ == "__main__":

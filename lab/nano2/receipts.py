@@ -27,9 +27,10 @@ from lab.nano.clip import normalise
 from lab.nano.lm import Reader
 from lab.nano2.asking import PATCHES, VOCABULARY, Example, example, pack
 from lab.nano2.assemble import model_of
+from lab.nano2.judge import write_record
+from lab.nano2.keep import state_of
 from lab.nano2.sheet import SIZE
 from tokensieve.errors import PictureError
-from tokensieve.files import write_text
 
 Box = tuple[float, float, float, float]
 KEY = re.compile(r"[A-Za-z][A-Za-z /()]{1,19}")
@@ -155,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=120, help="receipts")
     given = command.parse(parser, arguments)
     found = judge(model_of(given.encoder, given.reader), given.data, given.most)
-    write_text(given.out, json.dumps(found, indent=2) + "\n")
+    told = {"receipts": given.most, "reader": state_of(given.reader)}
+    write_record(given.out, "receipt-lines", told, found)
     print(found)
 
 
