@@ -9,6 +9,8 @@ import torch
 
 from tokensieve.data.progress import Progress, clock
 from tokensieve.data.store.features import FeatureStore
+from tokensieve.data.synth import generate
+from tokensieve.errors import QuestionWarning
 
 
 def test_pictures_on_disk_and_generated_ones(run, picture, model_dir, tmp_path):
@@ -103,3 +105,32 @@ def test_what_was_skipped_can_be_tried_again(run, picture, tmp_path):
     assert code == 0, err
     assert "1 duplicates by content, 0 skipped" in out
     assert "--retry-skipped" not in out
+
+
+def test_nano_is_asked_trained_and_asked_again(run, tmp_path):
+    """Conditional selection from end to end: questions, hidden states, a selector, an answer."""
+    asked = [json.dumps({"image": f"{i % 2}.png", "question": f"What is K{i}?"}) for i in range(6)]
+    for i in range(2):
+        generate("plain", i, "train").image.save(tmp_path / f"{i}.png")
+    (tmp_path / "asked.jsonl").write_text("\n".join(asked))
+    command = ("extract", "--site", "llm", "--questions", tmp_path / "asked.jsonl",
+               "--out", tmp_path / "store")  # fmt: skip
+    code, _, err = run(*command)
+    assert code == 2
+    assert "Expected a layer with the site 'llm'" in err
+    code, _, err = run(*command, "--layer", 1, "--images", "synth:scene:3")
+    assert code == 2
+    assert "Expected --questions FILE with --site llm" in err
+    code, out, err = run(*command, "--layer", 1)
+    assert code == 0, err
+    assert "6 pictures, 6 crops, 1,536 tokens" in out
+    code, _, err = run("train", "selector", "--features", tmp_path / "store", "--steps", 2,
+                       "--out", tmp_path / "run", "--set", "train.batch=2")  # fmt: skip
+    assert code == 0, err
+    ask = ("ask", tmp_path / "0.png", "What is K0?", "--method", "conditional", "--keep", "0.5",
+           "--weights", tmp_path / "run" / "selector", "--json")  # fmt: skip
+    code, out, err = run(*ask, "--ask-first")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["kept_tokens"] == 128
+    with pytest.warns(QuestionWarning, match="Expected the question before the picture"):
+        assert run(*ask)[0] == 0

@@ -41,7 +41,24 @@ ReadSite = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="'features' of the encoder, or 'embeds' behind the projector.",
+        help="'features' of the encoder, 'embeds' behind the projector, or 'llm': hidden states "
+        "that enter --layer, behind each of --questions.",
+        rich_help_panel=STORE,
+    ),
+]
+Questions = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --site llm, in place of --images: a JSONL file, a line an image and a question.",
+        rich_help_panel=PICTURES,
+    ),
+]
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="With --site llm: the decoder layer, counted from 0, that the tokens enter.",
         rich_help_panel=STORE,
     ),
 ]
@@ -112,6 +129,8 @@ def extract(
     device: Device = None,
     compute: Compute = "auto",
     site: ReadSite = "features",
+    layer: Layer = None,
+    questions: Questions = None,
     pixels: Pixels = False,
     dtype: StoredDtype = "float16",
     chunk: Chunk = 256,
@@ -130,24 +149,35 @@ def extract(
     if verify:
         _verify(out, as_json)
         return
-    if not images:
+    if site != "llm" and not images:
         raise ConfigError("Expected --images SRC, pictures to read. Got none.")
     from tokensieve.data.extraction.extract import ExtractSettings
     from tokensieve.data.pictures.decode import raise_pillow_limit
     from tokensieve.data.progress import resumable
     from tokensieve.data.sources import open_source
-    from tokensieve.hf.load import load_encoder
+    from tokensieve.data.sources.questions import QuestionSource
+    from tokensieve.hf.load import load_encoder, load_model
     from tokensieve.hf.models.loaded import hush
     from tokensieve.types import Site
 
-    if site not in (Site.FEATURES, Site.EMBEDS):
-        raise ConfigError(f"Expected `--site` features or embeds. Got '{site}'.")
-    settings = ExtractSettings(Site(site), dtype, pixels, chunk, batch, workers, max_pixels)
+    if site not in (Site.FEATURES, Site.EMBEDS, Site.LLM):
+        raise ConfigError(f"Expected `--site` features, embeds or llm. Got '{site}'.")
+    named = [*(images or ()), *(more or ())]
+    if (questions is not None) != (site == Site.LLM) or (questions is not None and named):
+        raise ConfigError(
+            "Expected --questions FILE with --site llm, and --images SRC with any other. Got "
+            f"--site {site}, {'no ' if questions is None else ''}--questions and {len(named)} of "
+            "--images. Pass one of them."
+        )
+    settings = ExtractSettings(Site(site), dtype, pixels, chunk, batch, workers, max_pixels, layer)
     raise_pillow_limit(max_pixels)
-    sources = [open_source(spec, frames=frames, column=column) for spec in [*images, *(more or ())]]
+    sources: list[Source] = [open_source(spec, frames=frames, column=column) for spec in named]
+    if questions is not None:
+        sources = [QuestionSource(questions)]
     hush()
     with resumable("shard"):
-        loaded = load_encoder(model, compute, device or _own_gpu())
+        load = load_model if questions is not None else load_encoder
+        loaded = load(model, compute, device or _own_gpu())
         _run(loaded, sources, out, settings, retry_skipped, as_json)
 
 

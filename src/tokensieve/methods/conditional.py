@@ -97,7 +97,7 @@ class Conditional(ScoringMethod):
         if self.weights is None:
             raise WeightsError(
                 "Expected `weights` of a selector trained on hidden states of this LLM. Got none. "
-                "Pass weights=FOLDER, or train them (docs/results/conditional.md)."
+                "Pass weights=FOLDER, or train them (docs/guides/train.md)."
             )
         selector = self.weights
         if not isinstance(selector, Selector):

@@ -21,30 +21,48 @@ from tokensieve.data.store.shards import NONFINITE, Crop, as_bytes
 from tokensieve.errors import ConfigError, NonFiniteError, UnsupportedError, brief
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.encoder.pixels import crop_pixels
-from tokensieve.hf.families.fingerprint import encoder_hash, encoder_info, tower_hashes
+from tokensieve.hf.families.fingerprint import (
+    encoder_hash,
+    encoder_info,
+    llm_info,
+    state_hash,
+    tower_hashes,
+)
 from tokensieve.hf.families.layout import Packing
+from tokensieve.hf.families.table import decoder_of, first_cut
+from tokensieve.hf.llm.states import hidden_states
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.prompt.reduce import site_tokens
 from tokensieve.hf.prompt.template import picture_prompt
 from tokensieve.hf.runtime.devices import input_device
 from tokensieve.types import EncoderInfo, Site
 
+_SAMPLE = "What is this?"  # a question to try a model with
+
 
 class CropEncoder:
     """`prepare` runs in any thread, `crops` in the one that owns the model.
 
-    site: "features" or "embeds". dtype: what tokens are stored as. pixels: keep each crop's too.
+    site: "features", "embeds" or "llm". dtype: what tokens are stored as. pixels: keep each crop's
+    too. layer: of the site "llm", the decoder layer that the tokens enter, the question before the
+    picture.
 
-    Raises `ConfigError` for another site or dtype, `UnsupportedError` for a model that does not
-    offer the site, or whose pixels cannot be kept.
+    Raises `ConfigError` for another site, layer or dtype, `UnsupportedError` for a model that does
+    not offer the site, whose pixels cannot be kept, or whose chat template cannot show a question
+    before the picture.
     """
 
-    def __init__(self, loaded: Loaded, site: Site, dtype: torch.dtype, *, pixels: bool) -> None:
-        if site not in (Site.FEATURES, Site.EMBEDS):
-            raise ConfigError(f"Expected the site 'features' or 'embeds'. Got '{site}'.")
+    def __init__(
+        self, loaded: Loaded, site: Site, dtype: torch.dtype, *, pixels: bool,
+        layer: int | None = None,
+    ) -> None:  # fmt: skip
+        if site not in (Site.FEATURES, Site.EMBEDS, Site.LLM):
+            raise ConfigError(f"Expected the site 'features', 'embeds' or 'llm'. Got '{site}'.")
+        self._layer = _layer_of(loaded.model, layer) if site is Site.LLM else 0
         self._model, self._site, self._dtype, self._pixels = loaded.model, site, dtype, pixels
         self._processor, self._own = loaded.processor, threading.local()
         self._text, self._special = picture_prompt(loaded.processor)
+        self.prompt = self._asked(_SAMPLE) if site is Site.LLM else None
         if pixels:
             _normalisation(loaded.processor)
         self.info = self._probed()
@@ -53,9 +71,10 @@ class CropEncoder:
         """The encoder's fingerprint, checked on a grey picture, so that errors come at once."""
         info = encoder_info(self._model)
         info = info.at_embeds() if self._site is Site.EMBEDS else info
+        info = llm_info(self._model, self._layer) if self._site is Site.LLM else info
         grey = Image.new("RGB", (64, 64), "grey")
         try:
-            inputs = self.prepare([grey])
+            inputs = self.prepare([grey], [_SAMPLE])
         except Exception as error:
             said = brief(error)
             raise UnsupportedError(
@@ -74,11 +93,14 @@ class CropEncoder:
         return replace(info, width=width)
 
     def weights(self) -> str:
-        """Short hash of the weights that make the tokens."""
-        return encoder_hash(self._model)
+        """Short hash of the weights that make the tokens; at the site "llm" of all weights."""
+        whole = self._site is Site.LLM
+        return state_hash(self._model) if whole else encoder_hash(self._model)
 
     def tower(self) -> dict[str, str]:
-        """Hashes, by dtype, of the parameters that make the tokens of this site."""
+        """Hashes, by dtype, of the parameters that make the tokens of this site; none for "llm"."""
+        if self._site is Site.LLM:
+            return {}
         return dict(tower_hashes(self._model, self._site))
 
     def processing(self) -> dict[str, Any]:
@@ -86,8 +108,16 @@ class CropEncoder:
         settings = json.loads(self._processor.image_processor.to_json_string())
         return {key: value for key, value in settings.items() if value is not None}
 
-    def prepare(self, pictures: Sequence[Image.Image]) -> dict[str, Any]:
+    def _asked(self, question: str) -> str:
+        """The prompt of a question before its picture, and behind it."""
+        return picture_prompt(self._processor, question, in_front=True)[0]
+
+    def prepare(
+        self, pictures: Sequence[Image.Image], questions: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """The model's inputs, one prompt a picture; safe to call from several threads.
+
+        questions: one a picture, read at the site "llm" only.
 
         Raises whatever the processor raises on a picture it refuses.
         """
@@ -96,14 +126,17 @@ class CropEncoder:
             tokenizer = self._own.processor.tokenizer
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
+        texts = [self._text] * len(pictures)
+        if self._site is Site.LLM:
+            texts = [self._asked(question) for question in questions]
         inputs = self._own.processor(
-            images=[[picture] for picture in pictures], text=[self._text] * len(pictures),
+            images=[[picture] for picture in pictures], text=texts,
             return_tensors="pt", padding=True, add_special_tokens=self._special,
         )  # fmt: skip
         return dict(inputs)
 
     def prepare_each(
-        self, pictures: Sequence[Image.Image]
+        self, pictures: Sequence[Image.Image], questions: Sequence[str] = ()
     ) -> tuple[list[tuple[list[int], dict[str, Any]]], dict[int, str]]:
         """Inputs of all pictures together or, where the processor refuses one, of each alone.
 
@@ -113,12 +146,12 @@ class CropEncoder:
         if not every:
             return [], {}
         try:
-            return [(every, self.prepare(pictures))], {}
+            return [(every, self.prepare(pictures, questions))], {}
         except Exception:  # processors raise anything on a picture that is too thin, too small, ...
             calls, refused = [], {}
         for i in every:
             try:
-                calls.append(([i], self.prepare([pictures[i]])))
+                calls.append(([i], self.prepare([pictures[i]], questions[i : i + 1])))
             except Exception as error:
                 said = brief(error)
                 refused[i] = f"Expected a picture that the processor takes. Got: {said}."
@@ -138,7 +171,10 @@ class CropEncoder:
         }
         encoded = encode(model, moved)
         done: list[list[Crop] | NonFiniteError] = []
-        tokens = site_tokens(model, self._site, encoded)
+        if self._site is Site.LLM:
+            tokens: Sequence[Tensor] = hidden_states(model, encoded, self._layer)
+        else:
+            tokens = site_tokens(model, self._site, encoded)
         pixels = self._crop_pixels(encoded)
         parts = zip(encoded.prompt_of, encoded.packings, tokens, pixels, strict=True)
         for prompt, group in groupby(parts, key=lambda part: part[0]):
@@ -184,6 +220,17 @@ class CropEncoder:
             plain = plain + mean.to(crops.device).view(shape)
             done.append(as_bytes(plain).cpu())
         return done
+
+
+def _layer_of(model: Any, layer: int | None) -> int:
+    """`layer`, if the LLM can be cut there. Raises `ConfigError`, `UnsupportedError`."""
+    least, last = first_cut(model), len(decoder_of(model).layers) - 1
+    if not isinstance(layer, int) or not least <= layer <= last:
+        raise ConfigError(
+            f"Expected a decoder layer of {type(model).__name__} from {least} to {last} for the "
+            f"site 'llm'. Got {layer}. Pass --layer K."
+        )
+    return layer
 
 
 def _cut(packing: Packing, tokens_nLC: Tensor, images: Tensor | None) -> list[Crop]:

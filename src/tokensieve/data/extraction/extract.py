@@ -26,10 +26,11 @@ from tokensieve.data.sources import Listing, Source
 from tokensieve.data.store.identity import FEATURES, STORE, begin, make_identity, remove_leftovers
 from tokensieve.data.store.manifest import MANIFEST, Summary, write_manifest
 from tokensieve.data.store.shards import NONFINITE, Crop, Record, shard_name, write_shard
-from tokensieve.errors import ConfigError, NonFiniteError
+from tokensieve.errors import ConfigError, InputError, NonFiniteError
 from tokensieve.fields import check_fields, option
 from tokensieve.folders import check_ours, claimed
 from tokensieve.hf.models.loaded import Loaded
+from tokensieve.hf.prompt.template import placeholder_of
 from tokensieve.types import Site
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,9 +41,10 @@ ROOM = 1 << 28  # bytes of pictures and inputs a thread may fill, on average, be
 class ExtractSettings:
     """How to extract.
 
-    site: "features" or "embeds". dtype: what is stored, a key of `DTYPES`. pixels: store each
-    crop's, too. chunk: pictures of a shard. batch: pictures the encoder reads at once. workers:
-    threads that decode ahead. max_pixels: of a picture; a larger one is skipped.
+    site: "features", "embeds" or, with a `layer` of it and sources that ask, "llm". dtype: what is
+    stored, a key of `DTYPES`. pixels: store each crop's, too. chunk: pictures of a shard. batch:
+    pictures the encoder reads at once. workers: threads that decode ahead. max_pixels: of a
+    picture; a larger one is skipped.
 
     Raises `ConfigError` for a number below 1, `UnknownNameError` for the dtype.
     """
@@ -54,9 +56,15 @@ class ExtractSettings:
     batch: int = option(16, low=1, high=2**12)
     workers: int = option(4, low=1, high=2**10)
     max_pixels: int = option(LIMITS.pixels, low=1, high=2**32)
+    layer: int | None = option(None, low=1)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if (self.layer is not None) != (self.site is Site.LLM):
+            raise ConfigError(
+                f"Expected a layer with the site 'llm', and with no other. Got the site "
+                f"'{self.site}' and layer {self.layer}. Pass --site llm --layer K."
+            )
 
 
 def extract(
@@ -89,7 +97,11 @@ def extract(
     need("pyarrow", "train", "to write the manifest")
     check_ours(out, FEATURES)
     listing = Listing(sources)
-    encoder = CropEncoder(loaded, settings.site, DTYPES[settings.dtype], pixels=settings.pixels)
+    _check_asks(listing, settings.site, placeholder_of(loaded.processor))
+    encoder = CropEncoder(
+        loaded, settings.site, DTYPES[settings.dtype],
+        pixels=settings.pixels, layer=settings.layer,
+    )  # fmt: skip
     names = [shard_name(i) for i in range(-(-len(listing) // settings.chunk))]
     if retry_skipped:
         check_same_pictures(out, names, listing)
@@ -105,6 +117,24 @@ def extract(
             return None
         remove_leftovers(out, {*names, STORE, MANIFEST})
         return write_manifest(out, names)
+
+
+def _check_asks(listing: Listing, site: Site, placeholder: str) -> None:
+    """Raise `ConfigError` where questions are missing or nobody reads them, `InputError` for one
+    that holds the picture's placeholder."""
+    asked = [listing.question(i) for i in range(len(listing))] if site is Site.LLM else []
+    asks = any(getattr(source, "questions", ()) for source in listing.sources)
+    if asks != (site is Site.LLM) or not all(asked):
+        raise ConfigError(
+            f"Expected a file of questions with the site 'llm', and with no other. Got the site "
+            f"'{site}' and {'' if asks else 'no '}questions. Pass --site llm --questions FILE."
+        )
+    for index, question in enumerate(asked):
+        if placeholder in question:
+            raise InputError(
+                f"Expected questions without the placeholder {placeholder}. Got one of "
+                f"{'/'.join(listing.label(index))}. Leave it out: it is put in by itself."
+            )
 
 
 def _missing(out: Path, mine: dict[int, str], retry_skipped: bool) -> list[int]:
@@ -129,6 +159,7 @@ def _identity(
         weights=encoder.weights(),
         tower=encoder.tower(),
         processor=encoder.processing(),
+        **({} if encoder.prompt is None else {"prompt": encoder.prompt}),
         listing={
             "pictures": len(listing),
             "hash": listing.hash(),

@@ -57,6 +57,7 @@ class _Pictures:
     share: Share | None
     rows: list[int] = field(default_factory=list)
     pictures: list[Image.Image] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
     pixels: int = 0
     calls: Calls = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class _Pictures:
         if read.picture is not None:
             self.pictures.append(read.picture)
             self.rows.append(row)
+            self.questions.append(listing.question(index))
         return Record(index, source, key, read.sha256, *size, error=read.error)
 
     def _before(self, pixels: int) -> None:
@@ -79,10 +81,10 @@ class _Pictures:
 
     def process(self) -> None:
         """Put what waits through the processor and let go of it."""
-        calls, refused = self.encoder.prepare_each(self.pictures)
+        calls, refused = self.encoder.prepare_each(self.pictures, self.questions)
         self.calls += [([self.rows[i] for i in indices], inputs) for indices, inputs in calls]
         self.refused |= {self.rows[i]: error for i, error in refused.items()}
-        self.rows, self.pictures, self.pixels = [], [], 0
+        self.rows, self.pictures, self.questions, self.pixels = [], [], [], 0
         if self.share is not None:
             self.share.processed(calls)
 

@@ -25,6 +25,7 @@ class Source(Protocol):
     under the same keys change, cheap even for a million of them. `read` gives the bytes of a
     picture file or, where there is no such file, the picture itself; it may be called from several
     threads, and raises `PictureError` for a picture that cannot be read or is beyond the limits.
+    A source that asks has `questions` too, one a key.
     """
 
     name: str
@@ -79,6 +80,12 @@ class Listing:
         """The name of its source, and its key there."""
         source, number = self.where(index)
         return source.name, source.keys[number]
+
+    def question(self, index: int) -> str:
+        """What is asked of picture `index`; "" of a source that asks nothing."""
+        source, number = self.where(index)
+        questions: Sequence[str] = getattr(source, "questions", ())
+        return questions[number] if questions else ""
 
     def hash(self) -> str:
         """Short hash over all names and keys."""

@@ -39,6 +39,7 @@ class _Identity:
     tower: Mapping[str, str] | None = None
     processor: Mapping[str, Any] | None = None
     listing: Mapping[str, Any] | None = None
+    prompt: str | None = None  # the site "llm": how a question stands before its picture
 
 
 def make_identity(encoder: EncoderInfo, *, dtype: str, chunk: int, **more: Any) -> dict[str, Any]:
