@@ -65,7 +65,7 @@ def test_processes_of_a_launcher_share_the_work(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--site", "llm"), "Expected `--site` features or embeds. Got 'llm'."),
+        (("--site", "pixels"), "Expected `--site` features, embeds or llm. Got 'pixels'."),
         (("--dtype", "int8"), "Unknown dtype 'int8'"),
         (("--compute", "int8"), "Unknown dtype to compute in 'int8'"),
         (("--device", "tpu:9"), "Expected a device of this machine"),

@@ -189,7 +189,7 @@ def test_dtype_and_device() -> None:
 
 
 def test_a_processor_that_takes_no_picture_is_told_at_once(monkeypatch) -> None:
-    def broken(self, pictures):
+    def broken(self, pictures, questions=()):
         raise ValueError("no such backend")
 
     monkeypatch.setattr(CropEncoder, "prepare", broken)
