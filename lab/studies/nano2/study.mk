@@ -1,8 +1,8 @@
 .PHONY: nano2-selector results-nano2 nano2-methods nano2-gallery
 
-nano2-selector: .venv/.train  ## Train three selectors of nano 2 on 4,000 pages (resumes)
-	$(TRAIN) lab.studies.nano2.pictures --out $(NANO2)/pictures --number 4000
-	$(TRAIN) tokensieve extract --model nano2 --images $(NANO2)/pictures --site embeds \
+nano2-selector: .venv/.train  ## Train three selectors of nano 2 on 1,600 pages (resumes)
+	$(TRAIN) lab.studies.nano2.pictures --out $(NANO2)/pictures --number 1600
+	$(TRAIN) tokensieve extract --model nano2 --images $(NANO2)/pictures --site features \
 		--pixels --out $(NANO2)/store
 	for seed in 0 1 2; do $(TRAIN) tokensieve train selector --features $(NANO2)/store --holdout 0 \
 		--config lab/nano2/selector.json --seed $$seed --threads 1 \
