@@ -5,11 +5,19 @@ import pytest
 import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.report import CropReport, ImageReport
@@ -37,6 +45,23 @@ PROCESSORS = {
         size={"shortest_edge": 24 * 24 * 4, "longest_edge": 24 * 24 * 40}, patch_size=PATCH, **PLAIN
     ),
 }
+SQUARE = {"size": {"height": SIDE, "width": SIDE}, **PLAIN}
+SPLIT = {"size": {"longest_edge": 4 * SIDE}, "max_image_size": {"longest_edge": SIDE}, **PLAIN}
+PAN = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 48, "pan_and_scan_max_num_crops": 4,
+       "pan_and_scan_min_ratio_to_activate": 1.2}  # fmt: skip
+PROCESSORS |= {
+    "onevision": LlavaOnevisionImageProcessorPil(image_grid_pinpoints=PINPOINTS, **SQUARE),
+    "internvl": GotOcr2ImageProcessorPil(
+        crop_to_patches=True, min_patches=1, max_patches=6, **SQUARE
+    ),
+    "idefics3": Idefics3ImageProcessorPil(**SPLIT),
+    "smolvlm": SmolVLMImageProcessorPil(**SPLIT),
+    "idefics3-whole": Idefics3ImageProcessorPil(do_image_splitting=False, **SPLIT),
+    "gemma3": Gemma3ImageProcessorPil(**PAN, **SQUARE),
+    "pixtral": PixtralImageProcessorPil(
+        size={"longest_edge": 2 * SIDE}, patch_size={"height": PATCH, "width": PATCH}, **PLAIN
+    ),
+}
 SIZES = [(96, 96), (193, 192), (192, 397), (500, 211), (61, 40)]
 
 
@@ -47,8 +72,8 @@ def light_per_token(processor, picture):
         _, rows, columns = (int(v) for v in made["image_grid_thw"][0])
         light = made["pixel_values"].view(-1, 4, made["pixel_values"].shape[1]).mean((1, 2))
         return [((rows // 2, columns // 2), light)]
-    crops = made["pixel_values"].reshape(-1, 3, SIDE, SIDE)
-    grid = (SIDE // PATCH, SIDE // PATCH)
+    crops = made["pixel_values"].flatten(0, -4)
+    grid = (crops.shape[2] // PATCH, crops.shape[3] // PATCH)
     cells = crops.unflatten(2, (-1, PATCH)).unflatten(4, (-1, PATCH)).mean((1, 3, 5))
     return [(grid, one.flatten()) for one in cells]
 
@@ -84,18 +109,40 @@ def test_a_box_off_by_one_patch_is_noticed():
     assert misplaced(processor, size, [(left + patch, top, right + patch, bottom)])
 
 
+@pytest.mark.parametrize("name", ["internvl", "idefics3", "smolvlm", "gemma3", "onevision"])
+def test_tiles_in_another_order_are_noticed(name):
+    boxes = crop_boxes(PROCESSORS[name], (500, 211))
+    assert len(boxes) > 2
+    assert misplaced(PROCESSORS[name], (500, 211), boxes[::-1])
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm", "internvl"])
+def test_there_are_as_many_boxes_as_crops_whatever_the_size(name):
+    for size in [(1, 900), (95, 97), (97, 95), (192, 191), (287, 96), (288, 1), (331, 640)]:
+        made = PROCESSORS[name](Image.new("RGB", size), return_tensors="pt")
+        crops = made["pixel_values"].flatten(0, -4)
+        assert len(crop_boxes(PROCESSORS[name], size)) == len(crops), size
+
+
+def test_several_pictures_of_onevision_are_padded_squares():
+    processor, size = PROCESSORS["onevision"], (500, 211)
+    assert crop_boxes(processor, size, alone=False) == [(0.0, -144.0, 500.0, 356.0)]
+    pictures = [Image.new("RGB", size), Image.new("RGB", (96, 96))]
+    made = processor([pictures], return_tensors="pt")["pixel_values"]
+    assert made.shape[:2] == (2, 1)
+
+
 def test_the_middle_of_a_wide_picture_is_what_clip_sees():
     assert crop_boxes(PROCESSORS["clip"], (300, 100)) == [(100.0, 0.0, 200.0, 100.0)]
     assert crop_boxes(PROCESSORS["squashed"], (300, 100)) == [(0.0, 0.0, 300.0, 100.0)]
     assert crop_boxes(PROCESSORS["padded"], (300, 100)) == [(0.0, -100.0, 300.0, 200.0)]
 
 
-def test_a_processor_that_splits_in_unknown_ways_is_refused():
-    class Splitting:
-        do_image_splitting = True
-
-    with pytest.raises(UnsupportedError, match="Got Splitt"):
-        crop_boxes(Splitting(), (10, 10))
+@pytest.mark.parametrize("flag", ["do_image_splitting", "crop_to_patches", "split_image"])
+def test_a_processor_that_splits_in_unknown_ways_is_refused(flag):
+    splitting = type("Splitting", (), {flag: True})()
+    with pytest.raises(UnsupportedError, match=rf"Got Splitting, which .*\({flag}\)\. Switch"):
+        crop_boxes(splitting, (10, 10))
 
 
 def test_every_pixel_is_dimmed_by_the_fate_of_its_token():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,33 @@ def check_overlay(loaded: Loaded, pictures: Pictures, question: str) -> None:
     picture each token shows; and what `prepared` raises."""
     for picture in listed(pictures):
         inputs = prepared(loaded, picture, question)
-        (packing,) = encode(loaded.model, inputs, run=False).packings
         boxes = crop_boxes(loaded.processor.image_processor, picture.size)
-        if packing.grid is None:
+        packings = encode(loaded.model, inputs, run=False).packings
+        each, rest = divmod(sum(len(packing.origin_N) for packing in packings), len(boxes))
+        if len(packings) == 1 < len(boxes) != packings[0].crops and not rest:
+            # InternVL: tiles side by side, which its encoder gives one by one
+            rows = [each] * len(boxes)
+            packings = encode(loaded.model, inputs, run=False, rows=rows).packings
+        crops = sum(packing.crops for packing in packings)
+        if any(packing.grid is None for packing in packings):
             raise UnsupportedError(
                 f"Expected tokens that each show a place, for an overlay. Got '{loaded.name}', "
                 f"whose tokens lie on no grid. {_LEAVE_OUT}"
             )
-        if packing.crops != len(boxes):
+        if crops != len(boxes):
             raise UnsupportedError(
                 f"Expected {len(boxes)} crops of a picture, by the processor's settings, for an "
-                f"overlay. Got {packing.crops}. {_LEAVE_OUT}"
+                f"overlay. Got {crops}. {_LEAVE_OUT}"
             )
 
 
-def shown(answer: Answer, picture: int = 0) -> Shown:
-    """The panel of `answer` on an overlay sheet, of the picture of that number."""
+def shown(answer: Answer, crops: slice = slice(None)) -> Shown:
+    """The panel of `answer` on an overlay sheet, of the picture whose crops those are among all.
+
+    Where a model takes every tile for a picture of its own, several images of a report are one."""
     tokens = f"{answer.kept_tokens} of {answer.visual_tokens} tokens"
-    image = answer.images[picture] if answer.images else None
+    every = tuple(crop for image in answer.images for crop in image.crops)
+    image = replace(answer.images[0], crops=every[crops]) if answer.images else None
     return Shown(answer.method, (tokens, f"Answer: {answer.answer or '(nothing)'}"), image)
 
 
@@ -62,8 +72,12 @@ def write_overlay(
     Raises `UnsupportedError` for a processor of unknown crops, `ConfigError` for the path.
     """
     given = [one for one in answers if isinstance(one, Answer)]
-    rows = []
-    for i, picture in enumerate(listed(pictures)):
-        rows += overlay_rows(processor, picture, [shown(answer, i) for answer in given])
+    rows, at, several = [], 0, listed(pictures)
+    for picture in several:
+        alone = len(several) == 1
+        end = at + len(crop_boxes(processor.image_processor, picture.size, alone=alone))
+        panels = [shown(answer, slice(at, end)) for answer in given]
+        rows += overlay_rows(processor, picture, panels, alone=alone)
+        at = end
     with written_whole(path) as part:
         sheet(rows, heading=question).save(part)

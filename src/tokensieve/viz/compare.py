@@ -10,7 +10,7 @@ from PIL import Image
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.report import CropReport, ImageReport
-from tokensieve.viz.geometry import Box, crop_boxes
+from tokensieve.viz.geometry import Box, crop_boxes, whole_first
 from tokensieve.viz.overlay import CropMask, dim, enlarge
 from tokensieve.viz.sheet import Panel
 
@@ -26,23 +26,27 @@ class Shown:
     image: ImageReport | None
 
 
-def overlay_rows(processor: Any, picture: Image.Image, shown: Sequence[Shown]) -> list[list[Panel]]:
+def overlay_rows(
+    processor: Any, picture: Image.Image, shown: Sequence[Shown], *, alone: bool = True
+) -> list[list[Panel]]:
     """`picture` once as it is, then once a method with what it dropped dimmed: one row.
 
-    Where a processor makes a base view and tiles, each has a row of its own. Raises
-    `UnsupportedError` for a processor whose crops are not known.
+    Where a processor makes a base view and tiles, each has a row of its own. alone: as of
+    `crop_boxes`. Raises `UnsupportedError` for a processor whose crops are not known.
     """
-    boxes = crop_boxes(processor.image_processor, picture.size)
-    views = {"whole picture": slice(0, 1)}
+    boxes = crop_boxes(processor.image_processor, picture.size, alone=alone)
+    views = {"whole picture": [0]}
     if len(boxes) > 1:
-        views[f"{len(boxes) - 1} tiles"] = slice(1, None)
+        base, tiles = whole_first(boxes, picture.size)
+        views = {"whole picture": [base], f"{len(tiles)} tiles": tiles}
     plain, _ = enlarge(picture, [], SHOWN)
     rows = []
     for view, part in views.items():
         note = (view,) if len(views) > 1 else ()
         row = [Panel(plain, "picture", note)]
         for one in shown:
-            masks = crop_masks(boxes, one.image)[part] if one.image else []
+            every = crop_masks(boxes, one.image) if one.image else []
+            masks = [every[i] for i in part] if every else []
             row.append(Panel(dim(*enlarge(picture, masks, SHOWN)), one.name, one.lines + note))
         rows.append(row)
     return rows
