@@ -98,17 +98,23 @@ class EncoderShape:
         return replace(self, rows=rows, cols=cols)
 
 
-def encode_flops(shape: EncoderShape) -> int:
-    """FLOPs (two per multiply-add) of encoding one crop: patch stem, layers, merger if any."""
-    t, n = shape.transformer, shape.encoder_tokens
+def encode_flops(shape: EncoderShape, tokens: int | None = None) -> int:
+    """FLOPs (two per multiply-add) of encoding one crop: patch stem, layers, merger if any.
+
+    tokens: of T, those whose patches the layers are handed (site "patches"); None: all. All are
+    embedded; windows are taken to keep the same share each.
+    """
+    t, left = shape.transformer, shape.tokens if tokens is None else tokens
+    n = shape.encoder_tokens if tokens is None else left * shape.merge**2 + shape.cls
     inner = t.heads * t.head_dim
     pairs = t.layers * n * n
     linear = encoder_flops(t, n) - 4 * inner * pairs
     if shape.window:
-        pairs = shape.full_layers * n * n + (t.layers - shape.full_layers) * _window_pairs(shape)
+        windowed = round(_window_pairs(shape) * (n / shape.encoder_tokens) ** 2)
+        pairs = shape.full_layers * n * n + (t.layers - shape.full_layers) * windowed
     stem = 2 * shape.rows * shape.cols * t.width * 3 * shape.patch**2 * shape.frames
     merged = t.width * shape.merge**2
-    merger = 2 * shape.tokens * merged * (merged + shape.embed_width) if shape.merger else 0
+    merger = 2 * left * merged * (merged + shape.embed_width) if shape.merger else 0
     return linear + 4 * inner * pairs + stem + merger
 
 

@@ -119,12 +119,15 @@ def _merge(config: Any, vision: Any) -> int:
 
 
 def stages(
-    vlm: VlmShape, keep: float | int, *, text: int, new: int, selector: SelectorConfig | None = None
-) -> dict[str, int]:
+    vlm: VlmShape, keep: float | int, *, text: int, new: int,
+    selector: SelectorConfig | None = None, patches: bool = False,
+) -> dict[str, int]:  # fmt: skip
     """FLOPs (two per multiply-add) by stage for one picture, of which `keep` of the visual tokens
     go to the LLM with `text` others, and `new` tokens are answered.
 
-    `selector` chooses them crop by crop; without one "selection" is 0. Raises `BudgetError` for a
+    `selector` chooses them crop by crop; without one "selection" is 0. patches: they are chosen
+    before the encoder, which is run on what is kept (a merger is no part of the projector then;
+    other projectors are run on all, as in the library). Raises `BudgetError` for a
     `keep` that cannot be.
     """
     e, llm = vlm.encoder, vlm.llm
@@ -132,7 +135,7 @@ def stages(
     inlet = e.transformer.width * e.merge**2
     projected = 0 if e.merger else 2 * e.tokens * e.crops * llm.width * (inlet + llm.width)
     return {
-        "encoder": encode_flops(e) * e.crops,
+        "encoder": encode_flops(e, count(keep, e.tokens) if patches else None) * e.crops,
         "selection": 0 if selector is None else selector_flops(selector, e.tokens) * e.crops,
         "projector": projected,
         "prefill": prefill_flops(llm, prompt),

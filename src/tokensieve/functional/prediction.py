@@ -29,14 +29,29 @@ def prediction_error(
     padded[1:, 1:] = patches_LP.view(h, w, -1)
     there = torch.zeros(h + 1, w + 1, dtype=torch.bool, device=real_L.device)
     there[1:, 1:] = real_L.view(h, w)
-    seen, there = padded.flatten(0, 1).clone(), there.flatten()
-    error = patches_LP.new_full(there.shape, torch.inf)
-    predicted = torch.zeros_like(there)
+    seen, there = padded.flatten(0, 1), there.flatten()
+    error = seen.new_full(there.shape, torch.inf)
+    across, down, predicted = error.clone(), error.clone(), torch.zeros_like(there)
+
+    def apart(one: Tensor, other: Tensor) -> Tensor:
+        worst = (seen[one] - seen[other]).abs_().amax(-1)
+        return worst.masked_fill(~there[other], torch.inf)
+
     for wave in _waves(h, w, tau, there.device):
         at = wave[there[wave]]
-        left, above, corner = at - 1, at - w - 1, at - w - 2
-        error[at], predicted[at], near = _guess(seen, there, at, left, above, corner, tau)
-        seen[at] = torch.where(predicted[at, None], seen[near], seen[at])
+        left, above = at - 1, at - w - 1
+        across[at], down[at] = apart(at, left), apart(at, above)
+        # from the corner to the one above is one step across, to the one on the left one down
+        take_above = there[above] & (~there[left] | (down[left] <= tau))
+        take_left = there[left] & (~there[above] | (across[above] <= tau)) & ~take_above
+        guessed = torch.where(take_above, down[at], across[at])
+        told = take_above | take_left
+        error[at] = torch.where(told, guessed, torch.minimum(across[at], down[at]))
+        predicted[at] = told & (guessed <= tau)
+        if tau > 0:
+            near = torch.where(take_above, above, left)
+            seen[at] = torch.where(predicted[at, None], seen[near], seen[at])
+            across[at], down[at] = apart(at, left), apart(at, above)
     inner = [part.view(h + 1, w + 1)[1:, 1:].flatten() for part in (error, predicted)]
     return inner[0], inner[1]
 
@@ -52,21 +67,3 @@ def _waves(h: int, w: int, tau: float, device: torch.device) -> list[Int[Tensor,
         return [place]
     order = (rows + columns).flatten()
     return [place[order == step] for step in range(h + w - 1)]
-
-
-def _guess(
-    seen: Tensor, there: Tensor, at: Tensor, left: Tensor, above: Tensor, corner: Tensor, tau: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(n,) distance, whether predicted, and from where, of the patches `at`."""
-
-    def off(one: Tensor, other: Tensor) -> Tensor:
-        apart = (seen[one] - seen[other]).abs().amax(-1)
-        return apart.masked_fill(~(there[one] & there[other]), torch.inf)
-
-    to_left, to_above = off(at, left), off(at, above)
-    take_above = there[above] & (~there[left] | (off(corner, left) <= tau))
-    take_left = ~take_above & there[left] & (~there[above] | (off(corner, above) <= tau))
-    guessed = torch.where(take_above, to_above, to_left)
-    told = take_above | take_left
-    distance = torch.where(told, guessed, torch.minimum(to_left, to_above))
-    return distance, told & (guessed <= tau), torch.where(take_above, above, left)
