@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
-from tokensieve.hf.attention.signals import patches_of_tokens
+from tokensieve.hf.attention.signals import cells_of, patches_of_tokens
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.encoder.fewer import FewerPatches
 from tokensieve.hf.encoder.inside import rows_of_crops
@@ -85,7 +85,8 @@ def _tower_rows(model: Any, laid_out: Encoded, kept_R: Tensor) -> tuple[Tensor, 
     """Which rows of the tower stay, (N,) or (B, S), and which tokens in its order, (R,)."""
     inputs, family, device = laid_out.inputs, laid_out.family, kept_R.device
     R, crops = len(kept_R), sum(packing.crops for packing in laid_out.packings)
-    sizes = _native(model, inputs) or [_patches_of_crop(model, inputs)] * crops
+    native = _native(model, inputs)
+    sizes = native or [_patches_of_crop(model, inputs)] * crops
     merged, rest = divmod(sum(sizes), R)
     if rest or not merged:
         raise UnsupportedError(
@@ -93,7 +94,13 @@ def _tower_rows(model: Any, laid_out: Encoded, kept_R: Tensor) -> tuple[Tensor, 
             f"{type(model).__name__}'s encoder. Use a method that acts on 'features' or 'embeds'."
         )
     own_R = torch.arange(R, device=device)
-    of_token = patches_of_tokens(model, family, laid_out.packings, merged).to(device)
+    if inputs["pixel_values"].ndim == 2:  # flattened: patches of a token follow each other
+        of_token = torch.arange(R * merged).view(R, merged)
+    elif native and all(packing.grid for packing in laid_out.packings):
+        of_token = cells_of(laid_out.packings, merged)
+    else:
+        of_token = patches_of_tokens(model, family, laid_out.packings, merged)
+    of_token = of_token.to(device)
     if family.order is not None:
         own_R = family.order(model, inputs, own_R[:, None])[:, 0]
         of_token = of_token[own_R]

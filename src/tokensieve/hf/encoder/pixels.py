@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, unfold
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.attention.signals import cells_of
 from tokensieve.hf.families.layout import Packing
 from tokensieve.hf.families.table import Family, project
 from tokensieve.hf.runtime.devices import at_hand
@@ -39,10 +40,24 @@ def patches_of(
         rows = rows.transpose(1, 2).flatten(1)  # channel after channel
         parts = rows.split([p.crops * p.length for p in packings])
         return [part.view(p.crops, p.length, -1) for part, p in zip(parts, packings, strict=True)]
+    if pixels.ndim == 3:  # patches row by row, channels last, padded to a batch (SigLIP2)
+        channels = model.config.vision_config.num_channels
+        sizes = torch.as_tensor(inputs["spatial_shapes"]).prod(-1).tolist()
+        return [
+            _of_cells(rows[:size].unflatten(-1, (-1, channels)), packing)
+            for rows, size, packing in zip(pixels, sizes, packings, strict=True)
+        ]
     return [
         _unfold(crops, packing)
         for crops, packing in zip(crop_pixels(inputs, packings), packings, strict=True)
     ]
+
+
+def _of_cells(patches_Svc: Tensor, packing: Packing) -> Tensor:
+    """(1, L, P) of one picture of S patches of v places and c channels, row by row; those of a
+    token are a square of neighbours."""
+    of_token = cells_of([packing], len(patches_Svc) // packing.length).to(patches_Svc.device)
+    return patches_Svc[of_token].permute(0, 3, 1, 2).flatten(1)[None]
 
 
 def _unfold(crops_nchw: Tensor, packing: Packing) -> Tensor:

@@ -89,6 +89,10 @@ PATCH_ROWS = {
     "internvl_vision": PatchRows(packed=False),
     "idefics3_vision": PatchRows(packed=False),
     "smolvlm_vision": PatchRows(packed=False),
+    "qwen3_vl_moe_vision": PatchRows(mergers=("merger", "deepstack_merger_list")),
+    "qwen3_5_vision": PatchRows(mergers=("merger",)),
+    "glm4v_vision": PatchRows(),
+    "siglip2_vision_model": PatchRows(packed=False),
 }
 
 
