@@ -4,16 +4,19 @@
 
 A Qwen2.5-VL of the 7B's widths with random weights: one period of its tower (7 layers with windows,
 1 without) and one layer of its LLM, whose times stand for 32 and 28 of them. One typeset page of
-about 640 x 480 pixels, no text but 64 words, float32, one thread, the least of some rounds, all in
-one run: shares of the same pass with all tokens. "tiny" is a model so small that the fixed costs of
-a call weigh as much as what is saved.
+about 640 x 480 pixels and 64 words, float32, the least CPU seconds of one thread over some rounds
+(what else the machine does counts little), all in one run: shares of the same pass with all tokens.
+"tiny" is a model so small that the fixed costs of a call weigh as much as what is saved.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from time import thread_time
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -22,11 +25,15 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lab import command
 from tokensieve.assets import asset_path
+from tokensieve.budget import Pool
 from tokensieve.cost.models import PRESETS, stages
 from tokensieve.evaluate import records
-from tokensieve.hf.sieve import sieve
+from tokensieve.hf.encoder.patches import lay_out
+from tokensieve.hf.prompt.reduce import reduce_images
+from tokensieve.hf.sieve import compress, encode
 from tokensieve.methods.registry import get_method
 
+T = TypeVar("T")
 OUT = Path("results/patches")
 TEXT, IMAGE, VOCAB = 64, 999, 1000
 SIDES = (640, 480)  # pixels of the page
@@ -37,8 +44,8 @@ SIZES = {  # layers run and the layers they stand for, then sizes
                       "llm_width": 3584, "llm_ffn": 18944, "llm_heads": (28, 4)},
 }  # fmt: skip
 # method, whether it chooses before the encoder, and its keep where that is not the one asked for
-ROWS = (("pixel-variance", False, None), ("pixel-variance", True, None), ("random", True, None),
-        ("pixelprune", True, None), ("pixelprune", True, 1.0))  # fmt: skip
+ROWS = (("pixel-variance", False, None), ("pixel-variance", True, None),
+        ("pixelprune", True, 1.0))  # fmt: skip
 
 
 def build(size: dict[str, Any]) -> Any:
@@ -81,21 +88,54 @@ def page() -> dict[str, torch.Tensor]:
             "mm_token_type_ids": (ids == IMAGE).int(), **made}  # fmt: skip
 
 
-def measure(model: Any, inputs: dict[str, torch.Tensor], method: Any, keep: float, rounds: int,
-            size: dict[str, Any]) -> dict[str, float]:  # fmt: skip
-    """Milliseconds by stage, layers not run counted by those that were, and the share kept."""
-    spent: dict[str, float] = {}
-    with torch.inference_mode(), sieve(model, method, keep) as report:
-        for _ in range(rounds):
-            model(**inputs, logits_to_keep=1)
-        for call in report.calls:
-            for stage in ("encode", "select", "prefill"):
-                ms = call.ms.get(stage, 0.0)
-                spent[stage] = min(ms, spent.get(stage, ms))
-    for stage, part in (("encode", "tower"), ("prefill", "llm")):
-        run, whole = size[part]
-        spent[stage] *= whole / run
-    return {**spent, "kept": report.kept_tokens / report.visual_tokens}
+def spent(work: Callable[[], T], rounds: int) -> tuple[T, float]:
+    """What a piece of work gives, and the least CPU seconds of this thread over some rounds."""
+    seconds = []
+    for _ in range(rounds):
+        start = thread_time()
+        made = work()
+        seconds.append(thread_time() - start)
+    return made, min(seconds)
+
+
+class Bench:
+    """A model and a page, with what both take with all tokens."""
+
+    def __init__(self, name: str, rounds: int) -> None:
+        self.name, self.rounds, self.size = name, rounds, SIZES[name]
+        self.inputs, self.model = page(), build(self.size)
+        self.encoded, self.encode_s = spent(lambda: encode(self.model, self.inputs), rounds)
+        self.full = self.row("full", False, 1.0)
+
+    def row(self, name: str, early: bool, keep: float) -> dict[str, Any]:
+        """Seconds by stage; layers that were not run count as those that were."""
+        method = get_method(name, site="patches" if early else None)
+        given = lay_out(self.model, self.inputs) if early else self.encoded
+        choose = partial(reduce_images, self.model, method, given, keep, Pool.CROP)
+        _, select_s = spent(choose, self.rounds)
+        encode_s = self.encode_s
+        if early:
+            work = partial(compress, self.model, self.inputs, method, keep)
+            short, both = spent(work, self.rounds)
+            encode_s = both - select_s
+        else:
+            short = compress(self.model, self.encoded, method, keep)
+        _, prefill_s = spent(lambda: self.model(**short.inputs, logits_to_keep=1), self.rounds)
+        (tower, towers), (llm, llms) = self.size["tower"], self.size["llm"]
+        found = {
+            "encode_s": encode_s * towers / tower, "select_s": select_s,
+            "prefill_s": prefill_s * llms / llm,
+        }  # fmt: skip
+        total = sum(found.values())
+        report, whole = short.report, total if name == "full" else self.full["total_s"]
+        kept = report.kept_tokens / report.visual_tokens
+        row = {"method": name, "before_encoder": early, "keep": keep, "kept": round(kept, 3),
+               "share": round(total / whole, 3), "total_s": round(total, 4),
+               **{stage: round(seconds, 4) for stage, seconds in found.items()}}  # fmt: skip
+        if self.name in PRESETS:
+            row["flops_share"] = round(counted(kept, early=early), 3)
+        print(self.name, row, flush=True)
+        return row
 
 
 def counted(keep: float, *, early: bool) -> float:
@@ -110,35 +150,17 @@ def counted(keep: float, *, early: bool) -> float:
 
 def record(name: str, keeps: list[float], rounds: int) -> records.Record:
     """All rows of one size."""
-    size, inputs = SIZES[name], page()
-    model = build(size)
-    full = measure(model, inputs, "full", 1.0, rounds + 1, size)
-    whole = full["encode"] + full["prefill"]
-    rows = [{"method": "full", "before_encoder": False, "keep": 1.0, **_rounded(full, whole)}]
-    for method, early, own in ROWS:
-        for keep in [own] if own is not None else keeps:
-            chosen = get_method(method, site="patches" if early else None)
-            found = measure(model, inputs, chosen, keep, rounds, size)
-            rows.append({"method": method, "before_encoder": early, "keep": keep,
-                         **_rounded(found, whole)})  # fmt: skip
-            if name in PRESETS:
-                rows[-1]["flops_share"] = round(counted(found["kept"], early=early), 3)
-            print(name, rows[-1], flush=True)
+    with torch.inference_mode():
+        bench = Bench(name, rounds)
+        rows = [bench.full]
+        for method, early, own in ROWS:
+            rows += [bench.row(method, early, keep) for keep in ([own] if own else keeps)]
     config = {"size": name, "keeps": keeps, "rounds": rounds, "text": TEXT,
-              "sizes": {k: list(v) if isinstance(v, tuple) else v for k, v in size.items()},
-              "grid": inputs["image_grid_thw"].tolist()}  # fmt: skip
+              "sizes": {k: list(v) if isinstance(v, tuple) else v for k, v in SIZES[name].items()},
+              "grid": bench.inputs["image_grid_thw"].tolist()}  # fmt: skip
     return {"form": "patches", "identity": records.identity(config), "config": config,
             **records.provenance(), "threads": torch.get_num_threads(), "note": __doc__,
             "rows": rows}  # fmt: skip
-
-
-def _rounded(found: dict[str, float], whole: float) -> dict[str, float]:
-    share = (found["encode"] + found["select"] + found["prefill"]) / whole
-    return {
-        "kept": round(found["kept"], 3),
-        "share": round(share, 3),
-        **{f"{stage}_ms": round(found[stage], 1) for stage in ("encode", "select", "prefill")},
-    }
 
 
 def main() -> None:
