@@ -37,7 +37,7 @@ T = TypeVar("T")
 OUT = Path("results/patches")
 TEXT, IMAGE, VOCAB = 64, 999, 1000
 SIDES = (640, 480)  # pixels of the page
-SIZES = {  # layers run and the layers they stand for, then sizes
+SIZES: dict[str, dict[str, Any]] = {  # layers run and the layers they stand for, then sizes
     "tiny": {"tower": (8, 8), "llm": (4, 4), "width": 64, "ffn": 128, "heads": 4,
              "llm_width": 64, "llm_ffn": 128, "llm_heads": (4, 2)},
     "qwen2.5-vl-7b": {"tower": (8, 32), "llm": (1, 28), "width": 1280, "ffn": 3420, "heads": 16,
