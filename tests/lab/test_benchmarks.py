@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lab.benchmarks import patches
 from lab.benchmarks.prefill_share import select_seconds, steps_of
 from lab.benchmarks.selection import inputs, measure, ready, timed
 from tokensieve.methods.registry import method_class, method_names
@@ -28,3 +29,14 @@ def test_what_it_saves_is_counted(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert [left for _, left, _ in steps_of(method, 0.5)][-1] == 32
     with torch.inference_mode():
         assert select_seconds(method, 0.5, 1) > 0
+
+
+@pytest.mark.slow
+def test_fewer_patches_take_less() -> None:
+    record = patches.record("tiny", [0.2], 1)
+    full, late, early, lossless = record["rows"]
+    assert (full["kept"], full["share"]) == (1.0, 1.0)
+    assert late["kept"] == early["kept"] == pytest.approx(0.2, abs=0.01)
+    assert early["encode_s"] < late["encode_s"] == full["encode_s"]
+    assert 0 < lossless["kept"] < 1  # of a page's paper
+    assert patches.counted(0.2, early=True) < patches.counted(0.2, early=False) < 1

@@ -4,11 +4,13 @@ import pytest
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2VLConfig
 
+from tokensieve.cost.encoders import encode_flops
 from tokensieve.cost.measured import measured_flops
 from tokensieve.cost.models import PRESETS, cache_of, paper_stages, stages, vlm_of_config
 from tokensieve.cost.printed import printed_figures
 from tokensieve.cost.recipes import recipe_of, training_shape
 from tokensieve.errors import BudgetError, ConfigError, UnsupportedError
+from tokensieve.hf.sieve import sieve
 
 TINY = {
     "vision_config": {
@@ -44,6 +46,39 @@ def test_a_whole_llava_is_what_the_counter_counts():
     found = stages(vlm_of_config("tiny", config), 1, text=7, new=1)
     assert found["decode"] == found["selection"] == 0
     assert sum(found.values()) == counted
+
+
+def test_patches_that_are_not_encoded_are_not_counted():
+    """Half of 16 patches: all embedded and projected, 8 and CLS in the layers, 8 in the LLM."""
+    config = LlavaConfig(
+        **TINY, image_token_id=99, vision_feature_layer=-1, vision_feature_select_strategy="default"
+    )
+    config._attn_implementation = "sdpa"
+    model = LlavaForConditionalGeneration(config).eval()
+    ids = torch.tensor([[99] * 16 + [1] * 7])
+    pixels = torch.zeros(1, 3, 56, 56)
+    with sieve(model, "random", 0.5, site="patches"):
+        counted = measured_flops(
+            lambda: model(input_ids=ids, pixel_values=pixels, use_cache=True, logits_to_keep=1)
+        )
+    found = stages(vlm_of_config("tiny", config), 0.5, text=7, new=1, patches=True)
+    assert sum(found.values()) == counted
+    late = stages(vlm_of_config("tiny", config), 0.5, text=7, new=1)
+    assert late["encoder"] > found["encoder"]
+    whole = stages(vlm_of_config("tiny", config), 1.0, text=7, new=1)
+    assert whole == stages(vlm_of_config("tiny", config), 1.0, text=7, new=1, patches=True)
+
+
+def test_windows_keep_their_share_of_what_is_encoded():
+    """By hand, a quarter of Qwen2.5-VL's 391 tokens: 98 of them, 392 patches."""
+    shape = PRESETS["qwen2.5-vl-7b"].encoder
+    n, w, f = 392, 1280, 3420
+    linear = 2 * 32 * n * (4 * w * w + 3 * w * f)
+    along = [4 * 64 + 2 * 2, 5 * 64 + 6 * 6]  # 34 = 4 x 8 + 2 patches high, 46 = 5 x 8 + 6 wide
+    windows = round(along[0] * along[1] * (n / 1564) ** 2)
+    stem, merger = 2 * 1564 * w * 3 * 196 * 2, 2 * 98 * 4 * w * (4 * w + 3584)
+    attention = 4 * w * (4 * n * n + 28 * windows)
+    assert encode_flops(shape, 98) == linear + attention + stem + merger
 
 
 def test_stages_of_half_the_tokens_of_llava_by_hand():
