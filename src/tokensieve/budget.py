@@ -6,19 +6,22 @@ asks for a single token and everybody expects ``keep=1`` to change nothing.
 
 Pools: a budget is spent over each crop evenly ("crop"), over all crops of a picture ("image"), or
 over all pictures of a prompt ("prompt"). In the last two, crops compete token by token. A whole
-number is a total: of a picture, with "prompt" of all pictures of a prompt together.
+number is a total: of a picture, with "prompt" of all pictures of a prompt together. A video is a
+picture whose crops are its frames.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Integral, Real
 
 from tokensieve.errors import BudgetError, ConfigError
 from tokensieve.fields import shown
 
+EACH, TOGETHER = "each", "together"
 EPS = 1e-9  # 0.29 * 100 is 28.999999999999996: do not let the float representation decide
 
 
@@ -33,6 +36,36 @@ class Pool(StrEnum):
     def total_of(self) -> str:
         """What a whole-number `keep` is a total of."""
         return "prompt" if self is Pool.PROMPT else "picture"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over what a budget is spent: of pictures by `pool`; of a video over "each" frame evenly, over
+    all of it ("together") or over every N frames one after another. frames=None: as `pool` says,
+    of whose crops the frames are some."""
+
+    pool: Pool = Pool.CROP
+    frames: str | int | None = None
+
+    def window(self, frames: int) -> int | None:
+        """How many of a video's frames compete for one budget; None: as crops of pictures do."""
+        if self.frames is None:
+            return None
+        if isinstance(self.frames, int):
+            return min(self.frames, frames)
+        return 1 if self.frames == EACH else frames
+
+
+def check_frames(frames: object) -> str | int | None:
+    """Return `frames` as Spread takes it. Raises `ConfigError`."""
+    if not isinstance(frames, bool) and isinstance(frames, Integral) and int(frames) >= 1:
+        return int(frames)
+    if frames is None or (isinstance(frames, str) and frames in (EACH, TOGETHER)):
+        return frames
+    raise ConfigError(
+        f"Expected `frames` as '{EACH}', '{TOGETHER}' or a whole number of frames from 1, that "
+        f"share a budget. Got {shown(frames)}."
+    )
 
 
 def check_keep(keep: object) -> float | int:
@@ -121,7 +154,8 @@ def split_evenly(keep: float | int, sizes: list[int]) -> list[int]:
     if target < len(sizes):
         raise BudgetError(
             f"Expected `keep` of at least {len(sizes)} tokens of a picture, one per crop. Got "
-            f"{keep}. Pool the budget over the picture (pool='image') or keep more."
+            f"{keep}. Pool the budget over the picture (pool='image'; over a video "
+            "frames='together') or keep more."
         )
     shares = [target * size / total for size in sizes]
     counts = [max(1, math.floor(share + EPS)) for share in shares]

@@ -158,6 +158,7 @@ class VisionTokens:
         is treated alike alone and in a batch.
     signals: what `Method.signals` asked for, by its names; shapes as `Kind` says.
     sizes: (B, L) how many patches each token stands for (site "encoder"); None: one.
+    frames: crops are the frames of a video, one after another.
     tiles: (rows, columns) of the crops behind the first, which shows the whole picture; None: the
         crops are not laid out so.
 
@@ -172,6 +173,7 @@ class VisionTokens:
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     sizes: Float[Tensor, "B L"] | None = None
     tiles: tuple[int, int] | None = None
+    frames: bool = False
 
     def __post_init__(self) -> None:
         B, L, _ = self.tokens.shape

@@ -9,6 +9,7 @@ import pytest
 
 from families import checks, sites
 from families.tiny import NAMES
+from families.videos import NAMES as VIDEO_NAMES
 from lab.report.page import put_block
 from tokensieve.errors import InputError, UnsupportedError
 from tokensieve.hf.sieve import compress
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_page_is_what_the_checks_say() -> None:
     """If this fails: make families"""
-    if set(sites.TITLES) != set(NAMES):
+    if not set(sites.TITLES) <= {*NAMES, *VIDEO_NAMES}:
         pytest.skip("this Transformers is too old for one of the families of the page")
     found = sites.cells()
     assert (ROOT / "docs/results/families.md").read_text("utf-8") == sites.page(found)

@@ -10,7 +10,7 @@ import torch
 from families.checks import CLOSE, NEW, answer
 from families.methods import Inside, InsideRagged
 from families.said import require_same, require_tokens
-from tokensieve.hf.families.table import decoder_of
+from tokensieve.hf.families.table import decoder_of, places_of
 from tokensieve.hf.sieve import encode, sieve
 
 
@@ -44,7 +44,7 @@ def kept_positions(model, inputs, stage):
         crops = stage.prompts[prompt].images[number].crops
         kept = {c * packing.length + int(at) for c, crop in enumerate(crops) for at in crop.kept}
         rows += [(at in kept) if at >= 0 else bool(kept) for at in packing.origin_N.tolist()]
-    place = inputs["input_ids"] == model.config.image_token_id
+    place = places_of(model, inputs["input_ids"])
     left = inputs["attention_mask"].bool()
     return left.masked_scatter(place, torch.tensor(rows)) & left
 

@@ -17,6 +17,8 @@ from families import checks, inside
 from families.methods import ByFeatureNorm, ByNorm, Smaller
 from families.said import require_same, require_tokens
 from families.tiny import NAMES, Tiny, build
+from families.videos import NAMES as VIDEO_NAMES
+from families.videos import build_video, check_before, check_inside
 from lab.report.markdown import table
 from lab.report.page import document, put_block, words
 from tokensieve.budget import count
@@ -34,6 +36,8 @@ TITLES = {
     "llava_onevision": "LLaVA-OneVision", "internvl": "InternVL", "qwen2_vl": "Qwen2-VL",
     "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "idefics3": "Idefics3",
     "smolvlm": "SmolVLM", "gemma3": "Gemma 3", "paligemma": "PaliGemma",
+    "llava_next_video": "LLaVA-NeXT-Video", "video_llava": "Video-LLaVA",
+    "video_llama_3": "VideoLLaMA3",
     "fused_llava": "fused LLaVA", "fused_siglip": "fused SigLIP",
     "fused_internvl": "fused InternVL",
 }  # fmt: skip
@@ -41,8 +45,8 @@ LEGEND = (
     "*exact*: tokens and logits are those of the whole prompt whose dropped tokens are masked, in "
     "a batch as alone. *works*: budgets are held and the model answers, in a batch as alone; a "
     "smaller picture, or later layers of an encoder that see fewer patches, have no whole prompt "
-    "to be equal to. *refused*: an error says what to do instead. Pictures only: videos are "
-    "refused everywhere."
+    "to be equal to. *refused*: an error says what to do instead. Of pictures; videos "
+    "below."
 )
 
 
@@ -152,11 +156,27 @@ def cells() -> dict[str, dict[str, tuple[str, str]]]:
     return {name: {site: cell(name, site) for site in CHECKS} for name in NAMES}
 
 
+def video_cells() -> dict[str, tuple[str, str]]:
+    """What each family with videos does before its LLM, and inside it."""
+    for name in VIDEO_NAMES:
+        videos = build_video(name)
+        check_before(videos, checks.shorten)
+        check_inside(videos)
+    return dict.fromkeys(VIDEO_NAMES, (EXACT, EXACT))
+
+
+def video_table() -> str:
+    """The families with videos."""
+    rows = [[TITLES.get(name, name), *said] for name, said in video_cells().items()]
+    return table([["family, videos", HEADS["embeds"], HEADS["llm"]], *rows])
+
+
 def videos_refused(name: str) -> str:
-    """The error of a prompt with a video. Raises `AssertionError` where there is none."""
+    """The error of a prompt with a video of a family without. Raises `AssertionError` where there
+    is none."""
     tiny = build(name)
     try:
-        given = {**tiny.inputs([1]), "pixel_values_videos": torch.zeros(1)}
+        given = {**tiny.inputs([1]), "pixel_values_videos": torch.zeros(1, 2, 3, 4, 4)}
         compress(tiny.model, given, ByNorm(), 0.4)
     except UnsupportedError as error:
         return str(error)
@@ -184,7 +204,7 @@ def page(found: dict[str, dict[str, tuple[str, str]]]) -> str:
         f"{said.count(WORKS)} work and {said.count(REFUSED)} are refused with an error; "
         f"{words(everywhere) or 'no site'} is there for all {len(found)} families."
     )
-    refusals, videos = [], sorted({videos_refused(name) for name in found})
+    refusals, videos = [], sorted({videos_refused("llava") for name in found if name == "llava"})
     for site, head in HEADS.items():
         said_by = {name: sites[site][1] for name, sites in found.items() if sites[site][1]}
         if said_by:
@@ -194,9 +214,14 @@ def page(found: dict[str, dict[str, tuple[str, str]]]) -> str:
         grouped(found),
         LEGEND + " Shown on tiny models of each family's own code, with random weights; it cannot "
         "show what a checkpoint's processor does besides.",
+        "## Videos",
+        "A video and a picture in one prompt, a budget for each frame. Every family of the table "
+        "also gives the plain answer with all tokens kept, difference 0, answers in a batch as "
+        "alone, with beams, and holds budgets over frames: `tests/contract/test_videos.py`.",
+        video_table(),
         "## What a refusal says",
         "One of each site, as the library words it.",
-        "\n".join([*refusals, *[f"- videos, any family: {one}" for one in videos]]),
+        "\n".join([*refusals, *[f"- videos, LLaVA-1.5: {one}" for one in videos]]),
     ]
     return document("Families and sites", message, parts, "`make families` from the models' own "
                     "answers to the checks in `tests/families/`")  # fmt: skip

@@ -306,7 +306,7 @@ def test_embeddings_in_place_of_ids():
 
 
 def test_videos():
-    refuses(UnsupportedError, "video", pixel_values_videos=torch.zeros(1))
+    refuses(UnsupportedError, "video", pixel_values_videos=torch.zeros(1, 2, 3, 4, 4))
 
 
 def test_a_model_without_pictures():

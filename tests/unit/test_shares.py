@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from families.methods import ByFeatureNorm
 from families.tiny import build
-from tokensieve.budget import Pool, split_by_weight, split_evenly
+from tokensieve.budget import Spread, split_by_weight, split_evenly
 from tokensieve.errors import BudgetError, ConfigError
 from tokensieve.hf.families.layout import pack_anyres
 from tokensieve.hf.plan import encoder_signals
@@ -37,7 +37,7 @@ def kept(name, method, keep, pictures=(1, 2)) -> list[list[int]]:
     """Tokens kept of each crop of each picture."""
     tiny = build(name)
     encoded = encode(tiny.model, tiny.inputs(list(pictures)))
-    reduced = reduce_images(tiny.model, method, encoded, keep, Pool.CROP)
+    reduced = reduce_images(tiny.model, method, encoded, keep, Spread())
     return [image.kept_nL.sum(-1).tolist() for image in reduced]
 
 
@@ -126,7 +126,7 @@ def test_hired_shares_by_the_attention_of_the_first_crop() -> None:
     early = Signal(Kind.CLS_ATTENTION, 0)
     signals = encoder_signals(tiny.model, method)
     encoded = encode(tiny.model, tiny.inputs([1, 2]), signals=signals)
-    reduced = reduce_images(tiny.model, method, encoded, 0.3, Pool.CROP)
+    reduced = reduce_images(tiny.model, method, encoded, 0.3, Spread())
     differ = False
     for seen, packing, image in zip(encoded.signals[early], encoded.packings, reduced, strict=True):
         # tiles side by side or one above the other, padding on both outer sides: halves

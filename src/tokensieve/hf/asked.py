@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokensieve.budget import EACH, TOGETHER, Pool, check_frames
 from tokensieve.errors import ConfigError
 from tokensieve.fields import shown
 from tokensieve.hf.calibrated import ALL, AUTO, Calibration, Watch
@@ -35,13 +36,14 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
     calibration: str | Path | Calibration | None = None
     group: str = ALL
+    frames: str | int | None = None
 
     @property
     def told(self) -> dict[str, str]:
         """What, beside method and keep, a calibration holds for, as text."""
         told = {"positions": self.positions, "pool": self.pool, "newlines": self.newlines}
-        more = {"layer": self.layer, "recycle": self.recycle, "cover": self.cover,
-                "site": self.site}  # fmt: skip
+        more: dict[str, Any] = {"layer": self.layer, "recycle": self.recycle, "cover": self.cover,
+                                "site": self.site, "frames": self.frames}  # fmt: skip
         told |= {name: str(value) for name, value in more.items() if value}
         return told | {name: str(value) for name, value in self.options.items()}
 
@@ -61,3 +63,17 @@ def calibrated(model: Any, asked: Asked) -> tuple[Keep, Watch | None]:
     found = given if isinstance(given, Calibration) else Calibration.load(given)
     found.check(model, asked.method, asked.told)
     return found.keep_for(asked.group), None if found.look is None else Watch(found.look)
+
+
+def frames_of(name: str, method: Method, asked: Asked) -> str | int | None:
+    """Over which frames of a video a budget is spent: as asked, or as the method must have it."""
+    frames = check_frames(asked.frames)
+    if not method.across_frames:
+        return frames
+    if frames in (EACH, 1):
+        raise ConfigError(
+            f"Expected frames='{TOGETHER}' or a number of frames from 2 for '{name}', which tells "
+            f"frames from the ones before. Got {shown(frames)}. Leave it out."
+        )
+    alone = frames is None and asked.pool == Pool.CROP
+    return TOGETHER if alone else frames

@@ -52,8 +52,7 @@ class Choice:
         if not self.whole and not bool(keep_R.any()):
             return None
         encoded = self.encoded
-        place_BS = encoded.inputs["input_ids"] == encoded.placeholder
-        prompt_of = assign_prompts(place_BS, encoded.item_rows)
+        prompt_of = assign_prompts(encoded.places, encoded.item_rows)
         return Rows.of(encoded.output, keep_R, self.new_rows, prompt_of)
 
 
@@ -85,7 +84,7 @@ def choose(
     stage = "encode" if plan.method.site is Site.PIXELS else "select"
     with timed(ms, stage, ids.device):
         reductions = inside or reduce_images(
-            model, plan.method, encoded, plan.keep, plan.pool, keys
+            model, plan.method, encoded, plan.keep, plan.spread, keys
         )
         masks = [
             row_mask(packing, reduction.kept_nL, drop_newlines=plan.drop_newlines)
@@ -108,7 +107,7 @@ def _before_encoder(
     if not laid_out.packings:
         return laid_out, []
     with timed(ms, "select", laid_out.inputs["input_ids"].device):
-        made = reduce_images(model, plan.method, laid_out, plan.keep, plan.pool, keys)
+        made = reduce_images(model, plan.method, laid_out, plan.keep, plan.spread, keys)
     encoded = encode_fewer(model, laid_out, [one.kept_nL for one in made])
     return replace(encoded, ms={**encoded.ms, **ms}), made
 

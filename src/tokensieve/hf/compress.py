@@ -20,7 +20,7 @@ from tokensieve.hf.cache.from_compress import told
 from tokensieve.hf.cache.memory import Memory
 from tokensieve.hf.calibrated import ALL, Calibration
 from tokensieve.hf.choose import Choice, choose
-from tokensieve.hf.encoder.encode import PIXELS, Encoded, assign_prompts, encode
+from tokensieve.hf.encoder.encode import CONSUMED, Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.positions import mask_of, original_positions
 from tokensieve.hf.llm.stage import Before
@@ -71,8 +71,11 @@ class Compressed:
         """Arguments for `generate` or a forward; fresh, since `generate` changes them."""
         arguments = self.arguments
         if self.rows is not None and self.memory is not None:
-            output = told(arguments["mm_encoder_outputs"]["image"], self.memory)
-            arguments["mm_encoder_outputs"] = {"image": output}
+            memory = self.memory
+            arguments["mm_encoder_outputs"] = {
+                kind: told(output, memory)
+                for kind, output in arguments["mm_encoder_outputs"].items()
+            }
         return arguments
 
     @property
@@ -81,7 +84,7 @@ class Compressed:
         base = without_text_mask(self.base)
         if self.rows is None:
             return base
-        return {**base, "mm_encoder_outputs": {"image": self.rows.output()}}
+        return {**base, "mm_encoder_outputs": self.rows.outputs()}
 
     def noted(self, model: Any, inputs: Mapping[str, Any], *, renumber: bool) -> Memory:
         """What a cache holds once it has read this."""
@@ -107,6 +110,7 @@ def compress(
     pool: str = "crop",
     newlines: str = "keep",
     keys: Sequence[int] | None = None,
+    frames: str | int | None = None,
     recycle: bool = False,
     cover: int = 0,
     site: str | None = None,
@@ -118,6 +122,7 @@ def compress(
 
     inputs: what the model's processor returns, or an `Encoded` of it, to run the vision encoder
         once and compress many times. Other entries (labels, generation options) stay.
+    frames: over which frames of a video a budget is spent, as of `sieve`.
     keys: one integer per prompt that seeds what is random, so that it differs between pictures.
 
     Raises `ConfigError`, `PromptError`, `NonFiniteError`, `UnsupportedError`; the last for methods
@@ -125,7 +130,7 @@ def compress(
     """
     asked = Asked(
         method, keep, positions, pool, newlines, None, recycle, cover, site, options,
-        calibration, group,
+        calibration, group, frames,
     )  # fmt: skip
     return apply_plan(model, Plan.of(model, asked, pure=True), inputs, keys)
 
@@ -151,7 +156,7 @@ def _applied(
     keep_R = choice.keep_R
     rows = choice.rows(keep_R)
     if choice.whole or bool(keep_R.all()):
-        base = {k: v for k, v in encoded.inputs.items() if k not in PIXELS}
+        base = {k: v for k, v in encoded.inputs.items() if k not in CONSUMED}
         return Compressed(base, rows, report, encoded.inputs["input_ids"]), choice
     return _shorten(model, plan, encoded, keep_R, rows, report), choice
 
@@ -183,7 +188,7 @@ def stage_plan(
             early.append(None)
             continue
         with timed(ms, "select", ids.device):
-            made = reduce_images(model, stage.method, encoded, stage.keep, plan.pool, keys)
+            made = reduce_images(model, stage.method, encoded, stage.keep, plan.spread, keys)
         if any(reduction.rows_nLD is not None for reduction in made):
             raise UnsupportedError(
                 f"Expected a method that drops tokens. Got '{plan.name}' with `layer`, which makes "
@@ -191,8 +196,8 @@ def stage_plan(
             )
         early.append(made)
     kept_R = torch.ones(sum(encoded.image_rows), dtype=torch.bool, device=ids.device)
-    prompt_of = assign_prompts(ids == encoded.placeholder, encoded.item_rows)
-    base = {k: v for k, v in encoded.inputs.items() if k not in (*PIXELS, "mm_encoder_outputs")}
+    prompt_of = assign_prompts(encoded.places, encoded.item_rows)
+    base = {k: v for k, v in encoded.inputs.items() if k not in (*CONSUMED, "mm_encoder_outputs")}
     done = Compressed(base, Rows.of(encoded.output, kept_R, None, prompt_of), report, ids)
     mask = mask_of(model, encoded.inputs)
     policy = replace(plan.policy, keys=keys)
@@ -231,7 +236,7 @@ def _shorten(
     mask = mask_of(model, inputs)
     positions = original_positions(model, inputs, mask)
     refuse_renumber(positions, plan)
-    keep_BS = mask.bool().masked_scatter(ids == encoded.placeholder, keep_R.to(ids.device))
+    keep_BS = mask.bool().masked_scatter(encoded.places, keep_R.to(ids.device))
     keep_BS &= mask.bool()
     if not bool(keep_BS.any(-1).all()):
         raise PromptError("Expected text beside the picture. Got a prompt of which nothing stays.")
@@ -255,7 +260,10 @@ def shortened_inputs(
 ) -> dict[str, Any]:
     """Arguments of a call cut to `gather`, without pictures."""
     ids = inputs["input_ids"]
-    gone = set(inspect.signature(model.base_model.get_image_features).parameters) | set(PIXELS)
+    gone = set(CONSUMED)
+    for name in ("get_image_features", "get_video_features"):
+        if (encoder := getattr(model.base_model, name, None)) is not None:
+            gone |= set(inspect.signature(encoder).parameters)
     base = {k: v for k, v in inputs.items() if k not in gone and k != "mm_encoder_outputs"}
     base |= gather_sequences(gather, inputs, ids.shape)
     base["input_ids"] = gather.take(ids, _pad_id(model, inputs))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-from tokensieve.budget import Pool, check_keep
+from tokensieve.budget import Pool, Spread, check_keep
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_names, shown
-from tokensieve.hf.asked import Asked, Keep, Keeps, Layers, calibrated
+from tokensieve.hf.asked import Asked, Keep, Keeps, Layers, calibrated, frames_of
 from tokensieve.hf.calibrated import AUTO, Watch
 from tokensieve.hf.encoder.inside import require_inside
 from tokensieve.hf.encoder.patches import require_patches
@@ -46,11 +46,17 @@ class Plan:
     stages: tuple[Stage, ...] = ()
     before: Plan | None = None
     watch: Watch | None = None
+    frames: str | int | None = None
+
+    @property
+    def spread(self) -> Spread:
+        """Over what the budget is spent."""
+        return Spread(self.pool, self.frames)
 
     @property
     def policy(self) -> Policy:
         """What holds for all stages."""
-        return Policy(self.pool, self.drop_newlines)
+        return Policy(self.spread, self.drop_newlines)
 
     @property
     def trained_by(self) -> str | None:
@@ -118,7 +124,8 @@ class Plan:
         if stages and (isinstance(layer, Mapping) or _fixed(layer)):
             budget = stages[-1].keep
         pool, drop = Pool(asked.pool), asked.newlines == "drop"
-        return cls(name, bound, budget, renumber, pool, drop, stages)
+        frames = frames_of(name, chosen, asked)
+        return cls(name, bound, budget, renumber, pool, drop, stages, frames=frames)
 
 
 def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:

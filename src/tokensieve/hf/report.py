@@ -44,12 +44,14 @@ class ImageReport:
 
     tokens, kept: all rows, the structural ones (newline rows of LLaVA-NeXT) included.
     structural: newline rows among the `kept`.
+    video: it is a video, and its crops are frames.
     """
 
     tokens: int
     kept: int
     structural: int
     crops: tuple[CropReport, ...]
+    video: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,9 @@ def prompt_reports(
 ) -> tuple[PromptReport, ...]:
     """What a reduction left of every picture, by prompt; masks: which rows of it stay."""
     images: list[list[ImageReport]] = [[] for _ in encoded.inputs["input_ids"]]
-    for prompt, packing, reduction, mask in zip(
-        encoded.prompt_of, encoded.packings, reductions, masks, strict=True
+    kinds = encoded.kinds or ("image",) * len(masks)
+    for prompt, packing, reduction, mask, kind in zip(
+        encoded.prompt_of, encoded.packings, reductions, masks, kinds, strict=True
     ):
         valid = packing.valid_nL
         crops = tuple(
@@ -229,7 +232,8 @@ def prompt_reports(
         )
         counts = torch.stack([mask, mask & (packing.origin_N < 0)]).sum(-1)
         kept, structural = counts.tolist()
-        images[prompt].append(ImageReport(len(mask), kept, structural, crops))
+        video = kind == "video"
+        images[prompt].append(ImageReport(len(mask), kept, structural, crops, video))
     return tuple(PromptReport(tuple(of_prompt)) for of_prompt in images)
 
 

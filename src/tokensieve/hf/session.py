@@ -36,6 +36,7 @@ from tokensieve.hf.calls.callbacks import View
 from tokensieve.hf.calls.turn import next_turn
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
 from tokensieve.hf.encoder.encode import PIXELS, refuse_unsupported, require_both
+from tokensieve.hf.families.table import places_of
 from tokensieve.hf.llm.stages import Stages
 from tokensieve.hf.report import Report
 from tokensieve.hf.runtime import hooks
@@ -255,14 +256,14 @@ class Session:
                 refuse_continuation(bound)
                 unshut(cache)
                 return None, memory.stages
-            refuse_unsupported(bound)
-            place_BS = bound["input_ids"] == self.model.config.image_token_id
+            refuse_unsupported(self.model, bound)
+            place_BS = places_of(self.model, bound["input_ids"])
             if bool(place_BS.any()):
                 require_both(place_BS, pictures=False)
             return None, None
         refuse_filled(bound)
         require_inputs(bound)
-        refuse_unsupported(bound)
+        refuse_unsupported(self.model, bound)
         if bound.get("attention_mask") is None:
             bound["attention_mask"] = torch.ones_like(bound["input_ids"])
         with self.calls.apart():

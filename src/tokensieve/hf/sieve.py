@@ -32,7 +32,8 @@ def sieve(
     positions: str = "keep", pool: str = "crop", newlines: str = "keep",
     layer: int | Mapping[int, float | int] | Schedule | None = None,
     recycle: bool = False, cover: int = 0, site: str | None = None, history: int | None = 1000,
-    calibration: str | Path | Calibration | None = None, group: str = ALL, **options: Any,
+    calibration: str | Path | Calibration | None = None, group: str = ALL,
+    frames: str | int | None = None, **options: Any,
 ) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
@@ -47,6 +48,9 @@ def sieve(
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
     pool: "crop", "image" or "prompt": over what the budget is spent (sites "pixels" and "encoder":
         per crop only).
+    frames: of a video over what the budget is spent: "each" frame gets its even share, "together"
+        all frames compete, or every N frames one after another. None: as `pool` says of crops,
+        which the frames of a video are; "together" for a method that compares frames.
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
     layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
         several, or a schedule (`PSigmoid`, `Stepwise`, `Searched` of tokensieve.schedules); None:
@@ -77,11 +81,12 @@ def sieve(
     Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
 
     Raises `ConfigError` for wrong use and a second sieve on the model, `UnsupportedError` for what
-    cannot be shortened (videos, `inputs_embeds`, continuous batches, pictures behind a full cache).
+    cannot be shortened (videos of a family not known for them, `inputs_embeds`, continuous batches,
+    pictures behind a full cache).
     """
     plan = Plan.of(model, Asked(
         method, keep, positions, pool, newlines, layer, recycle, cover, site, options,
-        calibration, group,
+        calibration, group, frames,
     ))  # fmt: skip
     report = plan.report(history=history)
     with Session(model, plan, report):

@@ -57,6 +57,7 @@ class Method(ABC):
     reads_tokens: ClassVar[bool] = True  # False: chooses by pixels, or by nothing; not by tokens
     stochastic: ClassVar[bool] = False  # True: depends on its `seed` field
     conditional: ClassVar[bool] = False  # True: the question must stand before the picture
+    across_frames: ClassVar[bool] = False  # True: of a video reads frames beside each other
     paper: ClassVar[str | None] = None  # "Title, arXiv id"
 
     def __new__(cls, *values: Any, **options: Any) -> Any:

@@ -11,7 +11,10 @@ from tokensieve.methods.base import Method
 from tokensieve.methods.compose import composed
 
 # What callers of `sieve` and `compress` give beside a method's own options, and may misspell.
-BESIDE = ("keep", "positions", "pool", "newlines", "layer", "recycle", "cover", "site", "history")
+BESIDE = (
+    "keep", "positions", "pool", "newlines", "layer", "recycle", "cover", "site", "history",
+    "frames",
+)  # fmt: skip
 _METHODS = {
     "full": "tokensieve.methods.full:Full",
     "none": "tokensieve.methods.none:NoImage",
@@ -39,6 +42,7 @@ _METHODS = {
     "vflowopt": "tokensieve.methods.vflowopt:VFlowOpt",
     "mustdrop": "tokensieve.methods.mustdrop:MustDrop",
     "selector": "tokensieve.methods.selector:LearnedSelection",
+    "evs": "tokensieve.methods.evs:EVS",
     "tome": "tokensieve.methods.tome:ToMe",
     "dymu": "tokensieve.methods.dymu:DyMu",
     "evit": "tokensieve.methods.evit:EViT",

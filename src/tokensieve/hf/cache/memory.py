@@ -71,7 +71,7 @@ class Memory:
         prompts: Sequence[PromptReport], *, shortened: bool, renumber: bool,
     ) -> Memory:  # fmt: skip
         """Of a prompt just read: `ids` as given, of which `cut` is held."""
-        pictures = [i for i, prompt in enumerate(prompts) for _ in prompt.images]
+        pictures = [i for i, prompt in enumerate(prompts) for x in prompt.images if not x.video]
         return cls(
             weakref.ref(model), ids, cut, shortened, renumber,
             sequences=_along(inputs, ids), grids=grids_of(inputs), prompt_of=tuple(pictures),

@@ -70,7 +70,7 @@ class Call:
             expand_size=size, is_encoder_decoder=encoder_decoder, input_ids=ids, **kwargs
         )
         if rows is not None and size > 1:
-            kwargs["mm_encoder_outputs"] = {"image": rows.output(size)}
+            kwargs["mm_encoder_outputs"] = rows.outputs(size)
         return ids, kwargs
 
     def note(self, model: Any, given: Any, *, renumber: bool) -> None:

@@ -25,7 +25,7 @@ from tokensieve.hf.choose import Choice, choose
 from tokensieve.hf.compress import Compressed, refuse_renumber, shortened_inputs
 from tokensieve.hf.encoder.encode import PIXELS, refuse_unsupported
 from tokensieve.hf.families.positions import mask_of, original_positions
-from tokensieve.hf.families.table import family_of
+from tokensieve.hf.families.table import family_of, placeholders_of
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompt.compaction import SEQUENCE
 from tokensieve.hf.report import Call, PromptReport
@@ -41,7 +41,7 @@ def next_turn(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Compressed:
     inside the LLM, for a budget over all pictures of a prompt, and for a family that reads its
     prompt in both directions.
     """
-    refuse_unsupported(inputs)
+    refuse_unsupported(model, inputs)
     memory = memory_of(model, cache_of(inputs))
     if plan.stages or (memory is not None and memory.inside):
         raise UnsupportedError(
@@ -56,6 +56,12 @@ def next_turn(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Compressed:
             "filled cache. Leave it out."
         )
     conversation = _Conversation(model, inputs, memory)
+    video = placeholders_of(model).get("video")
+    if memory is not None and bool((conversation.inputs["input_ids"] == video).any()):
+        raise UnsupportedError(
+            "Expected pictures in a conversation that goes on behind a cache filled under a sieve. "
+            "Got a video. Pass the whole conversation and no cache."
+        )
     if not conversation.memory.begun and not bool(conversation.new_BS.any()):
         return conversation.plain(plan)
     refuse_behind(model, inputs)

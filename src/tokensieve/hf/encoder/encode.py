@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,8 +16,26 @@ from torch import Tensor
 
 from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.attention.signals import EncoderSignals
+from tokensieve.hf.encoder.kinds import CONSUMED as CONSUMED
+from tokensieve.hf.encoder.kinds import (
+    KEPT_OF_VIDEO,
+    left_of_video,
+    mixed_output,
+    pixels_of,
+    places_in_order,
+    runs_of,
+    seen_as,
+    told_by_grid,
+)
 from tokensieve.hf.families.layout import Packing, one_to_one
-from tokensieve.hf.families.table import Family, crop_features, family_of, projector_of
+from tokensieve.hf.families.table import (
+    FAMILIES,
+    Family,
+    crop_features,
+    family_of,
+    placeholders_of,
+    projector_of,
+)
 from tokensieve.hf.runtime.arguments import PIXELS as PIXELS
 from tokensieve.hf.runtime.arguments import encoding, require_inputs
 from tokensieve.hf.runtime.devices import at_hand
@@ -31,7 +48,10 @@ from tokensieve.types import Signal
 class Encoded:
     """Prompts with their pictures encoded; `compress` takes one as often as you like.
 
-    inputs: the inputs as given. placeholder: token id of a visual row in the prompt.
+    A video is a picture here, and its frames are the crops.
+
+    inputs: the inputs as given. placeholder: token id of a picture's row in the prompt; video: of
+    a video's, None where the family has none. kinds: "image" or "video" of each picture.
     packings, prompt_of: one per picture. item_rows: rows of each entry of the encoder's output.
     output: what `get_image_features` returned; None where the encoder was not run.
     features: (n, L, C) per picture, the projector's input; None where that is not one row a token.
@@ -52,6 +72,15 @@ class Encoded:
     blank: bool = False
     signals: Mapping[Signal, tuple[Tensor, ...]] = field(default_factory=dict)
     read: Mapping[int, int] = field(default_factory=dict)
+    video: int | None = None
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> Bool[Tensor, "B S"]:
+        """Where visual rows stand in the prompts."""
+        ids = self.inputs["input_ids"]
+        place_BS: Tensor = ids == self.placeholder
+        return place_BS if self.video is None else place_BS | (ids == self.video)
 
     @property
     def image_rows(self) -> list[int]:
@@ -69,11 +98,8 @@ class Encoded:
 
         Raises `PromptError` unless the new prompts hold the same placeholders, in order.
         """
-        inputs = {**self.inputs, **text}
-        place_BS = inputs["input_ids"] == self.placeholder
-        return replace(
-            self, inputs=inputs, prompt_of=tuple(assign_prompts(place_BS, self.image_rows))
-        )
+        new = replace(self, inputs={**self.inputs, **text})
+        return replace(new, prompt_of=tuple(assign_prompts(new.places, self.image_rows)))
 
 
 def encode(
@@ -90,72 +116,129 @@ def encode(
 
     Raises `InputError` for inputs that are none of a processor's, `PictureError` for pixels that
     the encoder does not take, `PromptError` where pictures and placeholders do not fit,
-    `UnsupportedError` for models without visual tokens, for videos and for prompts given as
-    embeddings.
+    `UnsupportedError` for models without visual tokens, for videos of a family whose videos are
+    not known and for prompts given as embeddings.
     """
     family = family_of(model)
     require_inputs(inputs)
     inputs = dict(inputs)
-    refuse_unsupported(inputs)
-    placeholder = int(model.config.image_token_id)
-    place_BS = inputs["input_ids"] == placeholder
-    given = (inputs.get("mm_encoder_outputs") or {}).get("image")
-    pixels = any(inputs.get(key) is not None for key in PIXELS)
-    if not pixels and given is None and not bool(place_BS.any()):
-        return Encoded(inputs, family, placeholder)
-    require_both(place_BS, pixels or given is not None)
+    refuse_unsupported(model, inputs)
+    ids, tokens = inputs["input_ids"], placeholders_of(model)
+    given = inputs.get("mm_encoder_outputs") or {}
+    parts = {}
+    for kind, token in tokens.items():
+        pixels, place_BS = pixels_of(inputs, kind), ids == token
+        if not pixels and given.get(kind) is None and not bool(place_BS.any()):
+            continue
+        require_both(place_BS, pixels or given.get(kind) is not None, kind)
+        part = Encoded(seen_as(inputs, kind), family, token, output=given.get(kind))
+        parts[kind] = _encoded(model, part, inputs, kind, run, signals, rows, features)
+    whole = Encoded(inputs, family, tokens["image"], video=tokens.get("video"))
+    return _together(whole, parts) if parts else whole
 
-    ms: dict[str, float] = {}
-    output = given
-    tapped: list[Tensor] = []
-    heard = EncoderSignals(model, signals if run and given is None else ())
-    if run and given is None:
-        with timed(ms, "encode", inputs["input_ids"].device), heard.listening():
-            output, tapped = _run_tapped(model, family, inputs, features)
-    items, of_images = _row_counts(family, place_BS, output, rows)
-    prompt_of = assign_prompts(place_BS, of_images)
-    packings = family.pack(model, inputs, of_images)
+
+def _encoded(
+    model: Any, part: Encoded, inputs: Mapping[str, Any], kind: str, run: bool,
+    signals: Collection[Signal], rows: Sequence[int] | None, features: bool,
+) -> Encoded:  # fmt: skip
+    """Pictures, or videos, encoded. part: with inputs told as of pictures; inputs: as given."""
+    family, view, output = part.family, part.inputs, part.output
+    place_BS, ms, tapped = view["input_ids"] == part.placeholder, dict[str, float](), list[Tensor]()
+    heard = EncoderSignals(model, signals if run and output is None else ())
+    if run and output is None:
+        with timed(ms, "encode", place_BS.device), heard.listening():
+            output, tapped = _run_tapped(model, family, inputs, kind, features)
+    elif output is None and kind == "video" and family.frames is not None:
+        rows = told_by_grid(model, view)
+    pack = family.pack
+    if kind == "video" and family.frames is not None:
+        pack, output = family.frames, left_of_video(output, view.get(KEPT_OF_VIDEO))
+    split = family.split_runs if kind == "image" else family.video_runs
+    items, of_images = _row_counts(split, place_BS, output, rows)
+    prompt_of = assign_prompts(place_BS, of_images, kind)
+    packings = pack(model, view, of_images)
     if [len(packing.origin_N) for packing in packings] != of_images:
         packings = [one_to_one(count, None, 1, place_BS.device) for count in of_images]
         tapped = []
-    cropped = crop_features(model, family, inputs, tapped, packings)
-    return Encoded(
-        inputs, family, placeholder, tuple(packings), tuple(prompt_of), tuple(items), output,
-        cropped, ms, signals=heard.by_picture(family, inputs, packings),
+    cropped = crop_features(model, family, view, tapped, packings)
+    return replace(
+        part, packings=tuple(packings), prompt_of=tuple(prompt_of), item_rows=tuple(items),
+        output=output, features=cropped, ms=ms,
+        signals=heard.by_picture(family, view, packings), kinds=(kind,) * len(packings),
     )  # fmt: skip
 
 
-def refuse_unsupported(inputs: Mapping[str, Any]) -> None:
-    """Raise `UnsupportedError` for prompts given as embeddings and for videos."""
+def _together(whole: Encoded, parts: Mapping[str, Encoded]) -> Encoded:
+    """All kinds in the order of the prompts."""
+    if list(parts) == ["image"]:
+        return replace(parts["image"], inputs=whole.inputs, video=whole.video)
+    ids = whole.inputs["input_ids"]
+    places = {kind: ids == part.placeholder for kind, part in parts.items()}
+
+    def sizes(part: Encoded) -> list[int]:
+        return [len(packing.origin_N) for packing in part.packings]
+
+    order = places_in_order(places, {kind: sizes(part) for kind, part in parts.items()})
+    items = places_in_order(places, {kind: part.item_rows for kind, part in parts.items()})
+    all_ = parts.values()
+    outputs = {kind: part.output for kind, part in parts.items()}
+    stages = {stage for part in all_ for stage in part.ms}
+    ms = {stage: sum(part.ms.get(stage, 0.0) for part in all_) for stage in stages}
+    features = {kind: part.features for kind, part in parts.items()}
+    told = [signal for signal in next(iter(all_)).signals if all(signal in p.signals for p in all_)]
+    return replace(
+        whole,
+        packings=tuple(parts[kind].packings[i] for kind, i in order),
+        prompt_of=tuple(parts[kind].prompt_of[i] for kind, i in order),
+        item_rows=tuple(parts[kind].item_rows[i] for kind, i in items),
+        output=None if None in outputs.values() else mixed_output(outputs, items),
+        features=None
+        if None in features.values()
+        else tuple((features[kind] or ())[i] for kind, i in order),
+        ms=ms,
+        signals={s: tuple(parts[kind].signals[s][i] for kind, i in order) for s in told},
+        kinds=tuple(kind for kind, _ in order),
+    )
+
+
+def refuse_unsupported(model: Any, inputs: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` for prompts given as embeddings, and for videos of a family that is
+    not known to take them."""
     if inputs.get("input_ids") is None:
         raise UnsupportedError(
             "Expected `input_ids` with image placeholders. Got none (prompts given as "
             "`inputs_embeds` are not supported). Pass what the model's processor returns."
         )
-    if inputs.get("pixel_values_videos") is not None or (
-        (inputs.get("mm_encoder_outputs") or {}).get("video") is not None
+    if family_of(model).frames is None and (
+        pixels_of(inputs, "video") or (inputs.get("mm_encoder_outputs") or {}).get("video")
     ):
+        known = ", ".join(name for name, row in FAMILIES.items() if row.frames is not None)
         raise UnsupportedError(
-            "Expected pictures. Got a video, which is not supported yet. Pass its frames as "
-            "pictures, or call the model outside the sieve."
+            f"Expected pictures, or a video for a family that has videos ({known}). Got a video "
+            f"for '{model.config.model_type}'. Pass its frames as pictures, or call the model "
+            "outside the sieve."
         )
 
 
-def require_both(place_BS: Bool[Tensor, "B S"], pictures: bool) -> None:
+def require_both(place_BS: Bool[Tensor, "B S"], pictures: bool, kind: str = "image") -> None:
     """Raise `PromptError` for placeholders without pictures, or the other way round."""
+    what = "picture" if kind == "image" else "video"
     if not pictures:
         raise PromptError(
-            f"Expected a picture for the {int(place_BS.sum())} image placeholders in the prompt. "
-            "Got none. Pass the picture to the processor together with the text."
+            f"Expected a {what} for the {int(place_BS.sum())} {kind} placeholders in the prompt. "
+            f"Got none. Pass the {what} to the processor together with the text."
         )
     if not bool(place_BS.any()):
         raise PromptError(
-            "Expected an image placeholder in the prompt, such as '<image>'. Got a picture but no "
-            "placeholder. Build the prompt with the processor's chat template."
+            f"Expected {'an' if kind == 'image' else 'a'} {kind} placeholder in the prompt, such "
+            f"as '<{kind}>'. Got a {what} but no placeholder. Build the prompt with the "
+            "processor's chat template."
         )
 
 
-def assign_prompts(place_BS: Bool[Tensor, "B S"], rows: Sequence[int]) -> list[int]:
+def assign_prompts(
+    place_BS: Bool[Tensor, "B S"], rows: Sequence[int], kind: str = "image"
+) -> list[int]:
     """The prompt each picture of `rows` rows belongs to.
 
     Raises `PromptError` where placeholders and rows differ in number or order.
@@ -170,43 +253,35 @@ def assign_prompts(place_BS: Bool[Tensor, "B S"], rows: Sequence[int]) -> list[i
         owner.append(prompt)
     if len(owner) < len(rows) or any(left):
         raise PromptError(
-            f"Expected as many image placeholders as visual tokens, {sum(rows)} for "
-            f"{len(rows)} picture(s). Got {int(place_BS.sum())} in {len(place_BS)} prompt(s). "
-            "Pass all pictures and texts to the processor in one call, without truncation."
+            f"Expected as many {kind} placeholders as visual tokens, {sum(rows)} for {len(rows)} "
+            f"{'picture' if kind == 'image' else 'video'}(s). Got {int(place_BS.sum())} in "
+            f"{len(place_BS)} prompt(s). Pass all pictures and texts to the processor in one "
+            "call, without truncation."
         )
     return owner
 
 
-def _runs(place_BS: Bool[Tensor, "B S"]) -> list[int]:
-    """Lengths of the runs of placeholders, in order."""
-    return [
-        sum(1 for _ in run)
-        for row in place_BS.tolist()
-        for is_place, run in groupby(row)
-        if is_place
-    ]
-
-
 def _row_counts(
-    family: Family, place_BS: Bool[Tensor, "B S"], output: Any, told: Sequence[int] | None
+    split: bool, place_BS: Bool[Tensor, "B S"], output: Any, told: Sequence[int] | None
 ) -> tuple[list[int], list[int]]:
     """Rows of each entry of the encoder's output, and of each picture.
 
-    Without an output they are those `told`, or else what the runs of placeholders say.
+    split: runs of placeholders are the pictures. Without an output they are those `told`, or else
+    what the runs say.
     """
-    runs = _runs(place_BS) if family.split_runs or output is None else []
+    runs = runs_of(place_BS) if split or output is None else []
     if output is not None:
         items = [len(item.reshape(-1, item.shape[-1])) for item in output.pooler_output]
     else:
         items = list(told) if told is not None else runs
-    return items, runs if family.split_runs and sum(runs) == sum(items) else items
+    return items, runs if split and sum(runs) == sum(items) else items
 
 
 def _run_tapped(
-    model: Any, family: Family, inputs: Mapping[str, Any], wanted: bool
+    model: Any, family: Family, inputs: Mapping[str, Any], kind: str, wanted: bool
 ) -> tuple[Any, list[Tensor]]:
     """The encoder's output as `generate` would compute it, and the projector's inputs if wanted."""
-    encoder = model.base_model.get_image_features
+    encoder = getattr(model.base_model, f"get_{kind}_features")
     arguments = {
         key: inputs[key]
         for key in inspect.signature(encoder).parameters

@@ -15,6 +15,7 @@ from torch import Tensor
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.attention.signals import patches_of_tokens
 from tokensieve.hf.encoder.encode import Encoded, encode
+from tokensieve.hf.encoder.kinds import require_pictures
 from tokensieve.hf.encoder.left import Wanted
 from tokensieve.hf.encoder.reduction import ImageReduction, crop_counts, crop_keys
 from tokensieve.hf.encoder.steps import EncoderSteps
@@ -63,6 +64,7 @@ def encode_inside(
             "Expected `pixel_values` for a method that acts inside the encoder. Got the encoder's "
             "output. Pass what the model's processor returns."
         )
+    require_pictures(inputs, method.site)
     _require_patches(model, inputs)
     laid_out = encode(model, inputs, run=False, rows=rows_of_crops(model, inputs))
     laid_out = replace(laid_out, read=read or {})

@@ -19,10 +19,12 @@ from tokensieve.hf.attention.signals import cells_of, patches_of_tokens
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.encoder.fewer import FewerPatches
 from tokensieve.hf.encoder.inside import rows_of_crops
+from tokensieve.hf.encoder.kinds import require_pictures
 from tokensieve.hf.families.layout import pack_anyres
 from tokensieve.hf.families.table import family_of
 from tokensieve.hf.families.towers import PATCH_ROWS, encoder_layers, has_cls, patch_rows
 from tokensieve.hf.runtime.arguments import require_inputs
+from tokensieve.types import Site
 
 
 def require_patches(model: Any) -> None:
@@ -44,6 +46,7 @@ def lay_out(model: Any, inputs: Mapping[str, Any]) -> Encoded:
     """
     require_patches(model)
     require_inputs(inputs)
+    require_pictures(inputs, Site.PATCHES)
     if (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
         raise UnsupportedError(
             "Expected `pixel_values` for a method that acts before the encoder. Got the encoder's "

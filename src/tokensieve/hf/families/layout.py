@@ -84,6 +84,61 @@ def _grid(
     return 1, (side, side) if side * side == count else None
 
 
+def pack_pooled(
+    model: Any, inputs: Mapping[str, Any], rows: Sequence[int], *, newline: bool = False
+) -> list[Packing]:
+    """Videos whose frames are pooled: LLaVA-NeXT-Video by a stride, OneVision to half the side and
+    with a newline row behind the last frame."""
+    device, vision = inputs["input_ids"].device, model.config.vision_config
+    side = int(vision.image_size) // _patch(vision)
+    stride = getattr(model.config, "spatial_pool_stride", None)
+    side = -(-side // 2) if stride is None else side // int(stride)
+    packings = []
+    for count in rows:
+        frames, rest = divmod(count - newline, side**2)
+        if rest or not frames:
+            packings.append(one_to_one(count, None, 1, device))
+            continue
+        origin = torch.arange(count, device=device)
+        origin[frames * side**2 :] = -1
+        packings.append(Packing(frames, side**2, (side, side), origin))
+    return packings
+
+
+def pack_with_cls(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> list[Packing]:
+    """Video-LLaVA: the LLM reads CLS too, in front of each frame; it is no token of the frame."""
+    device, vision = inputs["input_ids"].device, model.config.vision_config
+    side = int(vision.image_size) // _patch(vision)
+    packings = []
+    for count in rows:
+        frames, rest = divmod(count, side**2 + 1)
+        if rest:
+            packings.append(one_to_one(count, None, 1, device))
+            continue
+        numbers = torch.arange(frames * side**2, device=device).view(frames, -1)
+        origin = torch.cat([torch.full_like(numbers[:, :1], -1), numbers], 1).flatten()
+        packings.append(Packing(frames, side**2, (side, side), origin))
+    return packings
+
+
+def pack_merges(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> list[Packing]:
+    """VideoLLaMA3: each item says how many patches make a token, and its processor may have left
+    tokens out of a video (`video_compression_mask`)."""
+    grids, merges = inputs.get("image_grid_thw"), inputs.get("image_merge_sizes")
+    if grids is None or merges is None:
+        return pack_plain(model, inputs, rows)
+    mask, at, packings = inputs.get("video_compression_mask"), 0, []
+    for (t, h, w), merge in zip(grids.tolist(), merges.tolist(), strict=True):
+        grid = (h // merge, w // merge)
+        total = t * grid[0] * grid[1]
+        origin = torch.arange(total, device=inputs["input_ids"].device)
+        if mask is not None:
+            origin = origin[mask[at : at + total].to(origin.device)]
+        packings.append(Packing(t, grid[0] * grid[1], grid, origin))
+        at += total
+    return packings
+
+
 def pack_fused(model: Any, inputs: Mapping[str, Any], rows: Sequence[int]) -> list[Packing]:
     """FusedLlava: a row for each cell of the encoder's grid, or several, which then lie on none."""
     fusion, device = model.config.fusion, inputs["input_ids"].device

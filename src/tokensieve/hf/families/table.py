@@ -8,9 +8,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
@@ -18,7 +20,10 @@ from tokensieve.hf.families.layout import (
     Packing,
     pack_anyres,
     pack_fused,
+    pack_merges,
     pack_plain,
+    pack_pooled,
+    pack_with_cls,
     patches_of_cells,
 )
 from tokensieve.hf.families.windows import unwindow
@@ -48,6 +53,8 @@ class Family:
     padded: its encoder pads pictures to the longest; of padding no token is made.
     patches: model -> (L, m) patches of a crop that make each token, where the family has code of
         its own for that.
+    frames: rows of each video -> `Packing`, its frames the crops; None: no videos of their own.
+    video_runs: the encoder gives one item per frame; videos are the placeholder runs.
     both_ways: every token of a prompt sees every other, so that no later turn can be added to it.
     """
 
@@ -63,22 +70,41 @@ class Family:
     adjacent: bool = False
     padded: bool = False
     patches: Patches | None = None
+    frames: Pack | None = None
+    video_runs: bool = False
     both_ways: bool = False
 
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(resizable=True, stages=True, inside=True),
     "llava_next": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
-    "llava_next_video": Family(pack=pack_anyres, resizable=True),
-    "llava_onevision": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
+    "llava_next_video": Family(pack=pack_anyres, resizable=True, stages=True, frames=pack_pooled),
+    "llava_onevision": Family(
+        pack=pack_anyres,
+        resizable=True,
+        stages=True,
+        inside=True,
+        frames=partial(pack_pooled, newline=True),
+    ),
+    "video_llava": Family(stages=True, frames=pack_with_cls, video_runs=True),
+    "video_llama_3": Family(
+        pack=pack_merges, projector="projector", stages=True, frames=pack_merges
+    ),
     "vipllava": Family(stages=True),
     "mistral3": Family(cells=True, stages=True),
     "internvl": Family(stages=True, inside=True),
-    "qwen2_vl": Family(projector="visual.merger", merged=True, resizable=True, stages=True),
-    "qwen2_5_vl": Family(
-        projector="visual.merger", merged=True, order=unwindow, resizable=True, stages=True
+    "qwen2_vl": Family(
+        projector="visual.merger", merged=True, resizable=True, stages=True, frames=pack_plain
     ),
-    "qwen3_vl": Family(projector="visual.merger", merged=True, stages=True),
+    "qwen2_5_vl": Family(
+        projector="visual.merger",
+        merged=True,
+        order=unwindow,
+        resizable=True,
+        stages=True,
+        frames=pack_plain,
+    ),
+    "qwen3_vl": Family(projector="visual.merger", merged=True, stages=True, frames=pack_plain),
     "qwen3_vl_moe": Family(projector="visual.merger", merged=True, stages=True),
     "idefics3": Family(projector="connector", split_runs=True, cells=True, stages=True),
     "smolvlm": Family(projector="connector", split_runs=True, cells=True, stages=True),
@@ -124,6 +150,24 @@ def family_of(model: Any) -> Family:
         )
     require_head(model)
     return FAMILIES.get(config.model_type, Family())
+
+
+def placeholders_of(model: Any) -> dict[str, int]:
+    """Token id of the rows of each kind in a prompt: pictures, and videos where the family has
+    them."""
+    found = {"image": int(model.config.image_token_id)}
+    video = getattr(model.config, "video_token_id", None)
+    if family_of(model).frames is not None and video is not None:
+        found["video"] = int(video)
+    return found
+
+
+def places_of(model: Any, ids_BS: Tensor) -> Bool[Tensor, "B S"]:
+    """Where the rows of pictures and videos stand in prompts."""
+    place_BS = torch.zeros_like(ids_BS, dtype=torch.bool)
+    for token in placeholders_of(model).values():
+        place_BS = place_BS | (ids_BS == token)
+    return place_BS
 
 
 def decoder_of(model: Any) -> Any:

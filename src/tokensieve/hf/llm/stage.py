@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from tokensieve.budget import Pool
+from tokensieve.budget import Spread
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.families.layout import Packing
 from tokensieve.hf.report import PromptReport
@@ -41,7 +41,7 @@ class Stage:
 class Policy:
     """What holds for all stages of a prompt."""
 
-    pool: Pool
+    spread: Spread
     drop_newlines: bool
     keys: Sequence[int] | None = None
 

@@ -58,7 +58,7 @@ class Stages:
         self.encoded = replace(encoded, inputs=told, output=None, features=None, signals={})
         self.decoder = decoder_of(model)
         self.stages = {s.layer: (s, made) for s, made in zip(stages, early, strict=True)}
-        self.place_BS = encoded.inputs["input_ids"] == encoded.placeholder
+        self.place_BS = encoded.places
         self.keep_BS, self.left = mask_BS.bool(), pads_left(mask_BS)
         self.asked = Asked.of(model, encoded.inputs, mask_BS)
         token_R = torch.cat([packing.origin_N >= 0 for packing in encoded.packings])
@@ -215,7 +215,7 @@ class Stages:
         for i, packing in enumerate(packings):
             vision = VisionTokens(
                 rows[i], packing.grid, moved(packing, rows[i].device).valid_nL & alive[i][..., 0],
-                keys=keys[i],
+                keys=keys[i], frames=encoded.kinds[i : i + 1] == ("video",),
                 signals={name: of_picture[i] for name, of_picture in told.items()},
             )  # fmt: skip
             vision.require_finite(f"layer {number} of the LLM, picture {i + 1}")
@@ -227,7 +227,7 @@ class Stages:
             return TextContext(whole_BSD[prompt][self.asked.seeing(self.keep_BS)[prompt]])
 
         found = reduce_visions(
-            stage.method, visions, encoded.prompt_of, stage.keep, self.policy.pool, text,
+            stage.method, visions, encoded.prompt_of, stage.keep, self.policy.spread, text,
             whole=[packing.valid_nL for packing in whole],
         )  # fmt: skip
         return [

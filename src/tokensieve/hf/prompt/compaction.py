@@ -85,14 +85,15 @@ class Rows:
     """Shortened rows of every entry of the encoder's output, and how to hand them to the model.
 
     items: (rows, D) per entry; prompt_of: its prompt; deepstack: the same per layer, beside what
-    stood with each layer in the output.
+    stood with each layer in the output. kinds: "image" or "video" of each entry; forms: of each
+    kind its output's class, and whether that holds its entries as one tensor.
     """
 
     items: tuple[Tensor, ...]
     prompt_of: tuple[int, ...]
     deepstack: tuple[tuple[Any, tuple[Tensor, ...]], ...] | None
-    output_type: type
-    tensor: bool
+    kinds: tuple[str, ...]
+    forms: Mapping[str, tuple[type, bool]]
 
     @classmethod
     def of(
@@ -103,6 +104,10 @@ class Rows:
         An entry that loses all its rows leaves the output: the model counts entries.
         """
         pooled = output["pooler_output"]
+        kinds, forms = getattr(output, "kinds", None), getattr(output, "forms", None)
+        if kinds is None or forms is None:
+            kinds = ["image"] * len(pooled)
+            forms = {"image": (type(output), isinstance(pooled, Tensor))}
         cut = _cut(pooled, keep_R, rows_RD)
         left = [i for i, item in enumerate(cut) if len(item)]
         deepstack = None
@@ -112,33 +117,38 @@ class Rows:
             tuple(cut[i] for i in left),
             tuple(prompt_of[i] for i in left),
             deepstack,
-            type(output),
-            isinstance(pooled, Tensor),
+            tuple(kinds[i] for i in left),
+            forms,
         )
 
-    def output(self, repeats: int = 1) -> Any:
-        """A fresh output for the model, each prompt's entries `repeats` times in a row (beams)."""
+    def outputs(self, repeats: int = 1) -> dict[str, Any]:
+        """`mm_encoder_outputs` for the model: a fresh output of each kind."""
+        return {kind: self.output(repeats, kind) for kind in self.forms if kind in self.kinds}
+
+    def output(self, repeats: int = 1, kind: str = "image") -> Any:
+        """Of one kind, each prompt's entries `repeats` times in a row (beams)."""
+        output_type, tensor = self.forms[kind]
         order = [
             i
             for prompt in sorted(set(self.prompt_of))
             for _ in range(repeats)
             for i, owner in enumerate(self.prompt_of)
-            if owner == prompt
+            if owner == prompt and self.kinds[i] == kind
         ]
-        fields: dict[str, Any] = {"pooler_output": self._hold([self.items[i] for i in order])}
+        items = [self.items[i] for i in order]
+        fields: dict[str, Any] = {"pooler_output": _hold(items) if tensor else items}
         if self.deepstack is not None:
             fields["deepstack_features"] = [
                 [rows[i] for i in order] if tag is None else (tag, [rows[i] for i in order])
                 for tag, rows in self.deepstack
             ]
-        return self.output_type(**fields)
+        return output_type(**fields)
 
-    def _hold(self, items: list[Tensor]) -> Tensor | list[Tensor]:
-        """In the container the family expects: a list, or one tensor."""
-        if not self.tensor:
-            return items
-        same = len({len(item) for item in items}) == 1
-        return torch.stack(items) if same else torch.cat(items)[None]
+
+def _hold(items: list[Tensor]) -> Tensor:
+    """As one tensor."""
+    same = len({len(item) for item in items}) == 1
+    return torch.stack(items) if same else torch.cat(items)[None]
 
 
 def _cut(entries: Any, keep_R: Tensor, rows_RD: Tensor | None = None) -> list[Tensor]:

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.budget import Pool, count
+from tokensieve.budget import Pool, Spread, count
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encoder.encode import Encoded
+from tokensieve.hf.encoder.kinds import require_pictures, seen_as
 from tokensieve.hf.encoder.pixels import patches_of
 from tokensieve.hf.encoder.reduction import ImageReduction, crop_counts, crop_keys
 from tokensieve.hf.encoder.resize import resize_images
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.families.table import project
+from tokensieve.hf.prompt.frames import reduce_windows
 from tokensieve.hf.prompt.text import Asked
 from tokensieve.hf.runtime.devices import moved
 from tokensieve.methods.base import Method
@@ -30,7 +32,7 @@ def reduce_images(
     method: Method,
     encoded: Encoded,
     keep: float | int,
-    pool: Pool,
+    spread: Spread,
     keys: Sequence[int] | None = None,
 ) -> list[ImageReduction]:
     """Apply `method` to every picture of `encoded`.
@@ -38,6 +40,8 @@ def reduce_images(
     Raises `UnsupportedError` for a site this model does not offer, `NonFiniteError` for NaN
     among the tokens, `BudgetError` for an impossible `keep`.
     """
+    if method.site in (Site.PIXELS, Site.ENCODER):
+        require_pictures(encoded.inputs, method.site)
     if method.site is Site.PIXELS:
         counts = [crop_counts(keep, packing.valid_nL) for packing in encoded.packings]
         return [
@@ -52,7 +56,7 @@ def reduce_images(
         return asked.context(model.get_input_embeddings(), prompt)
 
     asked = Asked.of(model, encoded.inputs)
-    reductions = reduce_visions(method, visions, encoded.prompt_of, keep, pool, text)
+    reductions = reduce_visions(method, visions, encoded.prompt_of, keep, spread, text)
     done = []
     for vision, reduction in zip(visions, reductions, strict=True):
         rows = reduction.tokens
@@ -67,7 +71,7 @@ def reduce_visions(
     visions: list[VisionTokens],
     prompt_of: Sequence[int],
     keep: float | int,
-    pool: Pool,
+    spread: Spread,
     text: Callable[[int], TextContext],
     whole: Sequence[Tensor] | None = None,
 ) -> list[Reduction]:
@@ -79,9 +83,31 @@ def reduce_visions(
     """
     whole = [vision.valid_BL for vision in visions] if whole is None else whole
     asked = _beside(visions, text) if "text" in method.needs else None
-    if pool is Pool.CROP:
-        return _per_crop(method, visions, prompt_of, keep, asked, whole)
-    return _pooled(method, visions, prompt_of, keep, pool, asked, whole)
+    windows = [spread.window(len(v.tokens)) if v.frames else None for v in visions]
+    done: dict[int, Reduction] = {}
+    for i, window in enumerate(windows):
+        if window is not None and window > 1:
+            context = None if asked is None else asked(prompt_of[i])
+            done[i] = reduce_windows(method, visions[i], keep, window, context, whole[i])
+
+    def rest(*, alone: bool) -> None:
+        members = [
+            i for i, window in enumerate(windows)
+            if i not in done and alone == (window == 1 or spread.pool is Pool.CROP)
+        ]  # fmt: skip
+        if not members:
+            return
+        chosen, prompts = [visions[i] for i in members], [prompt_of[i] for i in members]
+        wholes = [whole[i] for i in members]
+        if alone:
+            made = _per_crop(method, chosen, prompts, keep, asked, wholes)
+        else:
+            made = _pooled(method, chosen, prompts, keep, spread.pool, asked, wholes)
+        done.update(zip(members, made, strict=True))
+
+    rest(alone=True)
+    rest(alone=False)
+    return [done[i] for i in range(len(visions))]
 
 
 def _beside(
@@ -100,7 +126,7 @@ def _visions(
     first_keys = crop_keys(encoded, keys)
     patches: list[Tensor] | list[None] = [None] * len(packings)
     if "pixels" in method.needs:
-        patches = patches_of(model, encoded.family, encoded.inputs, packings)
+        patches = _patches(model, encoded)
     told = {
         name: encoded.signals[signal]
         for name, signal in method.signals(encoder_info(model)).items()
@@ -115,12 +141,27 @@ def _visions(
             patches=patches[i],
             keys=first_keys[i],
             tiles=packing.tiles,
+            frames=encoded.kinds[i : i + 1] == ("video",),
             signals={name: found[i].to(tokens[i].device) for name, found in told.items()},
         )
         vision = moved(vision, vision.tokens.device)
         vision.require_finite(f"the site '{method.site}' of picture {i + 1}")
         visions.append(vision)
     return visions
+
+
+def _patches(model: Any, encoded: Encoded) -> list[Tensor]:
+    """(n, L, P) pixel values under each token, per picture."""
+    found: dict[int, Tensor] = {}
+    for kind in ("image", "video"):
+        of_kind = [i for i, own in enumerate(encoded.kinds) if own == kind]
+        if of_kind:
+            packings = [encoded.packings[i] for i in of_kind]
+            view = seen_as(encoded.inputs, kind)
+            found |= dict(
+                zip(of_kind, patches_of(model, encoded.family, view, packings), strict=True)
+            )
+    return [found[i] for i in range(len(encoded.packings))]
 
 
 def _method_tokens(model: Any, method: Method, encoded: Encoded) -> Sequence[Tensor]:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokensieve.errors import PromptError
+from tokensieve.hf.families.table import places_of
 from tokensieve.types import TextContext
 
 TEXT_MASK = "text_mask"  # an entry of the inputs for methods; the model never gets it
@@ -61,7 +62,7 @@ class Asked:
         return cls(
             ids_BS,
             mask_BS.bool(),
-            ids_BS == int(model.config.image_token_id),
+            places_of(model, ids_BS),
             partial(special_ids, model),
             inputs.get("labels"),
             None if named_BS is None else named_BS.to(ids_BS.device).bool(),

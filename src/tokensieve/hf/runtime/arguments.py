@@ -22,7 +22,8 @@ from tokensieve.errors import (
 )
 from tokensieve.fields import shown
 
-PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
+VIDEO = "pixel_values_videos"
+PIXELS = ("pixel_values", "pixel_values_images", "image_patches", VIDEO)
 
 
 def require_model(model: Any) -> None:
@@ -102,12 +103,14 @@ def require_inputs(inputs: Any) -> None:
     outputs = inputs.get("mm_encoder_outputs")
     if outputs is None:
         return
-    if not isinstance(outputs, Mapping) or (
-        (image := outputs.get("image")) is not None and not hasattr(image, "pooler_output")
+    if not isinstance(outputs, Mapping) or any(
+        (given := outputs.get(kind)) is not None and not hasattr(given, "pooler_output")
+        for kind in ("image", "video")
     ):
         raise InputError(
             "Expected `mm_encoder_outputs` as {'image': what get_image_features(..., "
-            f"return_dict=True) returns}}. Got {_told(outputs)}. Pass pixels instead."
+            "return_dict=True) returns}, 'video' likewise. Got "
+            f"{_told(outputs)}. Pass pixels instead."
         )
 
 
