@@ -50,7 +50,7 @@ def test_a_still_picture_is_a_first_frame():
 
 def test_any_number_of_the_first_frame_lies_evenly():
     # bits of 0 ... 7 read backwards: 0 4 2 6 1 5 3 7
-    order = spread_evenly(8, torch.device("cpu")).argsort(descending=True)
+    order = spread_evenly(torch.ones(1, 8, dtype=torch.bool))[0].argsort(descending=True)
     assert order.tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
     gaps = order[:4].sort().values.diff()
     assert gaps.tolist() == [2, 2, 2]

@@ -28,29 +28,25 @@ __all__ = ["Compressed", "Encoded", "Report", "compress", "encode", "encoder_inf
 @contextmanager
 def sieve(
     model: Any, method: str | Method | Sequence[str | Method],
-    keep: float | int | str | Sequence[float | int] = 0.4, *,
-    positions: str = "keep", pool: str = "crop", newlines: str = "keep",
+    keep: float | int | str | Sequence[float | int] = 0.4, *, positions: str = "keep",
+    pool: str = "crop", newlines: str = "keep", frames: str | int | None = None,
     layer: int | Mapping[int, float | int] | Schedule | None = None,
     recycle: bool = False, cover: int = 0, site: str | None = None, history: int | None = 1000,
-    calibration: str | Path | Calibration | None = None, group: str = ALL,
-    frames: str | int | None = None, **options: Any,
+    calibration: str | Path | Calibration | None = None, group: str = ALL, **options: Any,
 ) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
     model: a loaded Transformers VLM; only this instance is touched, and put back.
-    method: a name of `method_names()` with its `options`, or an instance. Or a pair of them, the
-        first before the LLM and the second inside it: the prompt is shortened by the first, and the
-        second drops tokens of what is left.
+    method: a name of `method_names()` with its `options`, or an instance. Or a pair of them: the
+        first before the LLM, and the second inside it on what is left.
     keep: fraction in (0, 1], or a whole number from 2: at most so many tokens of each picture, all
         of one that has fewer. With pool="prompt" it is the total of all pictures of a prompt. For a
         pair of methods a pair, both of the tokens there are at first. "auto": the smallest that a
         `calibration` shows to be enough.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
-    pool: "crop", "image" or "prompt": over what the budget is spent (sites "pixels" and "encoder":
-        per crop only).
-    frames: of a video over what the budget is spent: "each" frame gets its even share, "together"
-        all frames compete, or every N frames one after another. None: as `pool` says of crops,
-        which the frames of a video are; "together" for a method that compares frames.
+    pool: "crop", "image" or "prompt": over what the budget is spent; frames: the same of a video,
+        over "each" frame, all of them "together" or N at a time. None: as `pool` says of crops;
+        "together" for a method that compares frames.
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
     layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
         several, or a schedule (`PSigmoid`, `Stepwise`, `Searched` of tokensieve.schedules); None:
@@ -81,8 +77,7 @@ def sieve(
     Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
 
     Raises `ConfigError` for wrong use and a second sieve on the model, `UnsupportedError` for what
-    cannot be shortened (videos of a family not known for them, `inputs_embeds`, continuous batches,
-    pictures behind a full cache).
+    cannot be shortened (some videos, `inputs_embeds`, batches that go on, a picture behind a cache).
     """
     plan = Plan.of(model, Asked(
         method, keep, positions, pool, newlines, layer, recycle, cover, site, options,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -39,22 +39,20 @@ class EVS(ScoringMethod):
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "F L"]:
         vision.require_finite(f"the site '{self.site}'")
         tokens_FLC = vision.tokens.float()
-        scores_FL: Tensor = FIRST + spread_evenly(tokens_FLC.shape[1], tokens_FLC.device).expand(
-            len(tokens_FLC), -1
-        )
+        scores_FL = FIRST + spread_evenly(vision.valid_BL)
         if not vision.frames:
             return scores_FL
         changed: Tensor = 1 - cosine_similarity(tokens_FLC[1:], tokens_FLC[:-1], dim=-1)
         return torch.cat([scores_FL[:1], changed])
 
 
-def spread_evenly(length: int, device: torch.device) -> Float[Tensor, "L"]:
-    """Numbers in (0, 1] whose k largest lie evenly over 0 ... length - 1, for every k: one less the
-    bits of the place read backwards."""
-    bits = max(1, (length - 1).bit_length())
-    places = torch.arange(length, device=device)
-    backwards = torch.zeros_like(places)
+def spread_evenly(valid_FL: Bool[Tensor, "F L"]) -> Float[Tensor, "F L"]:
+    """Numbers in (0, 1] whose k largest lie evenly over a frame's real tokens, for every k: one
+    less the bits of a token's number read backwards."""
+    places_FL = (valid_FL.cumsum(-1) - 1).clamp(min=0)
+    bits = max(1, (valid_FL.shape[-1] - 1).bit_length())
+    backwards = torch.zeros_like(places_FL)
     for bit in range(bits):
-        backwards |= ((places >> bit) & 1) << (bits - 1 - bit)
+        backwards |= ((places_FL >> bit) & 1) << (bits - 1 - bit)
     even: Tensor = 1 - backwards.float() / 2**bits
     return even

@@ -131,18 +131,18 @@ def encode(
         if not pixels and given.get(kind) is None and not bool(place_BS.any()):
             continue
         require_both(place_BS, pixels or given.get(kind) is not None, kind)
-        part = Encoded(seen_as(inputs, kind), family, token, output=given.get(kind))
-        parts[kind] = _encoded(model, part, inputs, kind, run, signals, rows, features)
+        part = Encoded(seen_as(inputs, kind), family, token, output=given.get(kind), kinds=(kind,))
+        parts[kind] = _encoded(model, part, inputs, run, signals, rows, features)
     whole = Encoded(inputs, family, tokens["image"], video=tokens.get("video"))
     return _together(whole, parts) if parts else whole
 
 
 def _encoded(
-    model: Any, part: Encoded, inputs: Mapping[str, Any], kind: str, run: bool,
+    model: Any, part: Encoded, inputs: Mapping[str, Any], run: bool,
     signals: Collection[Signal], rows: Sequence[int] | None, features: bool,
 ) -> Encoded:  # fmt: skip
     """Pictures, or videos, encoded. part: with inputs told as of pictures; inputs: as given."""
-    family, view, output = part.family, part.inputs, part.output
+    family, view, output, kind = part.family, part.inputs, part.output, part.kinds[0]
     place_BS, ms, tapped = view["input_ids"] == part.placeholder, dict[str, float](), list[Tensor]()
     heard = EncoderSignals(model, signals if run and output is None else ())
     if run and output is None:
@@ -182,7 +182,7 @@ def _together(whole: Encoded, parts: Mapping[str, Encoded]) -> Encoded:
     items = places_in_order(places, {kind: part.item_rows for kind, part in parts.items()})
     all_ = parts.values()
     outputs = {kind: part.output for kind, part in parts.items()}
-    stages = {stage for part in all_ for stage in part.ms}
+    stages = dict.fromkeys(stage for part in all_ for stage in part.ms)
     ms = {stage: sum(part.ms.get(stage, 0.0) for part in all_) for stage in stages}
     features = {kind: part.features for kind, part in parts.items()}
     told = [signal for signal in next(iter(all_)).signals if all(signal in p.signals for p in all_)]

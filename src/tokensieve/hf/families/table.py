@@ -155,9 +155,11 @@ def family_of(model: Any) -> Family:
 def placeholders_of(model: Any) -> dict[str, int]:
     """Token id of the rows of each kind in a prompt: pictures, and videos where the family has
     them."""
-    found = {"image": int(model.config.image_token_id)}
-    video = getattr(model.config, "video_token_id", None)
-    if family_of(model).frames is not None and video is not None:
+    config = model.config
+    found = {"image": int(config.image_token_id)}
+    video = getattr(config, "video_token_id", None)
+    family = FAMILIES.get(getattr(config, "model_type", ""), Family())
+    if family.frames is not None and video is not None:
         found["video"] = int(video)
     return found
 
