@@ -45,8 +45,8 @@ LEGEND = (
     "*exact*: tokens and logits are those of the whole prompt whose dropped tokens are masked, in "
     "a batch as alone. *works*: budgets are held and the model answers, in a batch as alone; a "
     "smaller picture, or later layers of an encoder that see fewer patches, have no whole prompt "
-    "to be equal to. *refused*: an error says what to do instead. Of pictures; videos "
-    "below."
+    "to be equal to. *refused*: an error says what to do instead. Videos have a "
+    "table of their own."
 )
 
 

@@ -77,7 +77,7 @@ def sieve(
     Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
 
     Raises `ConfigError` for wrong use and a second sieve on the model, `UnsupportedError` for what
-    cannot be shortened (some videos, `inputs_embeds`, batches that go on, a picture behind a cache).
+    cannot be shortened (some videos, `inputs_embeds`, pictures behind a cache).
     """
     plan = Plan.of(model, Asked(
         method, keep, positions, pool, newlines, layer, recycle, cover, site, options,
