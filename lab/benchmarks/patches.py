@@ -25,7 +25,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lab import command
 from tokensieve.assets import asset_path
-from tokensieve.budget import Pool
+from tokensieve.budget import Spread
 from tokensieve.cost.models import PRESETS, stages
 from tokensieve.evaluate import records
 from tokensieve.hf.encoder.patches import lay_out
@@ -111,7 +111,7 @@ class Bench:
         """Seconds by stage; layers that were not run count as those that were."""
         method = get_method(name, site="patches" if early else None)
         given = lay_out(self.model, self.inputs) if early else self.encoded
-        choose = partial(reduce_images, self.model, method, given, keep, Pool.CROP)
+        choose = partial(reduce_images, self.model, method, given, keep, Spread())
         _, select_s = spent(choose, self.rounds)
         encode_s = self.encode_s
         if early:
