@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from families import decoders
 from families.checks import answer
 from families.registry import crops_of, kept_of, rows_of
 from families.tiny import IMAGE, Tiny, build
@@ -28,6 +29,8 @@ from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import Kind, Signal, Site
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl")
+SIGLIP = {"paligemma": build, "gemma3": build}  # the encoder's last layer, 1 or 4 patches a token
+SIGLIP |= dict.fromkeys(("aya_vision", "cohere2_vision"), decoders.build)
 METHODS = [name for name in method_names() if method_class(name).site is Site.ENCODER]
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -159,6 +162,25 @@ def test_keep_one_runs_nothing(family, method, monkeypatch):
     assert_close(rows_of(same), rows_of(whole), rtol=0, atol=0)
     nearly = compress(tiny.model, inputs, instance, 0.999)  # rounds to all of them
     assert_close(rows_of(nearly), rows_of(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", SIGLIP)
+def test_towers_of_other_families(family):
+    """Budgets, a batch as alone, keep=1 the identity, and an answer."""
+    tiny = SIGLIP[family](family)
+    for method in (get_method("tome"), Ragged()):
+        both = compress(tiny.model, tiny.inputs([1, 2]), method, 0.5)
+        alone = compress(tiny.model, tiny.inputs([1]), method, 0.5)
+        assert kept_of(both)[:1] == kept_of(alone)
+        assert len(kept_of(alone)[0]) == 8 or not method.exact
+        assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone), **NEARLY)
+    inputs = tiny.inputs([1])
+    whole = answer(tiny.model, inputs)
+    with sieve(tiny.model, "tome", 1.0):
+        assert torch.equal(answer(tiny.model, inputs)[1], whole[1])
+    with sieve(tiny.model, "tome", 0.5) as report:
+        assert answer(tiny.model, inputs)[0].shape == whole[0].shape
+    assert report.kept_tokens == 8
 
 
 def traces(model) -> list:
@@ -313,10 +335,10 @@ def test_rows_go_back_to_their_places(monkeypatch):
 
 
 @torch.no_grad()
-@every_family
+@pytest.mark.parametrize("family", [*FAMILIES, *SIGLIP])
 def test_pruning_is_the_tower_in_which_the_dropped_are_not_attended_to(family):
     """Nothing else changes: the tower itself, with dropped patches masked from their layer on."""
-    tiny = build(family)
+    tiny = SIGLIP.get(family, build)(family)
     inputs = tiny.inputs([1])
     peek = Peek([])
     short = compress(tiny.model, inputs, peek, 0.5, newlines="drop")
@@ -457,7 +479,7 @@ def test_layers_behind_the_one_that_is_read_run_on_what_is_left():
 # What is refused, and how.
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "pixtral_llava", "vipllava", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "pixtral_llava", "vipllava", "mistral3"])
 @pytest.mark.parametrize("keep", [0.4, 1.0])
 @pytest.mark.one_of_each
 def test_other_towers_are_named(family, keep):

@@ -19,7 +19,7 @@ from tokensieve.hf.encoder.kinds import require_pictures
 from tokensieve.hf.encoder.left import Wanted
 from tokensieve.hf.encoder.reduction import ImageReduction, crop_counts, crop_keys
 from tokensieve.hf.encoder.steps import EncoderSteps
-from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.families.fingerprint import encoder_info, patches_joined
 from tokensieve.hf.families.layout import Packing, pack_anyres
 from tokensieve.hf.families.table import FAMILIES, family_of
 from tokensieve.hf.families.towers import has_cls
@@ -34,7 +34,7 @@ def require_inside(model: Any) -> None:
     """Raise `UnsupportedError` unless tokens can be dropped inside the encoder of `model`."""
     family, vision = family_of(model), getattr(model.config, "vision_config", None)
     tower = getattr(vision, "model_type", None)
-    layer = getattr(model.config, "vision_feature_layer", None)
+    layer = getattr(model.config, "vision_feature_layer", -1)  # without a word of it, the last
     if not family.inside or tower not in TOWERS or not isinstance(layer, int):
         known = ", ".join(name for name, row in FAMILIES.items() if row.inside)
         raise UnsupportedError(
@@ -117,9 +117,9 @@ def rows_of_crops(model: Any, inputs: Mapping[str, Any]) -> list[int] | None:
 def _wanted(
     model: Any, encoded: Encoded, info: EncoderInfo, keep: float | int, keys: Sequence[int] | None
 ) -> Wanted:
-    packings, config = encoded.packings, model.config
+    packings = encoded.packings
     tokens = info.grid[0] * info.grid[1] if info.grid is not None else 0
-    merged = round(1 / getattr(config, "downsample_ratio", 1.0)) ** 2
+    merged = patches_joined(model.config) ** 2
     groups = patches_of_tokens(model, encoded.family, packings[:1], merged)[:tokens]
     valid_BL = torch.cat([packing.valid_nL for packing in packings])
     reaches = valid_BL.new_zeros(len(valid_BL), tokens * merged)

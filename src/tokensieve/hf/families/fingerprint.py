@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +41,7 @@ def encoder_info(model: Any) -> EncoderInfo:
     width = int(_first(vision, "embed_dim", "hidden_size", default=0))
     grid = None
     if vision.model_type in _FIXED_GRID:
-        side = _scalar(vision.image_size) // _scalar(vision.patch_size) // merge
+        side = _patches_along(vision) // (merge if family.merged else patches_joined(config))
         grid = (side, side)
     return EncoderInfo(
         model_type=vision.model_type,
@@ -52,6 +53,22 @@ def encoder_info(model: Any) -> EncoderInfo:
         grid=grid,
         embed_width=int(config.get_text_config().hidden_size),
     )
+
+
+def patches_joined(config: Any) -> int:
+    """Along a side of the square of patches of which a VLM makes one token, how many there are;
+    1 where each patch is a token."""
+    if (ratio := getattr(config, "downsample_ratio", None)) is not None:
+        return round(1 / float(ratio))
+    if (factor := getattr(config, "downsample_factor", None)) is not None:
+        return int(factor)
+    if (tokens := getattr(config, "mm_tokens_per_image", None)) is not None:
+        return _patches_along(config.vision_config) // math.isqrt(tokens)
+    return 1
+
+
+def _patches_along(vision: Any) -> int:
+    return _scalar(vision.image_size) // _scalar(vision.patch_size)
 
 
 def _fused(config: Any, vision: Any, fusion: FusionConfig) -> EncoderInfo:

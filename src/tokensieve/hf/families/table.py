@@ -108,13 +108,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Family(projector="visual.merger", merged=True, stages=True),
     "idefics3": Family(projector="connector", split_runs=True, cells=True, stages=True),
     "smolvlm": Family(projector="connector", split_runs=True, cells=True, stages=True),
-    "gemma3": Family(cells=True, stages=True),
-    "aya_vision": Family(cells=True, stages=True),
-    "cohere2_vision": Family(cells=True, stages=True),
+    "gemma3": Family(cells=True, stages=True, inside=True),
+    "aya_vision": Family(cells=True, stages=True, inside=True),
+    "cohere2_vision": Family(cells=True, stages=True, inside=True),
     "glm4v": Family(adjacent=True, stages=True),
     "qwen3_5": Family(projector="visual.merger", merged=True, stages=True),
     "lfm2_vl": Family(cells=True, padded=True, stages=True),
-    "paligemma": Family(both_ways=True, stages=True),
+    "paligemma": Family(both_ways=True, stages=True, inside=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
         pack=pack_fused,
