@@ -71,11 +71,12 @@ def test_training_runs_as_printed(tmp_path: Path) -> None:
 
 def test_the_command_line_runs_as_printed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()  # `make demo` makes it
-    answered, listed, counted = shell(blocks("sh")[2], tmp_path)
+    answered, typeset, listed, counted = shell(blocks("sh")[2], tmp_path)
     for name in ("selector", "divprune", "random", "full"):
         assert name in answered
     assert "620" in answered
     assert (tmp_path / "out" / "kept.png").stat().st_size > 1000
+    assert typeset.count("77.15") >= 2  # by the selector as with all tokens
     assert "fastv" in listed
     assert "2,880 visual tokens" in counted
 
