@@ -147,14 +147,12 @@ def _message(lines: Sequence[Line]) -> str:
     """What a reader should take from it, in a sentence."""
     full = next((one for one in lines if one.method == "full" and one.score), None)
     tried = [one for one in lines if one.score and one.method not in ("full", "none")]
-    if not tried or full is None or full.score is None:
+    if not tried:
         return "Nothing was compared."
     fewest = min(one.keep for one in tried)
     best = max((one for one in tried if one.keep == fewest), key=_mean)
-    return (
-        f"At keep {fewest:g}, {best.method} answers best: {100 * _mean(best):.1f} % "
-        f"against {100 * full.score.mean:.1f} % with all tokens."
-    )
+    whole = f" against {100 * full.score.mean:.1f} % with all tokens" if full and full.score else ""
+    return f"At keep {fewest:g}, {best.method} answers best: {100 * _mean(best):.1f} %{whole}."
 
 
 def _mean(line: Line) -> float:
