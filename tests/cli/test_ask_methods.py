@@ -38,7 +38,8 @@ def test_options_are_read_as_the_fields_say():
     ("text", "error", "said"),
     [
         ("ruel=top", UnknownNameError, r"'ruel'. Did you mean 'rule'\? Known: weights, rule, "
-         "counts, words of selector; seed of random; layer, recycle, cover, site, newlines of any"),
+         "counts, words of selector; seed of random; layer, recycle, cover, site, newlines, "
+         "trusted of any"),
         ("rule=tpo", UnknownNameError, "Unknown rule 'tpo'. Did you mean 'top'"),
         ("rule", ConfigError, "Expected --option NAME=VALUE. Got 'rule'"),
         ("=top", ConfigError, "Expected --option NAME=VALUE"),

@@ -10,24 +10,24 @@ from typing import Any
 import torch
 import transformers as tf
 
-from families.tiny import (
+from families.parts import (
     BEGIN,
     END,
     IMAGE,
     PAD,
     VIDEO,
-    Tiny,
-    _llm,
-    _mrope,
-    _padded,
-    _patches,
-    _pixtral,
-    _qwen,
-    _siglip,
-    _square,
-    _tiles,
-    _vit,
-)  # fmt: skip
+    llm,
+    mrope,
+    padded,
+    patches,
+    pixtral,
+    qwen,
+    siglip,
+    square,
+    tiles,
+    vit,
+)
+from families.tiny import Tiny
 
 WINDOW = 14  # places: reaches into the last picture, and not through it
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -35,12 +35,12 @@ MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 def _gemma3(first: str = "sliding_attention") -> Any:
     kinds = MIXED if first == MIXED[0] else ["full_attention", "sliding_attention", *MIXED[1:2]]
-    text = _llm("gemma3_text", head_dim=8, sliding_window=WINDOW, layer_types=kinds)
+    text = llm("gemma3_text", head_dim=8, sliding_window=WINDOW, layer_types=kinds)
     config = tf.Gemma3Config(
-        vision_config=_siglip(3), text_config=text, image_token_id=IMAGE, image_token_index=IMAGE,
+        vision_config=siglip(3), text_config=text, image_token_id=IMAGE, image_token_index=IMAGE,
         mm_tokens_per_image=16,
     )  # fmt: skip
-    return tf.Gemma3ForConditionalGeneration(config), _square
+    return tf.Gemma3ForConditionalGeneration(config), square
 
 
 def _gemma3_full_first() -> Any:
@@ -48,54 +48,54 @@ def _gemma3_full_first() -> Any:
 
 
 def _cohere2() -> dict[str, Any]:
-    return _llm("cohere2", sliding_window=WINDOW, layer_types=MIXED)
+    return llm("cohere2", sliding_window=WINDOW, layer_types=MIXED)
 
 
 def _aya_vision() -> Any:
     config = tf.AyaVisionConfig(
-        vision_config=_siglip(3), text_config=_cohere2(), image_token_id=IMAGE,
+        vision_config=siglip(3), text_config=_cohere2(), image_token_id=IMAGE,
         image_token_index=IMAGE, vision_feature_layer=-1, downsample_factor=2,
     )  # fmt: skip
-    return tf.AyaVisionForConditionalGeneration(config), _square
+    return tf.AyaVisionForConditionalGeneration(config), square
 
 
 def _cohere2_vision() -> Any:
     config = tf.Cohere2VisionConfig(
-        vision_config=_siglip(3), text_config=_cohere2(), image_token_id=IMAGE,
+        vision_config=siglip(3), text_config=_cohere2(), image_token_id=IMAGE,
         downsample_factor=2, alignment_intermediate_size=64,
     )  # fmt: skip
-    return tf.Cohere2VisionForConditionalGeneration(config), _square
+    return tf.Cohere2VisionForConditionalGeneration(config), square
 
 
 def _mistral3() -> Any:
     config = tf.Mistral3Config(
-        vision_config=_pixtral(), text_config=_llm("mistral", head_dim=8, sliding_window=WINDOW),
+        vision_config=pixtral(), text_config=llm("mistral", head_dim=8, sliding_window=WINDOW),
         image_token_id=IMAGE, image_token_index=IMAGE, vision_feature_layer=-1,
         spatial_merge_size=2,
     )  # fmt: skip
-    return tf.Mistral3ForConditionalGeneration(config), _padded
+    return tf.Mistral3ForConditionalGeneration(config), padded
 
 
 def _glm4v() -> Any:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-    text = _llm("glm4v_text", rope_parameters={**rope, "partial_rotary_factor": 1.0})
+    text = llm("glm4v_text", rope_parameters={**rope, "partial_rotary_factor": 1.0})
     vision = {"hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 32, "image_size": 48}
     marks = {"image_start_token_id": BEGIN, "image_end_token_id": END}
     marks |= {"video_start_token_id": 154, "video_end_token_id": 155}
-    given = _qwen(vision)
+    given = qwen(vision)
     config = tf.Glm4vConfig(
         vision_config=given["vision_config"], text_config=text, image_token_id=IMAGE,
         video_token_id=VIDEO, **marks,
     )  # fmt: skip
-    return tf.Glm4vForConditionalGeneration(config), _patches
+    return tf.Glm4vForConditionalGeneration(config), patches
 
 
 def _qwen3_vl_moe() -> Any:
     vision = {"hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 32}
     vision |= {"deepstack_visual_indexes": [1], "num_position_embeddings": 64}
-    text = _mrope("qwen3_vl_moe_text", head_dim=8, num_experts=4, num_experts_per_tok=2)
-    config = tf.Qwen3VLMoeConfig(text_config=text | {"moe_intermediate_size": 16}, **_qwen(vision))
-    return tf.Qwen3VLMoeForConditionalGeneration(config), _patches
+    text = mrope("qwen3_vl_moe_text", head_dim=8, num_experts=4, num_experts_per_tok=2)
+    config = tf.Qwen3VLMoeConfig(text_config=text | {"moe_intermediate_size": 16}, **qwen(vision))
+    return tf.Qwen3VLMoeForConditionalGeneration(config), patches
 
 
 def _qwen3_5() -> Any:
@@ -103,13 +103,13 @@ def _qwen3_5() -> Any:
     kinds = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
     heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
     heads |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
-    text = _mrope("qwen3_5_text", head_dim=8, layer_types=kinds, **heads)
+    text = mrope("qwen3_5_text", head_dim=8, layer_types=kinds, **heads)
     text["rope_parameters"]["partial_rotary_factor"] = 1.0
     config = tf.Qwen3_5Config(
         text_config=text | {"num_hidden_layers": 4},
-        **_qwen(vision | {"num_position_embeddings": 64}),
+        **qwen(vision | {"num_position_embeddings": 64}),
     )
-    return tf.Qwen3_5ForConditionalGeneration(config), _patches
+    return tf.Qwen3_5ForConditionalGeneration(config), patches
 
 
 def _spatial(n: list[int]) -> dict[str, torch.Tensor]:
@@ -127,7 +127,7 @@ def _lfm2_vl() -> Any:
     kinds = ["conv", "full_attention", "conv", "full_attention"]
     vision = {"model_type": "siglip2_vision_model", "hidden_size": 24, "intermediate_size": 32}
     vision |= {"num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 4, "num_patches": 64}
-    text = _llm("lfm2", layer_types=kinds) | {"num_hidden_layers": 4}
+    text = llm("lfm2", layer_types=kinds) | {"num_hidden_layers": 4}
     config = tf.Lfm2VlConfig(
         vision_config=vision, text_config=text, image_token_id=IMAGE, downsample_factor=2,
         projector_hidden_size=32, vision_feature_layer=-1,
@@ -136,9 +136,9 @@ def _lfm2_vl() -> Any:
 
 
 def _dinov2_llava() -> Any:
-    vision = _vit("dinov2") | {"mlp_ratio": 2}
-    config = tf.LlavaConfig(vision_config=vision, text_config=_llm(), image_token_id=IMAGE)
-    return tf.LlavaForConditionalGeneration(config), _square
+    vision = vit("dinov2") | {"mlp_ratio": 2}
+    config = tf.LlavaConfig(vision_config=vision, text_config=llm(), image_token_id=IMAGE)
+    return tf.LlavaForConditionalGeneration(config), square
 
 
 def _idefics2() -> Any:
@@ -148,9 +148,9 @@ def _idefics2() -> Any:
     perceiver |= {"resampler_n_heads": 2, "resampler_head_dim": 8, "num_key_value_heads": 1}
     config = tf.Idefics2Config(
         vision_config=vision, perceiver_config=perceiver, image_token_id=IMAGE,
-        text_config=_llm("mistral", head_dim=8, sliding_window=WINDOW),
+        text_config=llm("mistral", head_dim=8, sliding_window=WINDOW),
     )  # fmt: skip
-    return tf.Idefics2ForConditionalGeneration(config), _tiles
+    return tf.Idefics2ForConditionalGeneration(config), tiles
 
 
 _BUILDERS = {

@@ -14,7 +14,8 @@ import torch
 from torch.testing import assert_close
 
 from families import checks, inside
-from families.methods import ByFeatureNorm, ByNorm, Smaller
+from families.methods import ByFeatureNorm, ByNorm, Inside, Smaller
+from families.more import MORE
 from families.said import require_same, require_tokens
 from families.tiny import NAMES, Tiny, build
 from families.videos import NAMES as VIDEO_NAMES
@@ -29,6 +30,7 @@ from tokensieve.methods.base import Method
 from tokensieve.types import Site
 
 KEEP = 0.4
+ALL = (*NAMES, *MORE)
 EXACT, WORKS, REFUSED = "exact", "works", "refused"
 TITLES = {
     "llava": "LLaVA-1.5", "llava_next": "LLaVA-NeXT", "vipllava": "VipLLaVA",
@@ -36,17 +38,38 @@ TITLES = {
     "llava_onevision": "LLaVA-OneVision", "internvl": "InternVL", "qwen2_vl": "Qwen2-VL",
     "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "idefics3": "Idefics3",
     "smolvlm": "SmolVLM", "gemma3": "Gemma 3", "paligemma": "PaliGemma",
-    "llava_next_video": "LLaVA-NeXT-Video", "video_llava": "Video-LLaVA",
-    "video_llama_3": "VideoLLaMA3",
     "fused_llava": "fused LLaVA", "fused_siglip": "fused SigLIP",
     "fused_internvl": "fused InternVL",
+    "llava_next_video": "LLaVA-NeXT-Video", "video_llava": "Video-LLaVA",
+    "aya_vision": "Aya Vision", "cohere2_vision": "Cohere2-Vision", "idefics2": "Idefics2",
+    "qwen3_vl_moe": "Qwen3-VL-MoE", "qwen3_5": "Qwen3.5", "qwen2_5_omni": "Qwen2.5-Omni (thinker)",
+    "glm4v": "GLM-4V", "glm46v": "GLM-4.6V", "glm4v_moe": "GLM-4.5V", "glm_ocr": "GLM-OCR",
+    "lfm2_vl": "LFM2-VL", "gemma4": "Gemma 4", "got_ocr2": "GOT-OCR2", "lighton_ocr": "LightOn-OCR",
+    "deepseek_vl": "DeepSeek-VL", "janus": "Janus", "ovis2": "Ovis2",
+    "ernie4_5_vl": "Ernie-4.5-VL", "paddleocr_vl": "PaddleOCR-VL", "hunyuan_vl": "HunYuan-VL",
+    "exaone4_5": "EXAONE-4.5", "aria": "Aria", "video_llama_3": "VideoLLaMA3",
+    "kimi_k25": "Kimi-K2.5",
 }  # fmt: skip
 LEGEND = (
     "*exact*: tokens and logits are those of the whole prompt whose dropped tokens are masked, in "
     "a batch as alone. *works*: budgets are held and the model answers, in a batch as alone; a "
     "smaller picture, or later layers of an encoder that see fewer patches, have no whole prompt "
-    "to be equal to. *refused*: an error says what to do instead. Videos have a "
-    "table of their own."
+    "to be equal to. *refused*: an error says what to do instead. Videos have a table of their "
+    "own. LFM2-VL and Qwen3.5 have layers that a masked token goes through all the same: there "
+    "*exact* before the LLM is a prompt put together by hand of what is left, and inside it "
+    "*works* says that the model answers. EXAONE-4.5 counts positions anew, whatever it is told."
+)
+
+
+UNLISTED = (
+    "A model of a family that has no row here is shortened before the LLM once it has proven "
+    "itself: on its first prompt with a picture the sieve checks, in about the time of four "
+    "prefills, that a prompt which keeps all its tokens is answered as the model itself answers, "
+    "that positions are read as they are handed over, and that dropped tokens are as if blocked. "
+    "If one of these does not hold, an error says which. `trusted=True` skips it. Models whose "
+    "LLM reads pictures through cross-attention (Mllama, Idefics), through a Q-Former (BLIP-2, "
+    "InstructBLIP) or from an encoder (Florence-2, T5Gemma 2), and classes that are not "
+    "Transformers' own, are refused with the reason."
 )
 
 
@@ -59,7 +82,7 @@ class ByHiddenNorm(ByNorm):
 
 def check_embeds(tiny: Tiny) -> str:
     """Rows the LLM reads, dropped before it."""
-    checks.check_blocked(tiny, checks.shorten)
+    checks.check_before(tiny, checks.shorten)
     checks.check_alone(tiny, checks.ragged)
     return EXACT
 
@@ -67,19 +90,28 @@ def check_embeds(tiny: Tiny) -> str:
 def check_features(tiny: Tiny) -> str:
     """Rows dropped by what the encoder gives."""
 
-    def shorten(model: object, inputs: dict) -> dict:
-        return compress(model, inputs, ByFeatureNorm(), KEEP).inputs
+    def shorten(model: object, inputs: dict, **options: str) -> dict:
+        return compress(model, inputs, ByFeatureNorm(), KEEP, **options).inputs
 
-    checks.check_blocked(tiny, shorten)
+    checks.check_before(tiny, shorten)
     checks.check_alone(tiny, shorten)
     return EXACT
 
 
 def check_llm(tiny: Tiny) -> str:
     """Tokens dropped at a layer of the LLM."""
+    if tiny.name in checks.STATEFUL:
+        return _check_shorter(tiny)
     inside.check_blocked(tiny, 1)
     inside.check_alone(tiny, 1)
     return EXACT
+
+
+def _check_shorter(tiny: Tiny) -> str:
+    """Layers that hold a state: the model answers, and what it drops is reported."""
+    _, report = inside.cut(tiny.model, tiny.inputs([1]), Inside(), 1)
+    assert report.stages, f"{tiny.name} dropped nothing inside its LLM"
+    return WORKS
 
 
 def check_encoder(tiny: Tiny) -> str:
@@ -153,7 +185,7 @@ def cell(name: str, site: str) -> tuple[str, str]:
 
 def cells() -> dict[str, dict[str, tuple[str, str]]]:
     """Every family at every site."""
-    return {name: {site: cell(name, site) for site in CHECKS} for name in NAMES}
+    return {name: {site: cell(name, site) for site in CHECKS} for name in ALL}
 
 
 def video_cells() -> dict[str, tuple[str, str]]:
@@ -219,6 +251,8 @@ def page(found: dict[str, dict[str, tuple[str, str]]]) -> str:
         "also gives the plain answer with all tokens kept, difference 0, answers in a batch as "
         "alone, with beams, and holds budgets over frames: `tests/contract/test_videos.py`.",
         video_table(),
+        "## Any other family",
+        UNLISTED,
         "## What a refusal says",
         "One of each site, as the library words it.",
         "\n".join([*refusals, *[f"- videos, LLaVA-1.5: {one}" for one in videos]]),

@@ -65,8 +65,8 @@ Options = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help="A method's own option, or layer, recycle, cover, site, newlines of any. May be "
-        "repeated.",
+        help="A method's own option, or layer, recycle, cover, site, newlines, trusted of any. "
+        "May be repeated.",
         rich_help_panel=TOKENS,
     ),
 ]

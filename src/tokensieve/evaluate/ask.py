@@ -42,7 +42,7 @@ from tokensieve.types import Site
 
 STAGES = ("encode", "select", "prefill", "decode")
 BASELINES = {"full": 1.0, "none": 0.0}  # what they keep, whatever is asked
-PLAN = ("layer", "recycle", "cover", "site", "newlines")  # of `Settings`, for any method
+PLAN = ("layer", "recycle", "cover", "site", "newlines", "trusted")  # for any method
 Pictures = Image.Image | Sequence[Image.Image]
 
 
@@ -52,7 +52,8 @@ class Settings:
 
     keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
     ask_first: the question stands before the pictures too, as conditional methods need it.
-    layer, recycle, cover, site, newlines: as of `sieve`; not for the baselines "full" and "none".
+    layer, recycle, cover, site, newlines, trusted: as of `sieve`; the baselines "full" and "none"
+        take the last alone.
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
     by_method: the same for one method, by its name, on top.
     """
@@ -67,6 +68,7 @@ class Settings:
     site: str | None = option(None, choices=("patches",))
     newlines: str = option("keep", choices=("keep", "drop"))
     ask_first: bool = False
+    trusted: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     by_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -81,7 +83,8 @@ class Settings:
         known = method_class(method).__dataclass_fields__
         own = {name: value for name, value in self.options.items() if name in known}
         own |= self.by_method.get(method, {})
-        plan = {} if method in BASELINES else {name: getattr(self, name) for name in PLAN}
+        names = ("trusted",) if method in BASELINES else PLAN
+        plan = {name: getattr(self, name) for name in names}
         return {"positions": self.positions, "pool": self.pool, **plan, **own}
 
 

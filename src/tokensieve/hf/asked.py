@@ -37,6 +37,7 @@ class Asked:
     calibration: str | Path | Calibration | None = None
     group: str = ALL
     frames: str | int | None = None
+    trusted: bool = False
 
     @property
     def told(self) -> dict[str, str]:

@@ -23,6 +23,7 @@ from tokensieve.hf.choose import Choice, choose
 from tokensieve.hf.encoder.encode import CONSUMED, Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.positions import mask_of, original_positions
+from tokensieve.hf.families.table import family_of
 from tokensieve.hf.llm.stage import Before
 from tokensieve.hf.llm.stages import Stages
 from tokensieve.hf.plan import Plan as Plan
@@ -36,6 +37,7 @@ from tokensieve.hf.prompt.compaction import (
 from tokensieve.hf.prompt.order import warn_of_order
 from tokensieve.hf.prompt.reduce import reduce_images
 from tokensieve.hf.prompt.text import without_text_mask
+from tokensieve.hf.proof import prove
 from tokensieve.hf.report import Call, PromptReport, Report
 from tokensieve.hf.runtime.arguments import require_inputs
 from tokensieve.hf.runtime.timing import timed
@@ -101,28 +103,18 @@ class Compressed:
 
 
 def compress(
-    model: Any,
-    inputs: Mapping[str, Any] | Encoded,
-    method: str | Method,
-    keep: float | int | str = 0.4,
-    *,
-    positions: str = "keep",
-    pool: str = "crop",
-    newlines: str = "keep",
-    keys: Sequence[int] | None = None,
-    frames: str | int | None = None,
-    recycle: bool = False,
-    cover: int = 0,
-    site: str | None = None,
-    calibration: str | Path | Calibration | None = None,
-    group: str = ALL,
-    **options: Any,
-) -> Compressed:
+    model: Any, inputs: Mapping[str, Any] | Encoded, method: str | Method,
+    keep: float | int | str = 0.4, *,
+    positions: str = "keep", pool: str = "crop", newlines: str = "keep",
+    keys: Sequence[int] | None = None, frames: str | int | None = None,
+    recycle: bool = False, cover: int = 0, site: str | None = None,
+    calibration: str | Path | Calibration | None = None, group: str = ALL,
+    trusted: bool = False, **options: Any,
+) -> Compressed:  # fmt: skip
     """`inputs` with fewer visual tokens; see `sieve` for the arguments.
 
     inputs: what the model's processor returns, or an `Encoded` of it, to run the vision encoder
         once and compress many times. Other entries (labels, generation options) stay.
-    frames: over which frames of a video a budget is spent, as of `sieve`.
     keys: one integer per prompt that seeds what is random, so that it differs between pictures.
 
     Raises `ConfigError`, `PromptError`, `NonFiniteError`, `UnsupportedError`; the last for methods
@@ -130,7 +122,7 @@ def compress(
     """
     asked = Asked(
         method, keep, positions, pool, newlines, None, recycle, cover, site, options,
-        calibration, group, frames,
+        calibration, group, frames, trusted,
     )  # fmt: skip
     return apply_plan(model, Plan.of(model, asked, pure=True), inputs, keys)
 
@@ -153,6 +145,10 @@ def _applied(
     report = plan.report([Call(choice.prompts, choice.ms)])
     if not choice.masks:
         return Compressed(encoded.inputs, None, report, encoded.inputs["input_ids"]), choice
+    if not plan.trusted:
+        whole = plan.method.site in (Site.FEATURES, Site.EMBEDS)  # else its rows may be fewer
+        seen = encoded if whole else replace(encoded, output=None)
+        prove(model, seen, _Shorten(model, plan, report), renumber=plan.renumber)
     keep_R = choice.keep_R
     rows = choice.rows(keep_R)
     if choice.whole or bool(keep_R.all()):
@@ -236,6 +232,7 @@ def _shorten(
     mask = mask_of(model, inputs)
     positions = original_positions(model, inputs, mask)
     refuse_renumber(positions, plan)
+    refuse_keep(model, plan)
     keep_BS = mask.bool().masked_scatter(encoded.places, keep_R.to(ids.device))
     keep_BS &= mask.bool()
     if not bool(keep_BS.any(-1).all()):
@@ -246,12 +243,35 @@ def _shorten(
     return replace(done, memory=done.noted(model, inputs, renumber=plan.renumber))
 
 
+@dataclass(frozen=True)
+class _Shorten:
+    """Arguments of a call that keeps some rows, however a method came to choose them."""
+
+    model: Any
+    plan: Plan
+    report: Report
+
+    def __call__(self, encoded: Encoded, keep_R: Tensor) -> dict[str, Any]:
+        owners = assign_prompts(encoded.places, encoded.item_rows)
+        rows = Rows.of(encoded.output, keep_R, None, owners)
+        return _shorten(self.model, self.plan, encoded, keep_R, rows, self.report).arguments
+
+
 def refuse_renumber(positions: Tensor, plan: Plan) -> None:
     """Raise `ConfigError` where position ids are places in a picture and are to be counted anew."""
     if positions.ndim == 3 and plan.renumber:
         raise ConfigError(
             "Expected positions='keep' for a model with multi-dimensional rotary positions "
             "(M-RoPE). Got 'renumber', which would move its tokens in the picture."
+        )
+
+
+def refuse_keep(model: Any, plan: Plan) -> None:
+    """Raise `ConfigError` where `generate` of a family counts what is left, whatever it is told."""
+    if family_of(model).recounts and not plan.renumber:
+        raise ConfigError(
+            f"Expected positions='renumber' for {type(model).__name__}, whose `generate` drops "
+            "position ids and counts what is left. Got 'keep'."
         )
 
 
@@ -268,7 +288,9 @@ def shortened_inputs(
     base |= gather_sequences(gather, inputs, ids.shape)
     base["input_ids"] = gather.take(ids, _pad_id(model, inputs))
     base["attention_mask"] = gather.real_BT.to(mask_of(model, inputs).dtype)
-    base["position_ids"] = gather_positions(gather, positions, renumber=renumber)
+    base["position_ids"] = gather_positions(
+        gather, positions, renumber=renumber, axes=family_of(model).axes
+    )
     return base
 
 

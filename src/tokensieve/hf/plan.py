@@ -35,6 +35,7 @@ class Plan:
     before: what another method does before the LLM, where two are composed; all shares are of the
         tokens there were at first.
     watch: looks at the pictures that go by.
+    trusted: a model of an unlisted family need not prove itself.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Plan:
     before: Plan | None = None
     watch: Watch | None = None
     frames: str | int | None = None
+    trusted: bool = False
 
     @property
     def spread(self) -> Spread:
@@ -125,7 +127,10 @@ class Plan:
             budget = stages[-1].keep
         pool, drop = Pool(asked.pool), asked.newlines == "drop"
         frames = frames_of(name, chosen, asked)
-        return cls(name, bound, budget, renumber, pool, drop, stages, frames=frames)
+        return cls(
+            name, bound, budget, renumber, pool, drop, stages,
+            frames=frames, trusted=asked.trusted,
+        )  # fmt: skip
 
 
 def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:

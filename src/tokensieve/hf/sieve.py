@@ -32,32 +32,32 @@ def sieve(
     pool: str = "crop", newlines: str = "keep", frames: str | int | None = None,
     layer: int | Mapping[int, float | int] | Schedule | None = None,
     recycle: bool = False, cover: int = 0, site: str | None = None, history: int | None = 1000,
-    calibration: str | Path | Calibration | None = None, group: str = ALL, **options: Any,
+    calibration: str | Path | Calibration | None = None, group: str = ALL, trusted: bool = False,
+    **options: Any,
 ) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
-    model: a loaded Transformers VLM; only this instance is touched, and put back.
-    method: a name of `method_names()` with its `options`, or an instance. Or a pair of them: the
-        first before the LLM, and the second inside it on what is left.
+    model: a loaded Transformers VLM; only this one is touched, and put back.
+    method: a name of `method_names()` with its `options`, or an instance. Or a pair of them: one
+        before the LLM, one inside it.
     keep: fraction in (0, 1], or a whole number from 2: at most so many tokens of each picture, all
         of one that has fewer. With pool="prompt" it is the total of all pictures of a prompt. For a
-        pair of methods a pair, both of the tokens there are at first. "auto": the smallest that a
-        `calibration` shows to be enough.
+        pair of methods a pair, both of all tokens. "auto": the least that a `calibration` allows.
     positions: "keep" leaves gaps where tokens went; "renumber" closes them (1-D RoPE only).
     pool: "crop", "image" or "prompt": over what the budget is spent; frames: the same of a video,
-        over "each" frame, all of them "together" or N at a time. None: as `pool` says of crops;
-        "together" for a method that compares frames.
+        over "each" frame, all of them "together" or N at a time. None: as `pool` says of crops.
     newlines: "keep" or "drop" the rows that end a line of tokens (LLaVA-NeXT).
     layer: the LLM's decoder layer from which on only kept tokens remain, or {layer: keep} for
-        several, or a schedule (`PSigmoid`, `Stepwise`, `Searched` of tokensieve.schedules); None:
-        the method's own, or before the LLM. A method of another site than "llm" chooses where it
-        always does, and its choice takes effect at the layer.
+        several, or a schedule of tokensieve.schedules; None: the method's own, or before the LLM. A
+        method of another site chooses where it always does, to take effect at the layer.
     recycle: merge each dropped token into the kept one most like it (cosine): their mean.
     cover: keep a token or more of every cell of a `cover` x `cover` grid over each crop; 0: no such
         floor. For methods that score tokens. Of a pair of methods both are about the first.
     site: "patches" lets a method that reads pixels or nothing choose what is encoded at all.
     calibration: a file of `tokensieve calibrate` for this model, method and settings; group: of its
         groups of questions the one asked now. Pictures that look otherwise are told by a warning.
+    trusted: a model of a family that tokensieve does not know need not show on its first prompt, in
+        the time of four prefills, that it reads shortened prompts rightly.
     history: of how many calls the report holds what was kept (None: all); it counts all of them.
 
     Methods that choose by text are told the question: what stands behind the last picture, less
@@ -81,7 +81,7 @@ def sieve(
     """
     plan = Plan.of(model, Asked(
         method, keep, positions, pool, newlines, layer, recycle, cover, site, options,
-        calibration, group, frames,
+        calibration, group, frames, trusted,
     ))  # fmt: skip
     report = plan.report(history=history)
     with Session(model, plan, report):

@@ -28,6 +28,7 @@ from tokensieve.hf.families.positions import mask_of, original_positions
 from tokensieve.hf.families.table import family_of, placeholders_of
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompt.compaction import SEQUENCE
+from tokensieve.hf.proof import is_proven
 from tokensieve.hf.report import Call, PromptReport
 from tokensieve.hf.runtime.compat import CACHE_NAMES, cache_of, layers_of_cache, require_token_types
 
@@ -65,6 +66,12 @@ def next_turn(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Compressed:
     if not conversation.memory.begun and not bool(conversation.new_BS.any()):
         return conversation.plain(plan)
     refuse_behind(model, inputs)
+    if not (plan.trusted or is_proven(model, renumber=plan.renumber)):
+        raise UnsupportedError(
+            f"Expected the first picture of {type(model).__name__}, whose family tokensieve does "
+            "not know, in a prompt without a cache, where it can prove itself. Got one behind a "
+            "filled cache. Pass the whole conversation and no cache, or trusted=True."
+        )
     return conversation.shortened(plan)
 
 

@@ -287,6 +287,7 @@ def _run_tapped(
         for key in inspect.signature(encoder).parameters
         if key != "kwargs" and inputs.get(key) is not None
     }
+    _require_pixels(model, encoder, arguments)
     tapped: list[Tensor] = []
 
     def tap(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -296,4 +297,26 @@ def _run_tapped(
     hooked = acting({} if module is None else {Point(module, When.BEFORE): tap})
     own = at_hand([model.base_model])  # its own weights too, for it is not run whole
     with own, hooked, encoding(inputs, getattr(model.config, "vision_config", None)):
-        return encoder(**arguments, return_dict=True), tapped
+        output = encoder(**arguments, return_dict=True)
+    if output.get("pooler_output") is None:
+        raise UnsupportedError(
+            f"Expected the rows of {type(model).__name__}'s pictures in `pooler_output`. Got an "
+            f"output of {', '.join(output)}. Call this model outside the sieve."
+        )
+    return output, tapped
+
+
+def _require_pixels(model: Any, encoder: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` where the encoder wants what the model's processor does not give."""
+    missing = [
+        name
+        for name, parameter in inspect.signature(encoder).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and name not in arguments
+    ]
+    if missing:
+        raise UnsupportedError(
+            f"Expected `{missing[0]}` for the vision encoder of {type(model).__name__}. Got none. "
+            "Pass all that its processor returns; where it gives none, this model cannot be served."
+        )

@@ -26,6 +26,7 @@ from tokensieve.hf.families.layout import (
     pack_with_cls,
     patches_of_cells,
 )
+from tokensieve.hf.families.refusals import why_none
 from tokensieve.hf.families.windows import unwindow
 from tokensieve.hf.runtime.arguments import require_head, require_model
 from tokensieve.hf.runtime.once import once
@@ -55,6 +56,8 @@ class Family:
         its own for that.
     frames: rows of each video -> `Packing`, its frames the crops; None: no videos of their own.
     video_runs: the encoder gives one item per frame; videos are the placeholder runs.
+    axes: of M-RoPE; position ids may have a row in front of them.
+    recounts: its `generate` drops position ids and counts what is left.
     both_ways: every token of a prompt sees every other, so that no later turn can be added to it.
     """
 
@@ -73,6 +76,8 @@ class Family:
     frames: Pack | None = None
     video_runs: bool = False
     both_ways: bool = False
+    axes: int = 3
+    recounts: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -115,6 +120,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5": Family(projector="visual.merger", merged=True, stages=True),
     "lfm2_vl": Family(cells=True, padded=True, stages=True),
     "paligemma": Family(both_ways=True, stages=True, inside=True),
+    "idefics2": Family(projector="connector", split_runs=True),
+    "qwen2_5_omni_thinker": Family(projector="visual.merger", merged=True, order=unwindow),
+    "glm46v": Family(),
+    "glm4v_moe": Family(),
+    "glm_ocr": Family(),
+    "gemma4": Family(projector="embed_vision"),
+    "got_ocr2": Family(),
+    "lighton_ocr": Family(),
+    "deepseek_vl": Family(projector="aligner"),
+    "janus": Family(projector="aligner"),
+    "ovis2": Family(projector="visual_embeddings_table"),
+    "ernie4_5_vl_moe": Family(),
+    "paddleocr_vl": Family(),
+    "hunyuan_vl": Family(axes=4),
+    "exaone4_5": Family(projector="visual.merger", merged=True, order=unwindow, recounts=True),
+    "aria": Family(),
+    "kimi_k25": Family(),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
         pack=pack_fused,
@@ -127,29 +149,29 @@ FAMILIES: dict[str, Family] = {
 
 @once
 def family_of(model: Any) -> Family:
-    """The family of `model`: its row of the table, or the default.
+    """The family of `model`: its row of the table, or the default, which has to prove itself.
 
-    Raises `UnsupportedError` for a model that has no visual tokens in its prompt.
+    Raises `UnsupportedError` for a model that has no visual tokens in its prompt, and says why.
     """
     require_model(model)
-    config = model.config
-    base = getattr(model, "base_model", model)
-    if (
-        getattr(config, "image_token_id", None) is None
-        or not hasattr(base, "get_image_features")
-        or getattr(config, "is_encoder_decoder", False)
-    ):
+    takes = inspect.signature(type(model).forward).parameters
+    if (why := why_none(model, "mm_encoder_outputs" in takes)) is not None:
         raise UnsupportedError(
             "Expected a decoder-only vision-language model with image placeholders in its prompt "
-            f"(LLaVA, Qwen-VL, ...). Got {type(model).__name__}, which has no visual tokens."
+            f"(LLaVA, Qwen-VL, ...). Got {type(model).__name__}, {why}"
         )
-    if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
+    if "mm_encoder_outputs" not in takes:
         raise UnsupportedError(
             "Expected a model whose forward takes `mm_encoder_outputs`, as in Transformers. "
             f"Got {type(model).__name__}. If it is around another model, pass that one."
         )
     require_head(model)
-    return FAMILIES.get(config.model_type, Family())
+    return FAMILIES.get(model.config.model_type, Family())
+
+
+def is_listed(model: Any) -> bool:
+    """Whether the table has a row for the family of `model`, which tests have shown to be exact."""
+    return model.config.model_type in FAMILIES
 
 
 def placeholders_of(model: Any) -> dict[str, int]:

@@ -22,6 +22,12 @@ SEQUENCE = {
 }  # fmt: skip
 
 
+# in the output of an encoder: along its rows, or of no use to the LLM
+_ROWS = (
+    "pooler_output", "deepstack_features", "last_hidden_state", "hidden_states", "attentions",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Gather:
     """Where each position of the shortened prompts comes from; padding on the side it was on."""
@@ -52,15 +58,15 @@ def pads_left(mask_BS: Tensor) -> bool:
     return bool(mask_BS[:, -1].bool().all()) or not bool(mask_BS[:, 0].bool().all())
 
 
-def gather_positions(gather: Gather, positions: Tensor, *, renumber: bool) -> Tensor:
-    """Position ids (B, S) or (4, B, S) of the shortened prompts.
+def gather_positions(gather: Gather, positions: Tensor, *, renumber: bool, axes: int = 3) -> Tensor:
+    """Position ids (B, S) or (axes + 1, B, S) of the shortened prompts.
 
-    Row 0 of 4 only tells the attention mask what is packed, so it counts without gaps.
+    A row 0 beside the axes only tells the attention mask what is packed: it counts without gaps.
     """
     B = len(gather.index_BT)
     taken = gather.take(positions.expand(*positions.shape[:-2], B, positions.shape[-1]), 0)
     counted = (gather.real_BT.cumsum(-1) - 1).clamp(min=0)
-    if taken.ndim == 3 and len(taken) == 4:
+    if taken.ndim == 3 and len(taken) == axes + 1:
         taken = taken.clone()
         taken[0] = counted.to(taken.dtype)
     elif taken.ndim == 2 and renumber:
@@ -86,7 +92,8 @@ class Rows:
 
     items: (rows, D) per entry; prompt_of: its prompt; deepstack: the same per layer, beside what
     stood with each layer in the output. kinds: "image" or "video" of each entry; forms: of each
-    kind its output's class, and whether that holds its entries as one tensor.
+    kind its output's class, and whether that holds its entries as one tensor. rest: what pictures'
+    output holds that is no rows (Ovis2's indicators).
     """
 
     items: tuple[Tensor, ...]
@@ -94,6 +101,7 @@ class Rows:
     deepstack: tuple[tuple[Any, tuple[Tensor, ...]], ...] | None
     kinds: tuple[str, ...]
     forms: Mapping[str, tuple[type, bool]]
+    rest: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -119,6 +127,7 @@ class Rows:
             deepstack,
             tuple(kinds[i] for i in left),
             forms,
+            _rest(output),
         )
 
     def outputs(self, repeats: int = 1) -> dict[str, Any]:
@@ -137,12 +146,20 @@ class Rows:
         ]
         items = [self.items[i] for i in order]
         fields: dict[str, Any] = {"pooler_output": _hold(items) if tensor else items}
+        if kind == "image":
+            fields |= self.rest
         if self.deepstack is not None:
             fields["deepstack_features"] = [
                 [rows[i] for i in order] if tag is None else (tag, [rows[i] for i in order])
                 for tag, rows in self.deepstack
             ]
         return output_type(**fields)
+
+
+def _rest(output: Any) -> dict[str, Any]:
+    """What pictures' output holds beside rows; nothing where videos stand among them."""
+    entries = output.items() if isinstance(output, Mapping) else ()
+    return {k: v for k, v in entries if k not in _ROWS and v is not None}
 
 
 def _hold(items: list[Tensor]) -> Tensor:

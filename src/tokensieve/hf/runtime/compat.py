@@ -107,10 +107,7 @@ def positions_for(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     Asked of a shadow: a model with M-RoPE notes the deltas on itself, and another thread may be
     using it.
     """
-    base, name = model.base_model, model.base_model_prefix
-    shadow = _shadow(model)
-    if base is not model:
-        shadow._modules[name] = _shadow(base)
+    shadow = shadow_of(model)
     known = {name: value for name, value in inputs.items() if name not in CACHE_NAMES}
     return torch.as_tensor(shadow._prepare_position_ids_for_generation(known["input_ids"], known))
 
@@ -137,6 +134,15 @@ def require_token_types(model: Any, inputs: Mapping[str, Any], pictures_BS: Tens
             f"Transformers {transformers.__version__} reads them wrong. Got a filled cache. Pass "
             "the whole conversation and no cache, or install a newer Transformers."
         )
+
+
+def shadow_of(model: Any) -> Any:
+    """The model and its base model under other identities: what a forward notes on them is gone
+    with them."""
+    base, shadow = model.base_model, _shadow(model)
+    if base is not model:
+        shadow._modules[model.base_model_prefix] = _shadow(base)
+    return shadow
 
 
 def _shadow(module: Any) -> Any:
