@@ -48,12 +48,8 @@ def _llava() -> tuple[Any, Pixels]:
 
 
 def _vipllava() -> tuple[Any, Pixels]:
-    config = tf.VipLlavaConfig(
-        vision_config=clip(),
-        text_config=llm(),
-        image_token_id=IMAGE,
-        vision_feature_layers=[-2, -1],
-    )
+    parts = {"vision_config": clip(), "text_config": llm()}
+    config = tf.VipLlavaConfig(**parts, image_token_id=IMAGE, vision_feature_layers=[-2, -1])
     return tf.VipLlavaForConditionalGeneration(config), square
 
 
@@ -81,12 +77,8 @@ def _mistral3() -> tuple[Any, Pixels]:
 
 
 def _llava_next() -> tuple[Any, Pixels]:
-    config = tf.LlavaNextConfig(
-        vision_config=clip(),
-        text_config=llm(),
-        image_token_id=IMAGE,
-        image_grid_pinpoints=PINPOINTS,
-    )
+    parts = {"vision_config": clip(), "text_config": llm(), "image_token_id": IMAGE}
+    config = tf.LlavaNextConfig(**parts, image_grid_pinpoints=PINPOINTS)
     return tf.LlavaNextForConditionalGeneration(config), anyres
 
 

@@ -58,7 +58,8 @@ def next_turn(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Compressed:
         )
     conversation = _Conversation(model, inputs, memory)
     video = placeholders_of(model).get("video")
-    if memory is not None and bool((conversation.inputs["input_ids"] == video).any()):
+    given = conversation.inputs["input_ids"]
+    if memory is not None and video is not None and bool((given == video).any()):
         raise UnsupportedError(
             "Expected pictures in a conversation that goes on behind a cache filled under a sieve. "
             "Got a video. Pass the whole conversation and no cache."
