@@ -127,10 +127,8 @@ class Plan:
             budget = stages[-1].keep
         pool, drop = Pool(asked.pool), asked.newlines == "drop"
         frames = frames_of(name, chosen, asked)
-        return cls(
-            name, bound, budget, renumber, pool, drop, stages,
-            frames=frames, trusted=asked.trusted,
-        )  # fmt: skip
+        more: dict[str, Any] = {"frames": frames, "trusted": asked.trusted}
+        return cls(name, bound, budget, renumber, pool, drop, stages, **more)
 
 
 def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:

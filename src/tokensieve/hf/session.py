@@ -35,12 +35,12 @@ from tokensieve.hf.calls.call import (
 from tokensieve.hf.calls.callbacks import View
 from tokensieve.hf.calls.turn import next_turn
 from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
-from tokensieve.hf.encoder.encode import PIXELS, refuse_unsupported, require_both
+from tokensieve.hf.encoder.encode import PIXELS, refuse_unsupported
 from tokensieve.hf.families.table import places_of
 from tokensieve.hf.llm.stages import Stages
 from tokensieve.hf.report import Report
 from tokensieve.hf.runtime import hooks
-from tokensieve.hf.runtime.arguments import require_cache, require_inputs
+from tokensieve.hf.runtime.arguments import require_both, require_cache, require_inputs
 from tokensieve.hf.runtime.compat import cache_in, cache_of, in_plain_generate, require_generation
 from tokensieve.hf.runtime.hooks import Point, When
 from tokensieve.hf.runtime.once import remembered

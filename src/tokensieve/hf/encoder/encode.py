@@ -37,7 +37,7 @@ from tokensieve.hf.families.table import (
     projector_of,
 )
 from tokensieve.hf.runtime.arguments import PIXELS as PIXELS
-from tokensieve.hf.runtime.arguments import encoding, require_inputs
+from tokensieve.hf.runtime.arguments import encoding, require_both, require_inputs, require_pixels
 from tokensieve.hf.runtime.devices import at_hand
 from tokensieve.hf.runtime.hooks import Point, When, acting
 from tokensieve.hf.runtime.timing import timed
@@ -220,22 +220,6 @@ def refuse_unsupported(model: Any, inputs: Mapping[str, Any]) -> None:
         )
 
 
-def require_both(place_BS: Bool[Tensor, "B S"], pictures: bool, kind: str = "image") -> None:
-    """Raise `PromptError` for placeholders without pictures, or the other way round."""
-    what = "picture" if kind == "image" else "video"
-    if not pictures:
-        raise PromptError(
-            f"Expected a {what} for the {int(place_BS.sum())} {kind} placeholders in the prompt. "
-            f"Got none. Pass the {what} to the processor together with the text."
-        )
-    if not bool(place_BS.any()):
-        raise PromptError(
-            f"Expected {'an' if kind == 'image' else 'a'} {kind} placeholder in the prompt, such "
-            f"as '<{kind}>'. Got a {what} but no placeholder. Build the prompt with the "
-            "processor's chat template."
-        )
-
-
 def assign_prompts(
     place_BS: Bool[Tensor, "B S"], rows: Sequence[int], kind: str = "image"
 ) -> list[int]:
@@ -287,7 +271,7 @@ def _run_tapped(
         for key in inspect.signature(encoder).parameters
         if key != "kwargs" and inputs.get(key) is not None
     }
-    _require_pixels(model, encoder, arguments)
+    require_pixels(model, encoder, arguments)
     tapped: list[Tensor] = []
 
     def tap(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -304,19 +288,3 @@ def _run_tapped(
             f"output of {', '.join(output)}. Call this model outside the sieve."
         )
     return output, tapped
-
-
-def _require_pixels(model: Any, encoder: Any, arguments: Mapping[str, Any]) -> None:
-    """Raise `UnsupportedError` where the encoder wants what the model's processor does not give."""
-    missing = [
-        name
-        for name, parameter in inspect.signature(encoder).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and name not in arguments
-    ]
-    if missing:
-        raise UnsupportedError(
-            f"Expected `{missing[0]}` for the vision encoder of {type(model).__name__}. Got none. "
-            "Pass all that its processor returns; where it gives none, this model cannot be served."
-        )

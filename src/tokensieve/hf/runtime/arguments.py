@@ -5,11 +5,13 @@ B prompts, S prompt length.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from tokensieve.errors import (
@@ -189,3 +191,35 @@ def _told(value: Any) -> str:
         dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
         return f"a {type(value).__name__} of {dtype}, shape {tuple(value.shape)}"
     return shown(value)
+
+
+def require_pixels(model: Any, encoder: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` where the encoder wants what the model's processor does not give."""
+    missing = [
+        name
+        for name, parameter in inspect.signature(encoder).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and name not in arguments
+    ]
+    if missing:
+        raise UnsupportedError(
+            f"Expected `{missing[0]}` for the vision encoder of {type(model).__name__}. Got none. "
+            "Pass all that its processor returns; where it gives none, this model cannot be served."
+        )
+
+
+def require_both(place_BS: Bool[Tensor, "B S"], pictures: bool, kind: str = "image") -> None:
+    """Raise `PromptError` for placeholders without pictures, or the other way round."""
+    what = "picture" if kind == "image" else "video"
+    if not pictures:
+        raise PromptError(
+            f"Expected a {what} for the {int(place_BS.sum())} {kind} placeholders in the prompt. "
+            f"Got none. Pass the {what} to the processor together with the text."
+        )
+    if not bool(place_BS.any()):
+        raise PromptError(
+            f"Expected {'an' if kind == 'image' else 'a'} {kind} placeholder in the prompt, such "
+            f"as '<{kind}>'. Got a {what} but no placeholder. Build the prompt with the "
+            "processor's chat template."
+        )
