@@ -91,8 +91,8 @@ def test_beams_need_rows_repeated_by_prompt(monkeypatch):
     """The mistake the sieve's own expansion avoids: each row repeated, not each prompt."""
     right = Rows.output
 
-    def wrong(self, repeats=1):
-        out = right(self)
+    def wrong(self, repeats=1, kind="image"):
+        out = right(self, 1, kind)
         out.pooler_output = [item for item in out.pooler_output for _ in range(repeats)]
         return out
 

@@ -227,7 +227,7 @@ def reads_the_future(patch):
     patch.setattr(
         heard, "_rows",
         lambda q, k, s, held, at, real: heard.attention_rows(
-            q.gather(2, at[:, None, :, None].expand(*q.shape[:2], -1, q.shape[-1])), k, s,
+            q.gather(2, at[:, None, :, None].expand(*q.shape[:2], -1, q.shape[-1])), k, s.scaling,
             (held.real_BN[:, None] & real[..., None])[:, None],
         ).mT,
     )  # fmt: skip

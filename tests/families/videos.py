@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-from families import checks, inside, tiny
+from families import checks, inside, parts
 from families.said import require_same, require_tokens
 from families.tiny import BEGIN, END, IMAGE, PAD, PINPOINTS, SYSTEM, VIDEO, build
 
@@ -25,7 +25,7 @@ GRIDS = {"i": [1, 8, 4], "v": [FRAMES, 4, 8]}  # of Qwen, in patches
 
 def _llava_next_video() -> Any:
     config = tf.LlavaNextVideoConfig(
-        vision_config=tiny._clip(), text_config=tiny._llm(), image_token_index=IMAGE,
+        vision_config=parts.clip(), text_config=parts.llm(), image_token_index=IMAGE,
         video_token_index=VIDEO, image_grid_pinpoints=PINPOINTS, spatial_pool_stride=2,
     )  # fmt: skip
     return tf.LlavaNextVideoForConditionalGeneration(config)
@@ -33,7 +33,7 @@ def _llava_next_video() -> Any:
 
 def _video_llava() -> Any:
     config = tf.VideoLlavaConfig(
-        vision_config=tiny._clip(), text_config=tiny._llm(), image_token_index=IMAGE,
+        vision_config=parts.clip(), text_config=parts.llm(), image_token_index=IMAGE,
         video_token_index=VIDEO,
     )  # fmt: skip
     return tf.VideoLlavaForConditionalGeneration(config)
@@ -44,7 +44,7 @@ def _video_llama_3() -> Any:
               "num_attention_heads": 2, "patch_size": 4, "num_channels": 3}  # fmt: skip
     config = tf.VideoLlama3Config(
         vision_config={"model_type": "video_llama_3_vision", **vision},
-        text_config=tiny._llm("qwen2"), image_token_id=IMAGE, video_token_id=VIDEO,
+        text_config=parts.llm("qwen2"), image_token_id=IMAGE, video_token_id=VIDEO,
     )  # fmt: skip
     return tf.VideoLlama3ForConditionalGeneration(config)
 
@@ -73,17 +73,17 @@ class Videos:
                 width = 3 * 4 * 4 * (2 if "qwen" in self.name else 1)
                 grid = torch.tensor([GRIDS[kind]] * n)
                 out[name] = torch.cat([
-                    tiny._noise(int(g.prod()), width, seed=i) for i, g in enumerate(grid)
+                    parts.noise(int(g.prod()), width, seed=i) for i, g in enumerate(grid)
                 ])  # fmt: skip
                 out[f"{own}_grid_thw"] = grid
                 if self.name == "video_llama_3":
                     out[f"{own}_merge_sizes"] = torch.tensor([1 if kind == "i" else 2] * n)
             elif kind == "v":
-                out[name] = tiny._each([n], FRAMES, 3, 24, 24)
+                out[name] = parts.each([n], FRAMES, 3, 24, 24)
             elif self.name == "video_llava":
-                out[name] = tiny._each([n], 3, 24, 24)
+                out[name] = parts.each([n], 3, 24, 24)
             else:
-                out |= tiny._anyres([n])
+                out |= parts.anyres([n])
         return out
 
     def rows(self, kind: str, n: int) -> list[int]:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from fuzz.common import bounded, fuzzed
 from tokensieve import cli
+from tokensieve.errors import ConfigError
+from tokensieve.evaluate import questions
 
 for _module in ("evaluate.overlay", "data.extraction.extract", "train.selector.run",
                 "train.fusion.run"):  # fmt: skip
@@ -60,6 +62,7 @@ def said(arguments: list[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["tokensieve", *arguments]),
+        mock.patch.object(questions, "_nano", side_effect=ConfigError("Expected less to ask.")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -30,8 +30,8 @@ from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.models.random import RANDOM_MODELS
 from toys.extract_tiny import noise
 from toys.llava_tiny import tiny_model, tiny_processor
-from unit.test_extract_families import llava_next
-from unit.test_extract_families import tokenizer as tokenizer_of_families
+from toys.real_processors import llava_next
+from toys.real_processors import tokenizer as tokenizer_of_families
 
 GREEDY = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5}
 TEXTS = ["<image> what is it", "<image> is it red ? is it blue"]

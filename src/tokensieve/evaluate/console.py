@@ -50,7 +50,7 @@ def cost_cells(answer: Answer) -> list[str]:
     return [
         f"{answer.kept_tokens}/{answer.visual_tokens}",
         scaled(answer.kv_bytes, "B"),
-        scaled(sum(answer.flops.values()) if answer.flops else None),
+        scaled(sum(answer.flops.values()) if answer.flops else answer.llm_flops),
         *(f"{answer.ms[stage]:.1f}" for stage in ("select", "prefill", "decode")),
     ]
 
