@@ -55,10 +55,12 @@ def scores(
     intervals: bool,
 ) -> str:
     """Exact match in per cent, variants down, keeps across; `intervals` adds the 95 % ends."""
-    rows = [["exact match, %", "pictures", *[f"{keep:g}" for keep in suite.keeps]]]
+    own = (one.keeps or () for one in suite.variants if one.name in variants)
+    keeps = [*suite.keeps, *sorted({keep for some in own for keep in some} - {*suite.keeps})]
+    rows = [["exact match, %", "pictures", *[f"{keep:g}" for keep in keeps]]]
     for name in variants:
         cells, seen = [], set()
-        for keep in suite.keeps:
+        for keep in keeps:
             place = Place(model, name, kind, topic, keep)
             found = board.estimate(place)
             if found is None:
@@ -71,7 +73,7 @@ def scores(
             else:
                 cells.append(percent(found.mean))
         if not any(cells):
-            cells = [NOT_RUN] + [""] * (len(suite.keeps) - 1)
+            cells = [NOT_RUN] + [""] * (len(keeps) - 1)
         rows.append([name, " or ".join(map(str, sorted(seen))), *cells])
     return table(rows)
 

@@ -60,7 +60,7 @@ def figure(board: Board, suite: Suite, names: Sequence[str], peer: str, times: T
                       [n / 4 for n in range(2, 8) if n / 4 <= longest + 0.1],
                       (longest + 0.06, 0.22))  # fmt: skip
         plots.append(Plot("Against time, on one thread", clock, RIGHT, by_time))
-    return compose(message(board, suite, peer, times), plots, 2, 3.3)
+    return compose(message(board, suite, peer, times), plots, len(plots), 3.3)
 
 
 FOUR = {"full": ("all tokens", NAMED[4]), SELECTOR: ("selector", OURS),
