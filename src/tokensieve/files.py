@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from tokensieve.errors import ConfigError
 
@@ -68,11 +69,16 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, and the folders above where they are missing.
+@contextmanager
+def appended(path: str | Path, keep: int) -> Iterator[IO[bytes]]:
+    """`path`, cut to its first `keep` bytes, to add to. Raises `ConfigError` if refused."""
+    with refused_in_words(path), Path(path).open("ab", buffering=0) as file:
+        file.truncate(keep)
+        yield file
 
-    Raises `ConfigError` where the disk refuses.
-    """
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, and missing folders above. Raises `ConfigError` if refused."""
     make_folder(Path(path).parent)
     with written_whole(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -12,9 +12,9 @@ from families.checks import answer
 from families.fewer import Lively, first_rows
 from families.inside import hooks_on
 from families.methods import ByNorm
+from families.parts import noise
 from families.registry import kept_of, rows_of
 from families.said import require_same, require_tokens
-from families.tiny import _noise
 from families.tiny import build as build_tiny
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.encoder.fewer import FewerPatches
@@ -40,7 +40,7 @@ def of_any_shape(n):
     shapes = torch.tensor([SHAPES[i % 4] for i in range(sum(n))])
     pixels, mask = torch.zeros(sum(n), 64, 48), torch.zeros(sum(n), 64, dtype=torch.long)
     for i, size in enumerate(shapes.prod(-1).tolist()):
-        pixels[i, :size], mask[i, :size] = _noise(size, 48, seed=i), 1
+        pixels[i, :size], mask[i, :size] = noise(size, 48, seed=i), 1
     return {"pixel_values": pixels, "spatial_shapes": shapes, "pixel_attention_mask": mask}
 
 

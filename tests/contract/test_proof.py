@@ -27,7 +27,10 @@ def unlisted(monkeypatch):
         monkeypatch.setattr(proof, "_PROVEN", proof.WeakKeyDictionary())
         return tiny
 
-    return make
+    rows = dict(FAMILIES)
+    yield make
+    FAMILIES.clear()  # what is put back by itself stands at the end: lists in messages change
+    FAMILIES.update(rows)
 
 
 @pytest.fixture

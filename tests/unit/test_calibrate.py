@@ -106,7 +106,7 @@ def test_a_calibration_made_kept_and_used(nano, suite, tmp_path):
     found = calibrate(nano, suite, "selector", promise, Settings(max_new_tokens=6), tmp_path / "r")
     assert found.keep == {"all": 0.5, "cluttered": 0.5, "scene": 0.5}
     assert [one.asked for one in found.tried["all"]] == [12, 12]
-    found.save(tmp_path / "cal.json")
+    found.to_file(tmp_path / "cal.json")
     assert Calibration.load(tmp_path / "cal.json") == found
     page = open_picture(asset_path("pictures") / "page.png")
     inputs = nano.processor(images=page, text="<image>What?<answer>", return_tensors="pt")
@@ -194,7 +194,7 @@ def test_pictures_that_look_like_others_are_told_once(caplog):
 
 def test_an_unknown_field_is_no_calibration(tmp_path):
     made = Calibration("stride", {}, "0", 0.1, 0.9, {"all": 0.5}, {"all": (Tried(0.5, 1, 0, 1.0),)})
-    made.save(tmp_path / "a.json")
+    made.to_file(tmp_path / "a.json")
     assert Calibration.load(tmp_path / "a.json") == replace(
         made, tried={"all": (Tried(0.5, 1, 0, 1.0),)}
     )

@@ -234,10 +234,10 @@ def test_corrupt_pictures_are_skipped_and_listed(made, folder, tmp_path) -> None
 def test_a_picture_the_processor_refuses_is_skipped(made, folder, nano, monkeypatch) -> None:
     whole = CropEncoder.prepare
 
-    def picky(self, pictures):
+    def picky(self, pictures, *rest):
         if any(picture.width == 70 for picture in pictures):
             raise ValueError("too wide")
-        return whole(self, pictures)
+        return whole(self, pictures, *rest)
 
     monkeypatch.setattr(CropEncoder, "prepare", picky)
     summary = made("store", f"pics={folder}")

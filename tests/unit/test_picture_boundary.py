@@ -320,7 +320,9 @@ def test_few_pictures_of_a_batch_are_held(nano, tmp_path, monkeypatch):
     listing = Listing([open_source(str(tmp_path))])
     encoder = CropEncoder(nano, Site.FEATURES, DTYPES["float16"], pixels=False)
     seen, whole = [], encoder.prepare
-    monkeypatch.setattr(encoder, "prepare", lambda many: seen.append(len(many)) or whole(many))
+    monkeypatch.setattr(
+        encoder, "prepare", lambda many, *rest: seen.append(len(many)) or whole(many, *rest)
+    )
     together = read_batch(encoder, listing, range(6))
     monkeypatch.setattr("tokensieve.data.extraction.read.TOGETHER", 50 * 90)
     apart = read_batch(encoder, listing, range(6))

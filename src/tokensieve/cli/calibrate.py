@@ -91,7 +91,7 @@ def calibrate(
     records = out.with_name(out.name + ".records")
     with resumable("question"):
         found = run(loaded, questions, name, promise, settings, records, typer.echo)
-    found.save(out)
+    found.to_file(out)
     for group, share in found.keep.items():
         last = found.tried[group][-1]
         typer.echo(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,8 @@ def _groups(questions: Questions, promise: Promise) -> dict[str, list[int]]:
 def _plan(method: str, settings: Settings) -> Mapping[str, str]:
     """What `Asked.told` says of the same settings."""
     own: dict[str, Any] = settings.plan(method)
-    named = ("positions", "pool", "newlines", "layer", "recycle", "cover")
-    front = {name: own.pop(name) for name in named}
+    known = {field.name for field in fields(Asked)} - {"options"}
+    front = {name: own.pop(name) for name in tuple(own) if name in known}
     own.pop("seed", None)
     return Asked(method, 1.0, **front, options=own).told
 

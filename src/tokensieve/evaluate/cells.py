@@ -7,7 +7,7 @@ processes of one command share the cells.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter, sleep
@@ -18,7 +18,7 @@ from tokensieve.evaluate import records
 from tokensieve.evaluate.ask import BASELINES, Settings, ask
 from tokensieve.evaluate.metrics import METRICS
 from tokensieve.evaluate.questions import Question, Questions
-from tokensieve.files import make_folder
+from tokensieve.files import appended, make_folder
 from tokensieve.folders import FolderBusyError, claimed
 from tokensieve.hf.families.fingerprint import state_hash
 from tokensieve.hf.models.loaded import Loaded
@@ -123,11 +123,12 @@ def _record(
 ) -> records.Record:
     """Ask what is left of a cell."""
     part = folder / f".{cell.name}.part"
-    rows = list(_kept(part, records.identity(config)))
+    identity = records.identity(config)
+    rows, good = _kept(part, identity)
     keep = settings.keep if cell.method in BASELINES else cell.keep
     own = replace(settings, keep=keep, options={**settings.options, "seed": cell.seed})
     refused = ""
-    with part.open("a", encoding="utf-8") as file:
+    with appended(part, good) as file:
         for question in questions.items[len(rows) :]:
             try:
                 row = _row(loaded, question, cell.method, own)
@@ -137,10 +138,9 @@ def _record(
                 refused = " ".join(str(error).split())
                 break
             rows.append(row)
-            file.write(json.dumps([records.identity(config), row]) + "\n")
-            file.flush()
+            file.write(json.dumps([identity, row]).encode() + b"\n")
     record = {
-        "form": FORM, "identity": records.identity(config), "config": dict(config),
+        "form": FORM, "identity": identity, "config": dict(config),
         **records.provenance(), "refused": refused, "rows": [] if refused else rows,
         "seconds": round(sum(row["s"] for row in rows), 2),
     }  # fmt: skip
@@ -163,22 +163,20 @@ def _row(loaded: Loaded, question: Question, method: str, settings: Settings) ->
     }
 
 
-def _kept(part: Path, identity: str) -> Iterator[dict[str, Any]]:
-    """Rows that an earlier run of the same cell left; a line that was cut off ends them."""
-    if not part.exists():
-        return
-    lines, good = part.read_bytes().splitlines(keepends=True), 0
-    try:
-        for line in lines:
+def _kept(part: Path, identity: str) -> tuple[list[dict[str, Any]], int]:
+    """Rows that an earlier run of the same cell left, and their bytes; a line that was cut off
+    ends them."""
+    rows, good = list[dict[str, Any]](), 0
+    for line in part.read_bytes().splitlines(keepends=True) if part.exists() else ():
+        try:
             whose, row = json.loads(line)
-            if whose != identity or not line.endswith(b"\n"):
-                break
-            good += len(line)
-            yield row
-    except ValueError:
-        pass
-    with part.open("r+b") as file:
-        file.truncate(good)
+        except ValueError:
+            break
+        if whose != identity or not line.endswith(b"\n"):
+            break
+        rows.append(row)
+        good += len(line)
+    return rows, good
 
 
 def _told(record: records.Record) -> str:

@@ -88,7 +88,7 @@ class Calibration:
     tried: Mapping[str, Sequence[Tried]]
     look: Look | None = None
 
-    def save(self, file: str | Path) -> None:
+    def to_file(self, file: str | Path) -> None:
         """Write it as JSON. Raises `ConfigError` where the disk refuses."""
         write_text(file, json.dumps(asdict(self), indent=1) + "\n")
 
