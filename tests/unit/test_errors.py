@@ -30,5 +30,5 @@ def test_did_you_mean() -> None:
 def test_unknown_option_lists_the_options() -> None:
     with pytest.raises(ConfigError, match=r"no option 'sead'\. Did you mean 'seed'\?"):
         get_method("random", sead=1)
-    with pytest.raises(ConfigError, match=r"no option 'x9'\. Its options: site"):
+    with pytest.raises(ConfigError, match=r"no option 'x9'\. Its options: none"):
         get_method("stride", x9=2)
