@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers as tf
+from packaging.version import Version
 
 from families import checks, inside, parts
 from families.said import require_same, require_tokens
@@ -52,6 +53,8 @@ def _video_llama_3() -> Any:
 _OWN = {"llava_next_video": _llava_next_video, "video_llava": _video_llava,
         "video_llama_3": _video_llama_3}  # fmt: skip
 NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", *_OWN)
+if Version(tf.__version__) < Version("5.24"):  # its encoders want other names before
+    NAMES = tuple(name for name in NAMES if name != "video_llava")
 
 
 @dataclass(frozen=True)
