@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger("tokensieve.train")
+LAST_WORK = 1.0  # seconds at the exit of one of several processes
 SAMPLES = 4  # pictures on a sheet of reconstructions
 _alive: list[Any] = []
 
@@ -39,9 +41,12 @@ def end(accelerator: Any, model: Any) -> None:
     """End trackers and the group of processes.
 
     A group that goes with the last wrapped model waits for its threads, which may wait for Python:
-    both wait for ever. So the model stays until the process ends.
+    both wait for ever. So the model stays until the process ends. A thread that still has tensors
+    to let go of when Python is already on its way out aborts the process; it gets time before.
     """
     if accelerator.num_processes > 1:
+        if not _alive:
+            atexit.register(sleep, LAST_WORK)
         _alive.append(model)
     accelerator.wait_for_everyone()
     accelerator.end_training()
