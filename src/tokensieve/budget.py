@@ -89,6 +89,20 @@ def check_keep(keep: object) -> float | int:
     raise BudgetError(f"{problem} Got {keep}. Did you mean {value / 100:g} or {round(value)}?")
 
 
+def parse_keep(text: str) -> float | int:
+    """A text as `check_keep` wants it: "3" a count, "0.3" a fraction. Raises `BudgetError`."""
+    for number in (int, float):
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+        return check_keep(value)
+    raise BudgetError(
+        f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens from 2. Got "
+        f"'{text}'. Pass 0.25 or 64."
+    )
+
+
 def count(keep: float | int, total: int) -> int:
     """Tokens to keep of `total`: a count is the most, so all where there are fewer.
 

@@ -10,7 +10,7 @@ from tokensieve.data.llava.write import write_llava
 from tokensieve.data.synth import generate
 from tokensieve.hf.load import load_model
 from tokensieve.hf.sieve import sieve
-from toys.fusion_toys import rows_of, toy, write_rows
+from toys.fusion_toys import plain, rows_of, toy, write_rows
 
 QUICK = (
     "--set", "train.batch=4", "--set", "train.per_device=2", "--set", "run.workers=0",
@@ -86,6 +86,27 @@ def test_a_fused_model_goes_on(run, small, tmp_path):
     assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
 
 
+def test_a_model_learns_under_a_sieve_with_its_own_projector(run, small, tmp_path):
+    loaded = plain()
+    loaded.model.save_pretrained(tmp_path / "plain")
+    loaded.processor.save_pretrained(tmp_path / "plain")
+    file, images = write_rows(tmp_path, rows_of())
+    command = (
+        "train", "fusion", "--model", tmp_path / "plain", "--kind", "own", "--data", file,
+        "--images", images, "--preset", "stage2-lora", "--steps", 3, *QUICK, "--set",
+        "lora.rank=2", "--sieve", "random", "--keep", "4..16",
+    )  # fmt: skip
+    code, out, err = run(*command, "--out", tmp_path / "o")
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "o/log.jsonl").read_text().splitlines()]
+    assert all(4 <= line["keep"] <= 16 for line in lines)
+    after = load_model(json.loads(out)["model"]).model
+    assert type(after) is type(loaded.model)
+    code, _, err = run(*command, "--kernel", 2, "--out", tmp_path / "o")
+    assert code == 2
+    assert "Expected --kind own alone" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,6 +121,11 @@ def test_a_fused_model_goes_on(run, small, tmp_path):
         (("--set", "train.batch=3"), "Expected train.per_device to divide the 3 rows"),
         (("--set", "train.batch=64"), "Expected at least 64 rows, one batch"),
         (("--set", "data.max_length=9"), "10 too long"),
+        (("--sieve", "divprun", "--keep", "0.5"), "Did you mean 'divprune'"),
+        (("--sieve", "divprune"), "Expected a budget for 'divprune'"),
+        (("--keep", "0.5"), "Expected a method beside sieve.keep=0.5"),
+        (("--sieve", "random", "--keep", "0.9..0.1"), "Put the smaller one first"),
+        (("--sieve", "fastv", "--keep", "0.5"), "Expected train.checkpointing=false for 'fastv'"),
         (("--config", "no.json"), "Expected settings as JSON in no.json"),
         (("--model", "nowhere/at/all"), "nowhere/at/all"),
     ],

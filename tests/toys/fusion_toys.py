@@ -63,6 +63,13 @@ def processor_of(tokenizer, template=VICUNA):
 
 def toy(template=VICUNA, blocks=2):
     """4 visual tokens a picture, two encoder blocks, weights large enough to matter."""
+    base = plain(template)
+    made = fuse(base.model, base.processor, blocks=blocks)
+    return Loaded("toy", made.model, made.processor)
+
+
+def plain(template=VICUNA):
+    """The LLaVA that `toy` fuses: 16 visual tokens a picture."""
     tokenizer = letters()
     torch.manual_seed(0)
     config = LlavaConfig(
@@ -77,9 +84,8 @@ def toy(template=VICUNA, blocks=2):
         ),
         image_token_id=4, vision_feature_layer=-1,
     )  # fmt: skip
-    base = LlavaForConditionalGeneration(config).eval()
-    made = fuse(base, processor_of(tokenizer, template), blocks=blocks)
-    return Loaded("toy", made.model, made.processor)
+    model = LlavaForConditionalGeneration(config).eval()
+    return Loaded("plain", model, processor_of(tokenizer, template))
 
 
 COLOURS = ["red", "blue", "green", "black", "white", "orange"]

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokensieve.budget import check_keep
-from tokensieve.errors import BudgetError
+from tokensieve.budget import parse_keep as parse_keep
 
 MODEL, OUTPUT = "Model", "Output"
 RECIPE, RUN = "Recipe", "Run"
@@ -103,17 +102,3 @@ Threads = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-
-
-def parse_keep(text: str) -> float | int:
-    """`--keep` as `check_keep` wants it: "3" a count, "0.3" a fraction. Raises `BudgetError`."""
-    for number in (int, float):
-        try:
-            value = number(text)
-        except ValueError:
-            continue
-        return check_keep(value)
-    raise BudgetError(
-        f"Expected `keep` as a fraction in (0, 1] or a whole number of tokens from 2. Got "
-        f"'{text}'. Pass --keep 0.25 or --keep 64."
-    )

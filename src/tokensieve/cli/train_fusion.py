@@ -96,7 +96,7 @@ Kind = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="fusion, concat, avgpool or mlp.",
+        help="fusion, concat, avgpool or mlp; own: the model's, as it is.",
         show_default="fusion",
         rich_help_panel=PROJECTOR,
     ),
@@ -118,6 +118,24 @@ Parallel = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+SieveBy = Annotated[
+    str | None,
+    typer.Option(
+        "--sieve",
+        metavar="METHOD",
+        help="Leave visual tokens out in training; see `tokensieve methods`.",
+        show_default="all are read",
+        rich_help_panel=RECIPE,
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A..B",
+        help="With --sieve, of each step: a budget drawn between two, or one as of `ask`.",
+        rich_help_panel=RECIPE,
+    ),
+]
 ListSettings = Annotated[bool | None, list_settings("tokensieve.train.fusion.recipe")]
 
 
@@ -131,6 +149,8 @@ def fusion(
     config: ConfigFile = None,
     steps: Steps = None,
     settings: Set = None,
+    sieve: SieveBy = None,
+    keep: Keep = None,
     seed: Seed = 0,
     list_all: ListSettings = None,
     projector: Stage1 = None,
@@ -160,6 +180,8 @@ def fusion(
         torch.set_num_threads(threads)
     chosen = [*(read_settings(config) if config else []), *(settings or [])]
     chosen += [f"train.steps={steps}"] if steps is not None else []
+    chosen += [f"sieve.method={json.dumps(sieve)}"] if sieve is not None else []
+    chosen += [f"sieve.keep={json.dumps(keep)}"] if keep is not None else []
     recipe = make_recipe(preset, chosen)
     shared = read_parallel(parallel)
     shape = {"blocks": blocks, "kernel": kernel, "fused": fused, "kind": kind, "form": form}

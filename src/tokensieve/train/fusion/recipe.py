@@ -10,6 +10,7 @@ from typing import Any
 from tokensieve.errors import ConfigError
 from tokensieve.fields import option
 from tokensieve.nn.config import Config
+from tokensieve.train.fusion.budgets import SieveConfig
 from tokensieve.train.settings import as_settings, names_of_presets, parse_settings, read_preset
 
 PRESETS = "tokensieve.train.fusion.presets"
@@ -113,6 +114,7 @@ SECTIONS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "data": DataConfig,
     "lora": LoraConfig,
+    "sieve": SieveConfig,
     "run": RunConfig,
 }
 
@@ -124,11 +126,13 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    sieve: SieveConfig = field(default_factory=SieveConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the result, ready for JSON."""
         wanted = ["train", "data", *(["lora"] if self.train.parts == "lora" else [])]
+        wanted += ["sieve"] if self.sieve.method is not None else []
         sections = {name: getattr(self, name).to_dict() for name in wanted}
         del sections["train"]["per_device"]  # the number of parts of a batch says it
         return sections
@@ -157,6 +161,7 @@ def make_recipe(preset: str, settings: Sequence[str] = ()) -> Recipe:
         TrainConfig.from_dict(values["train"]),
         DataConfig.from_dict(values["data"]),
         LoraConfig.from_dict(values["lora"]),
+        SieveConfig.from_dict(values["sieve"]),
         RunConfig.from_dict(values["run"]),
     )
 

@@ -35,6 +35,7 @@ from tokensieve.train.fusion.checkpoint import find_checkpoint, mark_whole
 from tokensieve.train.fusion.model import choose_parts, frozen_to, projector_of
 from tokensieve.train.fusion.recipe import Recipe, uses_bf16
 from tokensieve.train.fusion.sharding import processes, wrapping
+from tokensieve.train.fusion.sieving import Sieving
 from tokensieve.train.fusion.tokens import Reader
 from tokensieve.train.journal import Journal
 from tokensieve.train.room import check_room
@@ -89,7 +90,8 @@ def train_fusion(
         "Set fewer train.steps, or fewer epochs.",
     )  # fmt: skip
     places = order_of(rows, recipe.train.batch, steps, seed, recipe.data.order)
-    work = Work(found, rows, places, skip_bad_rows, steps, seed, dict(parallel or {}))
+    sieving = Sieving.of(loaded.model, recipe, seed, steps)
+    work = Work(found, rows, places, skip_bad_rows, steps, seed, dict(parallel or {}), sieving)
     record = _record(loaded, recipe, work)
     whole = find_checkpoint(out, record, clean=False)
     if whole is not None and whole[1] == steps and _finished(out):
@@ -106,7 +108,7 @@ class Work:
     """What a training reads, in which order, and how: settled before its first step.
 
     found: the file's rows and what is wrong with others. places: of `rows`, step after step.
-    parallel: `fsdp` or `deepspeed` settings, or none.
+    parallel: `fsdp` or `deepspeed` settings, or none. sieving: what leaves tokens out, if any.
     """
 
     found: Found
@@ -116,6 +118,7 @@ class Work:
     steps: int
     seed: int
     parallel: dict[str, Any]
+    sieving: Sieving | None = None
 
 
 class _Run:
@@ -175,7 +178,7 @@ class _Run:
         if uses_bf16(recipe) and not work.parallel:
             frozen_to(model, torch.bfloat16)
         trainer = FusionTrainer(
-            model, arguments, work.rows, work.places, recipe, work.skip_bad_rows
+            model, arguments, work.rows, work.places, recipe, work.skip_bad_rows, work.sieving
         )
         trainer.remove_callback(PrinterCallback)
         for callback in (Watch(self.tell), Marks(self.mark)):
@@ -195,8 +198,11 @@ class _Run:
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Log one step: to log.jsonl and the terminal."""
         seconds = perf_counter() - self.started
+        sieving = self.work.sieving
+        more = {} if sieving is None else sieving.told(step)
         self.log.write({"step": step, "loss": logs["loss"], "lr": logs.get("learning_rate"),
-                        "grad_norm": logs.get("grad_norm"), "s": round(seconds, 2)})  # fmt: skip
+                        "grad_norm": logs.get("grad_norm"), "s": round(seconds, 2),
+                        **more})  # fmt: skip
         logger.info(
             "step %d of %d: loss %.4f, %.1f s", step + 1, self.work.steps, logs["loss"], seconds
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tokensieve.train.checkpoint import PREFIX
 from tokensieve.train.fusion.batches import PROBLEMS, Conversations, Given
 from tokensieve.train.fusion.model import base_of, is_of_projector
 from tokensieve.train.fusion.recipe import Recipe, uses_bf16
+from tokensieve.train.fusion.sieving import Sieving
 
 LEARNED = "learned.safetensors"  # of a checkpoint: the weights that learn
 
@@ -35,9 +37,10 @@ class FusionTrainer(Trainer):
         places: Sequence[int],
         recipe: Recipe,
         skip_bad_rows: bool,
+        sieving: Sieving | None = None,
     ) -> None:
         self.rows, self.places, self.recipe = rows, places, recipe
-        self.skip_bad_rows = skip_bad_rows
+        self.skip_bad_rows, self.sieving = skip_bad_rows, sieving
         self.unreadable: dict[int, str] = {}
         self.encoder = base_of(model).model.vision_tower
         super().__init__(model, arguments, rows.collate, rows)
@@ -89,7 +92,10 @@ class FusionTrainer(Trainer):
         count = named.get("num_items_in_batch")
         if count is not None:  # of a step whose pictures are all unreadable it is 0
             named["num_items_in_batch"] = torch.as_tensor(count).clamp(min=1)
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *rest, **named)
+        inputs = {**inputs, "use_cache": False}
+        step, under = self.state.global_step, self.sieving
+        with nullcontext() if under is None else under.at(step, inputs):
+            return super().compute_loss(model, inputs, *rest, **named)
 
     def _save_checkpoint(self, *given: Any, **named: Any) -> None:
         """Transformers' own; where the disk refuses, nothing of it stays.
