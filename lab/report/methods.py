@@ -1,4 +1,4 @@
-"""docs/methods.md from the registry: `python -m lab.report.methods`."""
+"""docs/methods.md and docs/reading-list.md from the registry: `python -m lab.report.methods`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from lab.report import reading_list
 from lab.report.markdown import table
 from tokensieve.files import write_text
 from tokensieve.methods.base import Method
@@ -22,8 +23,9 @@ TITLES = {
 
 
 def main() -> None:
-    """Write the page into docs/ of the current folder."""
+    """Write the pages into docs/ of the current folder."""
     write_text("docs/methods.md", page())
+    write_text("docs/reading-list.md", reading_list.page())
 
 
 def page() -> str:
@@ -37,7 +39,8 @@ def page() -> str:
         "Every method by the place where it acts, in its own words. Which to take: "
         "[choose a method](guides/choose.md). How they read, beside each other: "
         "[comparison](results/comparison.md). What choosing costs: "
-        "[selection](results/selection.md).",
+        "[selection](results/selection.md). What became of every work read: "
+        "[the reading list](reading-list.md).",
         table(lists).replace("--:", ":--"),
         "Made from the registry by `python -m lab.report.methods`; do not edit.",
     ]
