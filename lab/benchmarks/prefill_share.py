@@ -58,7 +58,7 @@ def signals_seconds(method: Method, rounds: int) -> float:
     rows = {Kind.TEXT_ATTENTION: TEXT, Kind.ATTENTION_MAP: shape[2]}
     total = 0.0
     for signal in method.signals(LLM if inside else ENCODER).values():
-        if signal.kind in (Kind.KEYS, Kind.KEYS_UNROTATED):
+        if signal.kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
             total += least(partial(k.mean, 1), rounds)
         elif signal.kind is Kind.RECEIVED_ATTENTION:
             total += least(partial(received_attention, q, k, scale), rounds)

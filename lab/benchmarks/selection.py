@@ -81,12 +81,12 @@ def inputs(method: Method, n: int, batch: int, dtype: torch.dtype) -> VisionToke
 
 
 def _signal(kind: Kind, B: int, n: int, g: torch.Generator) -> Tensor:
-    width = {Kind.KEYS: KEY, Kind.KEYS_UNROTATED: KEY * HEADS, Kind.ATTENTION_MAP: n,
-             Kind.TEXT_ATTENTION: TEXT}.get(kind)  # fmt: skip
+    width = {Kind.KEYS: KEY, Kind.ALL_KEYS: KEY * HEADS, Kind.KEYS_UNROTATED: KEY * HEADS,
+             Kind.ATTENTION_MAP: n, Kind.TEXT_ATTENTION: TEXT}.get(kind)  # fmt: skip
     if width is None:
         return torch.randn(B, n, generator=g).softmax(-1)
     drawn = torch.randn(B, n, width, generator=g)
-    return drawn if kind in (Kind.KEYS, Kind.KEYS_UNROTATED) else drawn.softmax(-1)
+    return drawn if "keys" in kind else drawn.softmax(-1)
 
 
 def measure(

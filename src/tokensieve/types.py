@@ -5,6 +5,7 @@ B crops (or pictures) of equal length, L tokens of a crop, C width, P pixel valu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -48,7 +49,9 @@ class Kind(StrEnum):
     # inside the LLM
     LAST_ATTENTION = "last-attention"  # (B, L) from the last token of the prompt
     TEXT_ATTENTION = "text-attention"  # (B, L, T) from each text token of `TextContext`
+    ALL_KEYS = "all-keys"  # (B, L, K) keys of all heads side by side
     LAST_UNROTATED = "last-unrotated"  # (B, L) as from the last token, without rotary positions
+    LAST_TO_VISUAL = "last-to-visual"  # (B, L) the same, its softmax over visual tokens only
     MEAN_UNROTATED = "mean-unrotated"  # (B, L) by the mean query of visual tokens, no rotary
     KEYS_UNROTATED = "keys-unrotated"  # (B, L, K) keys of all heads, without rotary positions
 
@@ -58,10 +61,17 @@ class Signal:
     """One `Kind` of signal of one attention layer.
 
     block: the encoder's layer, counted from 0; None: the one just run (sites "encoder", "llm").
+    ahead: site "llm" only: of the layer at the cut, as it would attend to what it is handed if
+        nothing were dropped. Its queries and keys are computed once more for that.
     """
 
     kind: Kind
     block: int | None = None
+    ahead: bool = False
+
+    def layer_at(self, cut: int) -> int:
+        """Site "llm": the layer it is of, for a cut before layer `cut`."""
+        return cut if self.ahead else cut - 1
 
 
 Grid = tuple[int, int]  # rows, columns
@@ -197,7 +207,7 @@ class VisionTokens:
                 "inside the sieve (pass pixels), on a model whose attention can be read."
             )
         found = self.signals[name]
-        if not bool(_finite_rows(found).all()):
+        if not math.isfinite(found.sum()) and not bool(torch.isfinite(found).all()):
             raise NonFiniteError(
                 f"Expected finite numbers for the signal '{name}'. Got NaN or Inf. Check the "
                 "picture and the model's dtype (try bfloat16 instead of float16)."

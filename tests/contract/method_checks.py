@@ -59,7 +59,7 @@ def _other(signal: torch.Tensor, place: int) -> torch.Tensor:
 
 def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
     """Made up, with the shape of its kind; rows of attention sum to at most 1."""
-    if kind in (Kind.KEYS, Kind.KEYS_UNROTATED):
+    if kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
         return torch.randn(B, L, KEY, generator=g)
     columns = {Kind.ATTENTION_MAP: L, Kind.TEXT_ATTENTION: TEXT}.get(kind, 1)
     drawn = torch.randn(B, L, columns, generator=g)

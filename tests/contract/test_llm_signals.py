@@ -29,10 +29,11 @@ class Told(ByNorm):
     site = Site.LLM
     kind: Kind = Kind.LAST_ATTENTION
     seen: list = None
+    ahead: bool = False
     reduce_pool = Method.reduce_pool  # all pictures of a prompt as one
 
     def signals(self, encoder):
-        return {"it": Signal(self.kind)}
+        return {"it": Signal(self.kind, ahead=self.ahead)}
 
     def reduce(self, vision, counts, text=None):
         self.seen.append(vision)
@@ -44,9 +45,9 @@ def forward(model, inputs):
         return model(**inputs)
 
 
-def told(tiny, inputs, kind, layer):
+def told(tiny, inputs, kind, layer, ahead=False):
     """Signals by row of the prompt, (rows, ...) per prompt and stage; and the call's report."""
-    method = Told(kind=kind, seen=[])
+    method = Told(kind=kind, seen=[], ahead=ahead)
     _, call = cut(tiny.model, inputs, method, layer, forward, pool="prompt")
     encoded = encode(tiny.model, inputs)
     return method.seen, call, encoded
@@ -81,11 +82,14 @@ def rows_of_prompt(vision, encoded, prompt):
     return torch.cat(rows), torch.cat(token)
 
 
-def check(name, kind, layer, wanted):
-    """wanted(at, inputs, call) -> (B, S, ...) by position of the whole prompt."""
+def check(name, kind, layer, wanted, ahead=False):
+    """wanted(at, inputs, call) -> (B, S, ...) by position of the whole prompt.
+
+    ahead: of the layer at the cut, before anything is dropped there.
+    """
     tiny = build(name)
     inputs = tiny.inputs([1, 2])
-    seen, call, encoded = told(tiny, inputs, kind, layer)
+    seen, call, encoded = told(tiny, inputs, kind, layer, ahead)
     stages = stages_of(layer)
     found = by_prompt(seen, encoded, stages)
     place = inputs["input_ids"] == tiny.model.config.image_token_id
@@ -93,7 +97,8 @@ def check(name, kind, layer, wanted):
         alive = inputs["attention_mask"].bool()
         if i:
             alive = kept_positions(tiny.model, inputs, call.stages[i - 1])
-        want = wanted(tiny, at, inputs, call, alive)
+        before = replace(call, stages=tuple(s for s in call.stages if s.layer < at))
+        want = wanted(tiny, at + ahead, inputs, before, alive)
         for p in range(len(place)):
             got, token = rows_of_prompt(found[at, p], encoded, p)
             left = token & alive[p][place[p]]
@@ -179,6 +184,25 @@ def keys_unrotated(tiny, at, inputs, call, alive):
     return [*projected(tiny, at, inputs, call)][1].flatten(2)
 
 
+def all_keys(tiny, at, inputs, call, alive):
+    with blocked(tiny.model, inputs, [s for s in call.stages if s.layer < at]), torch.no_grad():
+        cache = tiny.model(**inputs, use_cache=True).past_key_values
+    return cache.layers[at - 1].keys.transpose(1, 2).flatten(2)
+
+
+def received(tiny, at, inputs, call, alive):
+    rows = eager(tiny, at, inputs, call).mean(1).masked_fill(~alive[..., None], 0)
+    return rows.sum(1) / alive.sum(-1, keepdim=True)
+
+
+def last_to_visual(tiny, at, inputs, call, alive):
+    q, k = projected(tiny, at, inputs, call)
+    place = inputs["input_ids"] == tiny.model.config.image_token_id
+    structural = torch.cat([p.origin_N < 0 for p in encode(tiny.model, inputs).packings])
+    tokens = alive & place & ~torch.zeros_like(place).masked_scatter(place, structural)
+    return torch.stack([unrotated(q[b, -1], k[b], tokens[b]) for b in range(len(q))])
+
+
 REFERENCES = {
     Kind.LAST_ATTENTION: last_attention,
     Kind.TEXT_ATTENTION: text_attention,
@@ -186,6 +210,9 @@ REFERENCES = {
     Kind.MEAN_UNROTATED: mean_unrotated,
     Kind.KEYS: keys,
     Kind.KEYS_UNROTATED: keys_unrotated,
+    Kind.ALL_KEYS: all_keys,
+    Kind.RECEIVED_ATTENTION: received,
+    Kind.LAST_TO_VISUAL: last_to_visual,
 }
 
 
@@ -195,6 +222,20 @@ REFERENCES = {
 @pytest.mark.one_of_each
 def test_signals_are_those_of_eager_attention(name, kind, layer):
     check(name, kind, layer, REFERENCES[kind])
+
+
+@required
+@pytest.mark.parametrize("kind", [Kind.LAST_ATTENTION, Kind.ALL_KEYS, Kind.MEAN_UNROTATED])
+@pytest.mark.one_of_each
+def test_a_look_ahead_is_the_layer_at_the_cut(name, kind):
+    """As it would attend if nothing were dropped there; nothing is cached or tapped by it."""
+    check(name, kind, STAGES, REFERENCES[kind], ahead=True)
+
+    def of_the_layer_before(tiny, at, *rest):
+        return REFERENCES[kind](tiny, at - 1, *rest)
+
+    with pytest.raises(AssertionError):
+        check(name, kind, STAGES, of_the_layer_before, ahead=True)
 
 
 @required
@@ -315,9 +356,10 @@ def test_only_the_layers_asked_for_are_tapped_and_only_in_the_prefill(monkeypatc
 
 
 @required
-@pytest.mark.parametrize("method", ["fastv", "pact"])
+@pytest.mark.parametrize(("method", "layer"), [("fastv", 2), ("pact", 1)])
 @pytest.mark.one_of_each
-def test_everything_is_put_back_where_a_layer_gives_nan(name, method):
+def test_everything_is_put_back_where_a_layer_gives_nan(name, method, layer):
+    """One reads the layer before its cut, the other the layer at it."""
     tiny = build(name)
     attention = inside.layers_of(tiny.model)[1].self_attn
     config, hooks = attention.config, inside.hooks_on(tiny.model)
@@ -326,7 +368,7 @@ def test_everything_is_put_back_where_a_layer_gives_nan(name, method):
     try:
         with (
             pytest.raises(NonFiniteError, match="layer 1 of the LLM"),
-            sieve(tiny.model, method, 0.5, layer=2),
+            sieve(tiny.model, method, 0.5, layer=layer),
         ):
             tiny.model.generate(**tiny.inputs([1]), max_new_tokens=1)
     finally:

@@ -68,7 +68,7 @@ def test_layers_asked_for_are_those_of_the_papers() -> None:
         "visionzip": {(cls, 22), (Kind.KEYS, 22)},
         "prumerge": {(cls, 22), (Kind.KEYS, 22)},
         "prumerge-plus": {(cls, 22), (Kind.KEYS, 22)},
-        "hiprune": {(received, 9), (received, 22)},
+        "hiprune": {(received, 8), (received, 22)},  # "layer 9 of 24" counted from 1
         "vflowopt": {(received, 22)},
         "mustdrop": {(cls, 22)},
     }
@@ -76,7 +76,7 @@ def test_layers_asked_for_are_those_of_the_papers() -> None:
     assert blocks == [22, 21, 20]
     shallow = replace(CLIP_L, depth=3, layer=-2)
     assert [s.block for s in get_method("vtc-cls").signals(shallow).values()] == [1, 0]
-    assert [s.block for s in get_method("hiprune").signals(shallow).values()] == [1, 1]
+    assert [s.block for s in get_method("hiprune").signals(shallow).values()] == [0, 1]
 
 
 # --- FasterVLM and VTC-CLS
@@ -231,6 +231,7 @@ def test_hiprune_does_not_wrap_around_rows() -> None:
     assert 16 not in plain
     assert 16 in wrapped
     assert kept("hiprune", crop(middle=a, deep=b), 25, alpha=0.2) == plain
+    assert kept("hiprune", crop(middle=a, deep=b), 25, alpha=0.2, as_released=True) == wrapped
 
 
 # --- VFlowOpt

@@ -1,8 +1,18 @@
-"""How many tokens are left behind each layer of an encoder."""
+"""Blocks of an encoder or an LLM: which one a place in the depth is, what is left behind each."""
 
 from __future__ import annotations
 
 from tokensieve.errors import BudgetError
+
+
+def blocks_run(place: float, depth: int, *, most: int | None = None) -> int:
+    """How many of `depth` blocks have run at `place`, a share of the depth: from 1 to `most`.
+
+    The one rule by which layers of a paper move with the depth: what stands at n of N blocks there
+    stands at round(n / N * depth) here (a half to the even number). A cut at place p comes before
+    the block of that number, counted from 0; an attention read at p is of the block one before.
+    """
+    return min(max(round(place * depth), 1), depth if most is None else most)
 
 
 def even_blocks(length: int, keep: int, blocks: int, *, halve: bool = True) -> list[int]:

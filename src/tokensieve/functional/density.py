@@ -5,6 +5,8 @@ B crops, L tokens, C width, P tokens that take part (or are compared at a time),
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,23 +18,32 @@ from tokensieve.functional.places import own_places, positions
 _PART = 1024  # tokens compared with all others at a time
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """exp(-(distance / width)^power)."""
+
+    width: float
+    power: int = 1
+
+
 def bounded_peaks(
     tokens_BLC: Float[Tensor, "B L C"],
     among_BL: Bool[Tensor, "B L"],
     counts_B: Int[Tensor, "B"],
     cutoff: float,
+    kernel: Kernel | None = None,
 ) -> Bool[Tensor, "B L"]:
     """Distance bounded density peaks [1]: in order of falling density, each token farther than
     `cutoff` in cosine distance from all taken before; at most `counts_B[b]` of a crop.
 
-    Density is `kernel_density`. Tokens outside `among` take no part and are not even compared. The
-    earlier token wins a tie.
+    Density is `kernel_density`, by a kernel of width `cutoff` unless told. Tokens outside `among`
+    take no part and are not even compared. The earlier token wins a tie.
 
     [1] PACT, arXiv 2504.08966.
     """
     index_BP, real_BP = positions(among_BL)
     taken_BPC = tokens_BLC.gather(1, index_BP[..., None].expand(-1, -1, tokens_BLC.shape[-1]))
-    density_BP = kernel_density(taken_BPC, real_BP, cutoff)
+    density_BP = kernel_density(taken_BPC, real_BP, kernel or Kernel(cutoff))
     peak_BP = torch.zeros_like(real_BP)
     for part in crops_at_once(taken_BPC) if real_BP.numel() else ():
         peak_BP[part] = _spread(
@@ -42,13 +53,14 @@ def bounded_peaks(
 
 
 def kernel_density(
-    tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"], cutoff: float
+    tokens_BLC: Float[Tensor, "B L C"], valid_BL: Bool[Tensor, "B L"], kernel: Kernel
 ) -> Float[Tensor, "B L"]:
-    """Sum over a crop's real tokens of exp(-cosine distance / cutoff), itself among them."""
+    """Sum of the kernel of cosine distances to a crop's real tokens, itself among them."""
     unit_BLC = normalize(tokens_BLC.float().masked_fill(~valid_BL[..., None], 0), dim=-1)
     sums = [torch.zeros_like(unit_BLC[:, :0, 0])]
     for part_BPC in torch.split(unit_BLC, _PART, 1):
-        near_BPL = (part_BPC @ unit_BLC.mT).sub_(1).div_(cutoff).exp_()
+        far_BPL = (part_BPC @ unit_BLC.mT).sub_(1).neg_().clamp_min_(0).div_(kernel.width)
+        near_BPL = far_BPL.pow_(kernel.power).neg_().exp_()
         sums.append(near_BPL.masked_fill_(~valid_BL[:, None], 0).sum(-1))
     return torch.cat(sums, 1)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from tokensieve.functional.cosine import Cosines, crops_at_once
+from tokensieve.functional.topk import topk_mask
 
 _AHEAD = 64  # rows computed at a time, of the tokens likely to be chosen next
 _EXPLAINED = 1e-5  # a token of which no more is new is a copy of those chosen
@@ -27,8 +28,8 @@ def greedy_dpp(
     The kernel is quality_i * cosine(i, j) * quality_j, quality not negative. A step adds a row to
     the Cholesky factor of the cosines between the chosen tokens and all; what it leaves of each
     token, times its squared quality, is what the determinant would grow by. Quality scales rows of
-    the factor and nothing else, so it is kept out of it: a small one costs no precision. Tokens
-    that gain nothing (copies of chosen ones, quality 0) come last, in their order.
+    the factor and nothing else, so it is kept out of it: a small one costs no precision. Past
+    the rank of the tokens, where none adds anything new, those of highest quality fill the budget.
     O(n L C + n^2 L) and n x L numbers; there is no L x L kernel.
 
     [1] Fast Greedy MAP Inference for Determinantal Point Process, arXiv 1709.05135.
@@ -60,14 +61,17 @@ def _greedy_map(
     crop_B = torch.arange(B, device=counts_B.device)
     for step in range(steps):
         gain_BL = torch.addcmul(closed_BL, worth_BL, new_BL)
-        pick_B = gain_BL.argmax(-1)
-        kept_BL[crop_B, pick_B] |= step < counts_B
+        most_B, pick_B = gain_BL.max(-1)
+        more_B = (step < counts_B) & (most_B > 0)
+        if not bool(more_B.any()):
+            break
+        kept_BL[crop_B, pick_B] |= more_B
         closed_BL[crop_B, pick_B] = -torch.inf
         left_B1 = new_BL[crop_B, pick_B][:, None]
         inverse_B1 = left_B1.rsqrt().masked_fill(left_B1 == 0, 0)
-        row_BL = factor.append(pick_B, inverse_B1, gain_BL, step < counts_B)
+        row_BL = factor.append(pick_B, inverse_B1, gain_BL, more_B)
         new_BL = threshold(torch.addcmul(new_BL, row_BL, row_BL, value=-1), _EXPLAINED, 0)
-    return kept_BL
+    return kept_BL | topk_mask(quality_BL, counts_B - kept_BL.sum(-1), valid_BL & ~kept_BL)
 
 
 class _Factor:

@@ -93,10 +93,10 @@ def four_neighbours(mask_BL: Bool[Tensor, "B L"], grid: tuple[int, int]) -> Bool
     """True above, below, left and right of each True of the mask; rows do not wrap around."""
     mask_BHW = mask_BL.view(-1, *grid)
     near_BHW = torch.zeros_like(mask_BHW)
-    near_BHW[:, 1:] |= mask_BHW[:, :-1]
-    near_BHW[:, :-1] |= mask_BHW[:, 1:]
-    near_BHW[:, :, 1:] |= mask_BHW[:, :, :-1]
-    near_BHW[:, :, :-1] |= mask_BHW[:, :, 1:]
+    for axis, size in enumerate(grid, 1):
+        low, high = (mask_BHW.narrow(axis, start, size - 1) for start in (0, 1))
+        near_BHW.narrow(axis, 1, size - 1).logical_or_(low)
+        near_BHW.narrow(axis, 0, size - 1).logical_or_(high)
     return near_BHW.flatten(1)
 
 

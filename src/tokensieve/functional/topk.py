@@ -22,6 +22,10 @@ def topk_mask(
 
     A tie goes to the higher of `ties_BL` where given, then to the earlier token.
     """
+    if ties_BL is None and scores_BL.device.type == "cpu":
+        found_BL = _above(torch.where(valid_BL, scores_BL.float(), -torch.inf), counts_B.tolist())
+        if found_BL is not None:
+            return found_BL
     ranked = scores_BL.float().clamp_min(_LOWEST).masked_fill(~valid_BL, -torch.inf)
     if ties_BL is None:
         order = ranked.argsort(dim=-1, descending=True, stable=True)
@@ -33,3 +37,13 @@ def topk_mask(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
     )
     return (place < counts_B[:, None]) & valid_BL
+
+
+def _above(ranked_BL: Tensor, counts: list[int]) -> Tensor | None:
+    """Those not below the k-th highest, without sorting: where all rows want as many, and no tie
+    (-inf among them) makes them more. A CPU's way; elsewhere it would wait for the device."""
+    L, k = ranked_BL.shape[-1], counts[0] if counts else 0
+    if not 0 < k < L or any(count != k for count in counts):
+        return None
+    found_BL: Tensor = ranked_BL >= ranked_BL.kthvalue(L - k + 1, -1, keepdim=True).values
+    return found_BL if found_BL.sum(-1).tolist() == counts else None

@@ -19,16 +19,26 @@ from tokensieve.functional.text import text_embeds
 from tokensieve.methods.base import Method
 from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 
+_LEAST = 1e-6  # relevance of the least relevant token, in the released code
+
 
 @dataclass(frozen=True)
 class CDPruner(Method):
     """Tokens both diverse and relevant to the text: greedy MAP of a conditional DPP [1].
 
-    A token's relevance is its mean cosine with the question's tokens, scaled to [0, 1] over the
-    crop; the kernel is relevance_i * cosine(i, j) * relevance_j.
+    A token's relevance is its mean cosine with the question's tokens, scaled to [0, 1] over what
+    shares a budget: the crop, or with pool="image" all crops. The kernel is
+    relevance_i * cosine(i, j) * relevance_j. Past the rank of the tokens, where the determinant is
+    0 whatever is added, the most relevant of the others fill the budget.
+
+    as_released: the cosine counts with the sign reversed, as in the released code (of CLIP's
+        towers, where patches of objects are farther from words), and relevance begins at
+        1e-6 of its range.
 
     Differs from the paper: relevance there comes from CLIP's text tower where the VLM has a CLIP
     encoder; here, for every model, from the LLM's own embeddings of the text.
+    Differs from the released code: that scales relevance over all crops, each with a budget of its
+    own.
 
     Raises `UnsupportedError` without text, `PromptError` for a prompt that has none, `InputError`
     for text of another width.
@@ -40,11 +50,16 @@ class CDPruner(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     paper: ClassVar[str | None] = "CDPruner, arXiv 2506.10967"
 
+    as_released: bool = False
+
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        relevance_BL = _relevance(vision, text_embeds(text, vision))
+        text_TC = text_embeds(text, vision)
+        relevance_BL = _relevance(vision, -text_TC if self.as_released else text_TC)
+        if self.as_released:
+            relevance_BL = relevance_BL + _LEAST
         return Reduction(greedy_dpp(vision.tokens, relevance_BL, counts, vision.valid_BL))
 
 

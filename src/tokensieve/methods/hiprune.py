@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.fields import option
+from tokensieve.functional.blocks import blocks_run
 from tokensieve.functional.counts import rounded_share
 from tokensieve.functional.grid import four_neighbours
 from tokensieve.functional.topk import topk_mask
@@ -38,9 +39,13 @@ class HiPrune(Method):
     the deep layer. Without a grid there are no buffers.
 
     alpha: share of the budget that anchors and buffers take at the most.
-    middle: the middle layer's depth, as a share of the encoder's (layer 9 of 24).
+    middle: the middle layer's depth, as a share of the encoder's. The paper's layer 9 of 24 (16 of
+        32 for Qwen2.5-VL), counted from 1, is block 8 (15), counted from 0.
 
-    Differs from the released code: neighbours follow the true grid and do not wrap around rows.
+    as_released: the tokens before and after an anchor are its buffers even across the end of a
+        row, as in the released code, which also takes every grid for 24 wide.
+
+    Records of nano's first model were made with the block after.
 
     Raises `ConfigError` for a share outside 0 to 1.
 
@@ -53,9 +58,10 @@ class HiPrune(Method):
 
     alpha: float = option(0.1, low=0, high=1)
     middle: float = option(9 / 24, low=0, high=1)
+    as_released: bool = False
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
-        middle = min(int(self.middle * encoder.depth), encoder.block)
+        middle = blocks_run(self.middle, encoder.depth, most=encoder.block + 1) - 1
         return {
             "middle": Signal(Kind.RECEIVED_ATTENTION, middle),
             "deep": Signal(Kind.RECEIVED_ATTENTION, encoder.block),
@@ -69,8 +75,18 @@ class HiPrune(Method):
         anchors_B = rounded_share(counts, self.alpha / 5)
         kept_BL = topk_mask(middle_BL, anchors_B, valid_BL)
         if vision.grid is not None:
-            buffers_BL = four_neighbours(kept_BL, vision.grid) & valid_BL & ~kept_BL
-            kept_BL = kept_BL | topk_mask(deep_BL, counts - kept_BL.sum(-1), buffers_BL)
-        return Reduction(
-            kept_BL | topk_mask(deep_BL, counts - kept_BL.sum(-1), valid_BL & ~kept_BL)
-        )
+            near_BL = (self._beside(kept_BL, vision.grid) & valid_BL) | kept_BL
+            room_B = counts - near_BL.sum(-1)
+            if min(room_B.tolist(), default=0) >= 0:
+                return Reduction(near_BL | topk_mask(deep_BL, room_B, valid_BL & ~near_BL))
+            buffers_BL = near_BL & ~kept_BL  # more than there is room for, in some crop
+            kept_BL |= topk_mask(deep_BL, counts - anchors_B, buffers_BL)
+        rest_B = counts - kept_BL.sum(-1)
+        return Reduction(kept_BL | topk_mask(deep_BL, rest_B, valid_BL & ~kept_BL))
+
+    def _beside(self, anchor_BL: Tensor, grid: tuple[int, int]) -> Tensor:
+        near_BL = four_neighbours(anchor_BL, grid)
+        if self.as_released:
+            near_BL[:, 1:] |= anchor_BL[:, :-1]
+            near_BL[:, :-1] |= anchor_BL[:, 1:]
+        return near_BL

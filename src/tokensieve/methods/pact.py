@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokensieve.fields import option
 from tokensieve.functional.counts import rounded_share
-from tokensieve.functional.density import bounded_peaks
+from tokensieve.functional.density import Kernel, bounded_peaks
 from tokensieve.functional.matching import best_edges
 from tokensieve.functional.merge import mean_at
 from tokensieve.functional.topk import topk_mask
@@ -28,20 +28,25 @@ _PLACES = (4 / 32,)
 
 @dataclass(frozen=True)
 class Pact(Method):
-    """At layer 4 of 32: drop what no visual query asks for, cluster the rest by keys, keep each
+    """Before block 4 of 32: drop what no visual query asks for, cluster the rest by keys, keep each
     cluster's mean [1].
 
-    Importance is the attention of the mean visual query, without rotary positions, times the norm
-    of the hidden state. Cluster centres are taken in order of density, each farther than `cutoff`
-    from all before it (cosine distance of keys without rotary positions); the others join the
-    nearest centre, and so do unimportant ones within `recover` * `cutoff` of one.
+    Queries and keys are those of the block at the cut. Importance is the attention of the mean
+    visual query, without rotary positions, times the norm of the hidden state. Clusters are of the
+    cosine distances d of keys with rotary positions, all heads side by side: centres are taken in
+    order of density, the sum of exp(-d / cutoff) over the important tokens, each farther than
+    `cutoff` from all before it; the others join the nearest centre, and so do unimportant ones
+    within `recover` * `cutoff` of one.
 
     important: share of the tokens that is not dropped at once; at least what is to be kept.
+    as_released: density is the sum of exp(-(d / 2)^2), as in the released code.
 
-    Differs from the paper: the budget is exact. Where there are more centres than it allows, the
-    densest take in all; where fewer, the most important of the others stay by themselves. Merged
-    tokens weigh as one in attention: the paper adds the logarithm of a cluster's size to every
-    later layer's mask, which would cost FlashAttention.
+    Differs from paper and released code: the budget is exact. Where there are more centres than it
+    allows, the densest take in all; where fewer, the most important of the others stay by
+    themselves. Merged tokens weigh as one in attention: there the logarithm of a cluster's size is
+    added to every later layer's mask, which would cost FlashAttention.
+    Records of nano's first model were made with keys of the block before, without rotary positions:
+    they found a single cluster.
 
     Raises `ConfigError` for options out of range.
 
@@ -54,12 +59,16 @@ class Pact(Method):
     important: float = option(0.55, over=0, high=1)
     cutoff: float = option(0.21, over=0, high=2)
     recover: float = option(1.5, low=0)
+    as_released: bool = False
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
-        return {"asked": Signal(Kind.MEAN_UNROTATED), "keys": Signal(Kind.KEYS_UNROTATED)}
+        return {
+            "asked": Signal(Kind.MEAN_UNROTATED, ahead=True),
+            "keys": Signal(Kind.ALL_KEYS, ahead=True),
+        }
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
@@ -69,7 +78,8 @@ class Pact(Method):
         worth_BL = vision.signal("asked").float() * vision.tokens.float().norm(dim=-1)
         share_B = rounded_share(valid_BL.sum(-1), self.important, "up")
         asked_BL = topk_mask(worth_BL, torch.maximum(share_B, counts), valid_BL)
-        centre_BL = bounded_peaks(keys_BLK, asked_BL, counts, self.cutoff)
+        kernel = Kernel(2, 2) if self.as_released else Kernel(self.cutoff)
+        centre_BL = bounded_peaks(keys_BLK, asked_BL, counts, self.cutoff, kernel)
         alone_BL = topk_mask(worth_BL, counts - centre_BL.sum(-1), asked_BL & ~centre_BL)
         kept_BL = centre_BL | alone_BL
         cosine_BL, into_BL = best_edges(keys_BLK, valid_BL & ~kept_BL, centre_BL)

@@ -21,13 +21,16 @@ _PLACES = (8 / 32, 16 / 32, 24 / 32)
 
 @dataclass(frozen=True)
 class PyramidDrop(ScoringMethod):
-    """At 1/4, 1/2 and 3/4 of the depth the same share of the survivors, those the instruction's
-    last token attends to most in the layer before [1].
+    """Before blocks 8, 16 and 24 of 32, the same share of the survivors: those to which the
+    instruction's last token would attend most in that block [1].
 
-    `keep` is what remains after the last step, so the shares are its cube root, that squared, and
-    itself; the paper's .5, .25, .125 is keep=0.125.
+    The queries and keys are those of the block at the cut, on what reaches it; softmax over all
+    that the token sees, mean over heads. The paper's layers 8, 16 and 24 are these blocks, counted
+    from 0. `keep` is what remains after the last step, so the shares are its cube root, that
+    squared, and itself; the paper's .5, .25, .125 is keep=0.125.
 
     Differs from the released code: positions are kept, not renumbered.
+    Records of nano's first model were made with the attention of the block before.
 
     [1] PyramidDrop, arXiv 2410.17247.
     """
@@ -39,7 +42,7 @@ class PyramidDrop(ScoringMethod):
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
-        return {"attention": Signal(Kind.LAST_ATTENTION)}
+        return {"attention": Signal(Kind.LAST_ATTENTION, ahead=True)}
 
     def scores(self, vision: VisionTokens, text: TextContext | None = None) -> Float[Tensor, "B L"]:
         return vision.signal("attention").float()

@@ -16,13 +16,15 @@ from typing import ClassVar
 from tokensieve.budget import check_keep
 from tokensieve.errors import BudgetError, ConfigError
 from tokensieve.fields import check_fields, option, shown
+from tokensieve.functional.blocks import blocks_run
 from tokensieve.types import EncoderInfo
 
 Stages = Mapping[int, float | int]
 
 
 def scaled_layers(depth: int, places: Sequence[float]) -> tuple[int, ...]:
-    """Layers of an LLM of `depth` layers at `places`, shares of its depth in ascending order.
+    """Layers of an LLM of `depth` layers at `places`, shares of its depth in ascending order, by
+    the rule of `blocks_run`.
 
     From 1 to depth - 1, and distinct as far as there are layers.
 
@@ -35,7 +37,7 @@ def scaled_layers(depth: int, places: Sequence[float]) -> tuple[int, ...]:
         behind = len(places) - 1 - i  # so many more have to find room
         low = found[-1] + 1 if found else 1
         high = max(low, depth - 1 - behind)
-        found.append(min(max(round(place * depth), low), high))
+        found.append(min(max(blocks_run(place, depth), low), high))
     return tuple(dict.fromkeys(layer for layer in found if layer < depth))
 
 

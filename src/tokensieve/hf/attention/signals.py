@@ -42,7 +42,7 @@ class EncoderSignals:
         self.modules: list[Any] = []
         layers = list(encoder_layers(model)) if self.signals else list[Any]()
         for signal in self.signals:
-            if signal.kind not in OF_ENCODERS or signal.block is None:
+            if signal.kind not in OF_ENCODERS or signal.block is None or signal.ahead:
                 raise ConfigError(
                     f"Expected a signal of an encoder layer, one of {', '.join(OF_ENCODERS)}. Got "
                     f"{signal}."

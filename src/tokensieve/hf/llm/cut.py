@@ -59,6 +59,16 @@ def compose(before: Gather | None, after: Gather, length: int) -> Int[Tensor, "B
     return place.gather(1, after.index_BT)
 
 
+def take_arguments(kwargs: dict[str, Any], gather: Gather) -> dict[str, Any]:
+    """What a layer is handed beside hidden states and mask, cut to what it still holds."""
+    taken = dict(kwargs)
+    if (rotary := kwargs.get("position_embeddings")) is not None:
+        taken["position_embeddings"] = take_rotary(rotary, gather.index_BT)
+    if (places := kwargs.get("position_ids")) is not None:
+        taken["position_ids"] = take_places(places, gather.index_BT)
+    return taken
+
+
 def prefill_mask(mask: Any, gather: Gather, *, flash: bool) -> Tensor | None:
     """The mask of a layer that reads the prompt for the first time, cut to what it still holds.
 

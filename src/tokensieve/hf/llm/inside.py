@@ -1,4 +1,5 @@
-"""What a decoder layer's attention says about visual tokens, for the layer behind it to choose by.
+"""What a decoder layer's attention says about visual tokens, for a cut to choose by: the layer just
+run, or the layer at the cut itself, run as far as its queries and keys.
 
 B prompts, H heads, G key heads, N positions the layer holds, S prompt length, d width of a head, T
 text tokens of a prompt, K values of a signal per position.
@@ -7,8 +8,8 @@ text tokens of a prompt, K values of a signal per position.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,14 +20,26 @@ from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.functional.attention import attention_rows
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.families.towers import attention_in
+from tokensieve.hf.llm.cut import take_arguments
 from tokensieve.hf.llm.masks import window_of
+from tokensieve.hf.prompt.compaction import Gather
+from tokensieve.hf.runtime.compat import CACHE_NAMES
 from tokensieve.hf.runtime.devices import moved
 from tokensieve.hf.runtime.hooks import Action, Point, When, acting
 from tokensieve.types import Kind, Signal
 
 _PART = 256  # rows of attention at a time
-_ROTATED = (Kind.LAST_ATTENTION, Kind.TEXT_ATTENTION, Kind.KEYS)
-_UNROTATED = (Kind.LAST_UNROTATED, Kind.MEAN_UNROTATED, Kind.KEYS_UNROTATED)
+_ROTATED = (
+    Kind.LAST_ATTENTION, Kind.TEXT_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.KEYS, Kind.ALL_KEYS,
+)  # fmt: skip
+_UNROTATED = (
+    Kind.LAST_UNROTATED, Kind.LAST_TO_VISUAL, Kind.MEAN_UNROTATED, Kind.KEYS_UNROTATED,
+)  # fmt: skip
+_NOT_AHEAD = ("attention_mask", "hidden_states", *CACHE_NAMES)  # a look ahead leaves no trace
+
+
+class _EnoughError(Exception):
+    """A look ahead has its queries and keys: nothing behind them need run."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +74,14 @@ def check_signals(signals: Mapping[str, Signal], name: str) -> None:
         if signal.kind not in (*_ROTATED, *_UNROTATED) or signal.block is not None:
             raise UnsupportedError(
                 f"Expected signals of the LLM's layer just run ({', '.join(_ROTATED)}, "
-                f"{', '.join(_UNROTATED)}). Got {signal} from '{name}'. Ask for one of them."
+                f"{', '.join(_UNROTATED)}), or with `ahead` of the one at the cut. Got {signal} "
+                f"from '{name}'. Ask for one of them."
             )
 
 
 class Listening:
-    """Hears the attention of the layers right before some cuts, while the prompt is read.
+    """Hears the attention of the layers right before some cuts, or at them, while the prompt is
+    read.
 
     wanted: the signals each cut asks for, by its layer. Nothing of other layers is touched, and
     nothing is kept longer than until its cut.
@@ -78,23 +93,27 @@ class Listening:
     def __init__(self, decoder: Any, wanted: Mapping[int, Mapping[str, Signal]]) -> None:
         self.decoder = decoder
         self.wanted = {at: signals for at, signals in wanted.items() if signals}
-        self.heard: dict[int, _Heard] = {}
+        self.heard: dict[tuple[int, bool], _Heard] = {}  # by cut, and whether of its own layer
         self.rotated: list[Any] = []  # attention modules whose queries and keys are read
         self.actions: dict[Point, Action] = {}  # behind projections, before rotary positions
-        self.cut_of: dict[int, int] = {}  # by id of the attention module
+        self.cut_of: dict[tuple[int, bool], int] = {}  # by id of the attention module
+        self.ahead = False  # a layer is being run as far as its queries and keys
         for at, signals in self.wanted.items():
-            attention = attention_in(decoder.layers[at - 1])
-            if attention is None:
-                raise UnsupportedError(
-                    f"Expected attention in layer {at - 1} of the LLM. Got none. Use a method "
-                    "that reads no attention."
-                )
-            self.cut_of[id(attention)] = at
-            kinds = {signal.kind for signal in signals.values()}
-            if kinds & set(_ROTATED):
-                self.rotated.append(attention)
-            if kinds & set(_UNROTATED):
-                self._hear_projections(attention, at)
+            for signal in signals.values():
+                self._prepare(at, signal)
+
+    def _prepare(self, at: int, signal: Signal) -> None:
+        attention = attention_in(self.decoder.layers[signal.layer_at(at)])
+        if attention is None:
+            raise UnsupportedError(
+                f"Expected attention in layer {signal.layer_at(at)} of the LLM. Got none. Use a "
+                "method that reads no attention."
+            )
+        self.cut_of[id(attention), signal.ahead] = at
+        if (signal.kind in _ROTATED or signal.ahead) and attention not in self.rotated:
+            self.rotated.append(attention)
+        if signal.kind in _UNROTATED:
+            self._hear_projections(attention)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -108,10 +127,36 @@ class Listening:
     def _seen(
         self, module: Any, query: Tensor, key: Tensor, scaling: float, _mask: Tensor | None
     ) -> None:
-        heard = self.heard.setdefault(self.cut_of[id(module)], _Heard())
-        heard.query, heard.key, heard.scaling = query.detach(), key.detach(), scaling
+        if (heard := self._of(module)) is not None:
+            heard.query, heard.key, heard.scaling = query.detach(), key.detach(), scaling
+        if self.ahead:
+            raise _EnoughError
 
-    def _hear_projections(self, attention: Any, at: int) -> None:
+    def _of(self, attention: Any) -> _Heard | None:
+        """Where to put what is heard of a module now; None: no cut asks for it."""
+        at = self.cut_of.get((id(attention), self.ahead))
+        return None if at is None else self.heard.setdefault((at, self.ahead), _Heard())
+
+    @torch.no_grad()
+    def look_ahead(
+        self, at: int, hidden_ETD: Tensor, kwargs: Mapping[str, Any], held: Gather | None
+    ) -> None:
+        """Run layer `at` as far as its queries and keys, where its cut asks for them.
+
+        kwargs: what the model hands the layer; held: what is left there. No cache is written.
+        """
+        if not any(signal.ahead for signal in self.wanted.get(at, {}).values()):
+            return
+        given = {name: value for name, value in kwargs.items() if name not in _NOT_AHEAD}
+        given = given if held is None else take_arguments(given, held)
+        self.ahead = True
+        try:
+            with suppress(_EnoughError):
+                self.decoder.layers[at].forward(hidden_ETD, **given)
+        finally:
+            self.ahead = False
+
+    def _hear_projections(self, attention: Any) -> None:
         for raw, norm, projection in (
             ("raw_query", "q_norm", "q_proj"),
             ("raw_key", "k_norm", "k_proj"),
@@ -125,7 +170,8 @@ class Listening:
                 )
 
             def after(_module: Any, _args: Any, out: Tensor, raw: str = raw) -> None:
-                heard = self.heard.setdefault(at, _Heard())
+                if (heard := self._of(attention)) is None:
+                    return
                 heads = out.detach().reshape(*out.shape[:2], -1, attention.head_dim)
                 setattr(heard, raw, heads.transpose(1, 2))
                 heard.scaling = float(attention.scaling)
@@ -134,19 +180,24 @@ class Listening:
 
     @torch.no_grad()
     def signals(self, at: int, held: Held, repeats: int) -> dict[str, Float[Tensor, "B N K"]]:
-        """The signals of the cut at layer `at`, by the positions of the layer before it.
+        """The signals of the cut at layer `at`, by the positions of what reaches it.
 
         repeats: rows a prompt has (beams); they are alike, and the first is read. T is that of the
         longest text; columns behind a prompt's own are zero.
         """
         if at not in self.wanted:
             return {}
-        heard = moved(self.heard.pop(at), held.real_BN.device)
-        heard.window = window_of(self.decoder, at - 1)
-        for name in ("query", "key", "raw_query", "raw_key"):
-            if (whole := getattr(heard, name)) is not None:
-                setattr(heard, name, whole[::repeats])
-        return {name: _signal(signal.kind, heard, held) for name, signal in self.wanted[at].items()}
+        wanted, found = self.wanted[at], {}
+        for ahead in {signal.ahead for signal in wanted.values()}:
+            heard = moved(self.heard.pop((at, ahead)), held.real_BN.device)
+            heard.window = window_of(self.decoder, at if ahead else at - 1)
+            for name in ("query", "key", "raw_query", "raw_key"):
+                if (whole := getattr(heard, name)) is not None:
+                    setattr(heard, name, whole[::repeats])
+            for name, signal in wanted.items():
+                if signal.ahead == ahead:
+                    found[name] = _signal(signal.kind, heard, held)
+        return found
 
 
 def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
@@ -160,7 +211,7 @@ def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
         )
     if kind is Kind.KEYS:
         return key.float().mean(1)
-    if kind is Kind.KEYS_UNROTATED:
+    if kind in (Kind.KEYS_UNROTATED, Kind.ALL_KEYS):
         return key.float().transpose(1, 2).flatten(2)
     if kind is Kind.MEAN_UNROTATED:
         seen_BN = held.visual_BN
@@ -168,10 +219,23 @@ def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
         mean = total / seen_BN.sum(-1).clamp(1)[:, None, None, None]
         return attention_rows(mean, key, heard.scaling, seen_BN[:, None, None]).mT
     if kind is Kind.TEXT_ATTENTION:
-        return _rows(query, key, heard, held, *text_places(held.text_BN))
+        return _rows(query, key, heard, held, *places_of(held.text_BN))
+    if kind is Kind.RECEIVED_ATTENTION:
+        return _received(query, key, heard, held)
     places = torch.arange(held.read_BN.shape[1], device=held.read_BN.device)
     last_B1 = torch.where(held.read_BN, places, -1).amax(-1, keepdim=True).clamp_min(0)
+    if kind is Kind.LAST_TO_VISUAL:
+        held = replace(held, real_BN=held.visual_BN)
     return _rows(query, key, heard, held, last_B1, torch.ones_like(last_B1).bool())
+
+
+def _received(query: Tensor, key: Tensor, heard: _Heard, held: Held) -> Float[Tensor, "B N 1"]:
+    """Mean attention from all real positions of the prompt, some rows at a time."""
+    at_BT, real_BT = places_of(held.read_BN)
+    total_BN1 = torch.zeros(*held.real_BN.shape, 1, device=query.device)
+    for at, real in zip(torch.split(at_BT, _PART, 1), torch.split(real_BT, _PART, 1), strict=True):
+        total_BN1 += _rows(query, key, heard, held, at, real).sum(-1, keepdim=True)
+    return total_BN1 / real_BT.sum(-1).clamp(1)[:, None, None]
 
 
 def _rows(
@@ -193,18 +257,18 @@ def _rows(
     return torch.cat(parts, 1).mT
 
 
-def text_places(text_BN: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Positions of each prompt's text tokens in order, and which of them are real."""
-    T = int(text_BN.sum(-1).max())
-    at_BT = (~text_BN).long().argsort(dim=-1, stable=True)[:, :T]
-    return at_BT, text_BN.gather(1, at_BT)
+def places_of(mask_BN: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Positions where a prompt's mask is True, in order, and which of them are real."""
+    T = int(mask_BN.sum(-1).max())
+    at_BT = (~mask_BN).long().argsort(dim=-1, stable=True)[:, :T]
+    return at_BT, mask_BN.gather(1, at_BT)
 
 
 def by_kind(kind: Kind, parts_nLK: Sequence[Tensor], texts: Sequence[int]) -> list[Tensor]:
     """Each picture's signal in the shape of its kind. texts: T of the prompt of each picture."""
     if kind is Kind.TEXT_ATTENTION:
         return [part[..., :text] for part, text in zip(parts_nLK, texts, strict=True)]
-    if kind in (Kind.KEYS, Kind.KEYS_UNROTATED):
+    if kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
         return list(parts_nLK)
     return [part[..., 0] for part in parts_nLK]
 

@@ -123,6 +123,7 @@ class Stages:
         hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
         if not self.filled and number in self.stages:
             require_growing(cache_at(self.decoder.layers[number], args, kwargs))  # made meanwhile
+            self.listening.look_ahead(number, hidden, kwargs, self._gather(number))
             hidden = self._cut(number, hidden)
         gather = self._gather(number)
         if gather is None:
@@ -133,11 +134,8 @@ class Stages:
             cache = cache_at(self.decoder.layers[number], args, kwargs)
             kwargs["attention_mask"] = self.masks.decode(number, mask, gather, cache, hidden)
         else:
+            kwargs = cut.take_arguments(kwargs, gather)
             kwargs["attention_mask"] = self.masks.prefill(number, mask, gather)
-            if (rotary := kwargs.get("position_embeddings")) is not None:
-                kwargs["position_embeddings"] = cut.take_rotary(rotary, gather.index_BT)
-            if (places := kwargs.get("position_ids")) is not None:
-                kwargs["position_ids"] = cut.take_places(places, gather.index_BT)
         return (hidden, *rest), kwargs
 
     def _gather(self, number: int) -> Gather | None:
@@ -238,7 +236,7 @@ class Stages:
     def _signals(
         self, number: int, before: Gather | None, repeats: int
     ) -> dict[str, list[Float[Tensor, "n L *K"]]]:
-        """What the stage's method is told of the layer before, per picture."""
+        """What the stage's method is told of the layer before, or of its own, per picture."""
         wanted = self.stages[number][0].signals
         if not wanted:
             return {}
@@ -260,7 +258,7 @@ class Stages:
             if first is not None:
                 whole = cut.put_back(values_BNK, first, self.length)
             parts = by_kind(wanted[name].kind, self._of_pictures(whole), lengths)
-            require_finite(parts, number - 1)
+            require_finite(parts, wanted[name].layer_at(number))
             found[name] = parts
         return found
 
