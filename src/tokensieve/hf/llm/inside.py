@@ -188,7 +188,7 @@ class Listening:
         if at not in self.wanted:
             return {}
         wanted, found = self.wanted[at], {}
-        for ahead in {signal.ahead for signal in wanted.values()}:
+        for ahead in dict.fromkeys(signal.ahead for signal in wanted.values()):
             heard = moved(self.heard.pop((at, ahead)), held.real_BN.device)
             heard.window = window_of(self.decoder, at if ahead else at - 1)
             for name in ("query", "key", "raw_query", "raw_key"):
