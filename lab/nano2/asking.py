@@ -17,6 +17,7 @@ from lab.nano.packing import Packed, Text, laid_out
 from lab.nano.vocabulary import ANSWER, SPECIAL
 from lab.nano2.labels import GRID, PATCH
 from lab.nano2.pages import Page
+from lab.nano2.runs import Run, ends, part_of, runs_of
 from lab.nano2.words import CHARS
 
 PATCHES = GRID * GRID
@@ -39,12 +40,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Example:
-    """A page of the cache: its row, kind, questions, and the patches with text."""
+    """A page of the cache: its row, kind, questions, the patches with text, and its lines."""
 
     row: int
     kind: str
     asked: list[Question]
     text: list[int]
+    runs: list[Run]
 
 
 def patches_of(page: Page, numbers: tuple[int, ...]) -> list[int]:
@@ -54,12 +56,12 @@ def patches_of(page: Page, numbers: tuple[int, ...]) -> list[int]:
 
 
 def questions_of(page: Page) -> dict[str, Any]:
-    """Of a page, as JSON: its kind, its patches with text, its questions."""
+    """Of a page, as JSON: its kind, its patches with text, its questions, its lines."""
     asked = [
         [one.question, one.answer, patches_of(page, (*one.key, *one.value))] for one in page.asked
     ]
     text = patches_of(page, tuple(range(len(page.codes))))
-    return {"kind": page.kind, "text": text, "asked": asked}
+    return {"kind": page.kind, "text": text, "asked": asked, "runs": runs_of(page)}
 
 
 def example(row: int, entry: dict[str, Any], vary: bool = False) -> Example:
@@ -72,7 +74,8 @@ def example(row: int, entry: dict[str, Any], vary: bool = False) -> Example:
         before = [VOCABULARY[char] for char in said + "?"] + [VOCABULARY[ANSWER]]
         ids = [*before, *(VOCABULARY[char] for char in answer), EOS]
         asked.append(Question(ids, len(before), len(said) if needs else 0, needs))
-    return Example(row, entry["kind"], asked, entry["text"])
+    runs = [Run(*run) for run in entry.get("runs", ())]
+    return Example(row, entry["kind"], asked, entry["text"], runs)
 
 
 def askable(one: Example, tokens: int) -> list[Question]:
@@ -84,19 +87,37 @@ def askable(one: Example, tokens: int) -> list[Question]:
     ]
 
 
-def show(rng: Generator, one: Example, tokens: int, questions: int) -> tuple[Ints, list[Question]]:
+def read_on(rng: Generator, one: Example, times: int) -> list[Question]:
+    """Up to `times` beginnings of lines of the page, each with how its line goes on."""
+    found = []
+    for _ in range(times if one.runs else 0):
+        if (part := part_of(rng, one.runs)) is None:
+            continue
+        given, read, needs = part
+        ids = [*(VOCABULARY[char] for char in given), VOCABULARY[ANSWER]]
+        ids += [VOCABULARY[char] for char in read]
+        ends_there = [EOS] if ends(one.runs, given, read) else []
+        found.append(Question(ids + ends_there, len(given) + 1, len(given), needs))
+    return found
+
+
+def show(
+    rng: Generator, one: Example, tokens: int, questions: int, on: int = 0
+) -> tuple[Ints, list[Question]]:
     """Which patches to show, ascending, and what to ask: in random order while what is needed
-    fits; then other text, then paper."""
+    fits, then up to `on` lines to read on; then other text, then paper."""
     can = askable(one, tokens)
     order = [can[k] for k in rng.permutation(len(can))]
+    lines = read_on(rng, one, on)
     if tokens >= PATCHES:
-        return np.arange(PATCHES), order[:questions]
+        return np.arange(PATCHES), order[:questions] + lines
     shown: set[int] = set()
     chosen = list[Question]()
-    for question in order:
-        if len(shown.union(question.needs)) <= tokens and len(chosen) < questions:
-            shown.update(question.needs)
-            chosen.append(question)
+    for group, most in ((order, questions), (lines, questions + on)):
+        for question in group:
+            if len(shown.union(question.needs)) <= tokens and len(chosen) < most:
+                shown.update(question.needs)
+                chosen.append(question)
     for others in (one.text, range(PATCHES)):
         rest = rng.permutation(np.setdiff1d(np.array(others, dtype=np.int64), sorted(shown)))
         shown.update(rest[: tokens - len(shown)].tolist())
@@ -119,9 +140,10 @@ def pack(
     questions: int,
     key_weight: float,
     renumber: float = 0.5,
+    on: int = 0,
 ) -> Packed:
     """A batch; visual positions run from 0 for a share `renumber` and else are the patches'."""
-    shown = [show(rng, one, tokens, questions) for one in examples]
+    shown = [show(rng, one, tokens, questions, on) for one in examples]
     anew = (rng.random(len(examples)) < renumber).tolist()
     texts = [[text_of(one, key_weight, tokens) for one in chosen] for _, chosen in shown]
     return laid_out(

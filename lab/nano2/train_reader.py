@@ -57,7 +57,8 @@ class ReaderRecipe:
         (288, 8),
         (576, 6),
     )
-    questions: int = 4
+    questions: int = 10
+    on: int = 4  # lines to read on, beside the questions
     key_weight: float = 0.2
     renumber: float = 0.1  # share of pages whose tokens count from 0, whatever is left out
     printed: float = 0.2  # of the truth's pages that keep their characters
@@ -228,7 +229,8 @@ def draw(
         scenes = [one for one in some if not all(asked.needs for asked in one.asked)]
         for row in np.flatnonzero(rng.random(size) < recipe.scenes).tolist():
             drawn[row] = scenes[int(rng.integers(len(scenes)))]
-    batch = pack(rng, drawn, tokens, recipe.questions, recipe.key_weight, recipe.renumber)
+    weight, anew = recipe.key_weight, recipe.renumber
+    batch = pack(rng, drawn, tokens, recipe.questions, weight, anew, recipe.on)
     shown = shown_features(features, batch)
     if codes is None:
         return shown, batch
