@@ -69,7 +69,8 @@ def test_options_stand_in_groups(help_of):
     out = help_of(("ask",), 80)
     groups = [line for line in out.splitlines() if line.endswith(":") and line[0] != " "]
     assert groups == [
-        "Arguments:", "Model:", "Which tokens:", "Pictures:", "Answer:", "Output:", "Other:",
+        "Arguments:", "Video:", "Model:", "Which tokens:", "Pictures:", "Answer:", "Output:",
+        "Other:",
     ]  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from tokensieve import sieve
 from tokensieve.errors import QuestionWarning, UnsupportedError
-from tokensieve.evaluate.ask import Settings, ask, prepared
+from tokensieve.evaluate.ask import Settings, ask
+from tokensieve.evaluate.prepare import prepared
 from tokensieve.hf.families.fingerprint import llm_info
 from tokensieve.hf.prompt.template import picture_prompt
 from tokensieve.methods.registry import get_method, method_class, method_names

@@ -17,7 +17,7 @@ from tokensieve.data.sources import open_source
 from tokensieve.data.sources.questions import QuestionSource
 from tokensieve.data.store.features import FeatureStore
 from tokensieve.errors import ConfigError, InputError
-from tokensieve.evaluate.ask import prepared
+from tokensieve.evaluate.prepare import prepared
 from tokensieve.hf.families.fingerprint import llm_info
 from tokensieve.methods.base import ScoringMethod
 from tokensieve.methods.registry import get_method

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from tokensieve.evaluate.answer import Answer, Refused
 
-TOKENS, ANSWER = "Which tokens", "Answer"
+TOKENS, ANSWER, VIDEO = "Which tokens", "Answer", "Video"
 
 Images = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="IMAGE",
         help="A picture file, or example:page (cluttered, scene, mixed; typeset, for nano2).",
@@ -27,6 +27,28 @@ Images = Annotated[
 ]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="What to ask of all of them, in quotes.")
+]
+Videos = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--video",
+        metavar="FILE",
+        help="A video, or a folder of frames, behind the pictures. May be repeated.",
+        rich_help_panel=VIDEO,
+    ),
+]
+Frames = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Frames of each video.", rich_help_panel=VIDEO),
+]
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="No more of them than so many a second.",
+        show_default="as many as --frames",
+        rich_help_panel=VIDEO,
+    ),
 ]
 Dtype = Annotated[
     str,
@@ -65,8 +87,8 @@ Options = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help="A method's own option, or layer, recycle, cover, site, newlines, trusted of any. "
-        "May be repeated.",
+        help="A method's own option, or layer, recycle, cover, site, newlines, frames, trusted of "
+        "any. May be repeated.",
         rich_help_panel=TOKENS,
     ),
 ]
@@ -112,13 +134,20 @@ AskFirst = Annotated[
 ]
 Overlay = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write a picture of what was kept.", rich_help_panel=OUTPUT),
+    typer.Option(
+        metavar="FILE",
+        help="Write a picture of what was kept; of a video also .gif, or .webp, which move.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
 def ask(
-    images: Images,
-    question: Question,
+    images: Images = None,
+    question: Question = ...,  # type: ignore[assignment]  # what typer takes for "must be given"
+    video: Videos = None,
+    frames: Frames = 8,
+    fps: Fps = None,
     model: Model = "nano",
     device: AskDevice = None,
     dtype: Dtype = "auto",
@@ -136,7 +165,7 @@ def ask(
     overlay: Overlay = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model about one or more pictures, with fewer visual tokens."""
+    """Ask a model about pictures and videos, with fewer visual tokens."""
     import torch
 
     from tokensieve.evaluate.answer import Refused
@@ -148,6 +177,12 @@ def ask(
     from tokensieve.hf.load import NANO, load_model
     from tokensieve.hf.models.loaded import hush
 
+    images, videos = images or [], video or []
+    if not images and not videos:
+        raise typer.BadParameter(
+            f"Expected IMAGE... QUESTION, or QUESTION --video FILE. Got one text, '{question}'. "
+            "Put the question last, in quotes."
+        )
     names = named_methods(method, compare)
     plan, by_method = read_options(option or (), names)
     options = {"seed": seed} | ({} if weights is None else {"weights": weights})
@@ -161,9 +196,9 @@ def ask(
         by_method=by_method,
         **plan,
     )
-    pictures = open_all(images, max_pixels)
+    pictures = open_all(images, max_pixels, videos, frames, fps)
     if overlay is not None:
-        check_overlay_path(overlay, images)
+        check_overlay_path(overlay, images, videos)
     hush()
     if model.partition("+")[0] in NANO:
         torch.set_num_threads(1)  # so small a model is slower on several
@@ -172,7 +207,8 @@ def ask(
         check_overlay(loaded, pictures, question)
     answers = run(loaded, pictures, question, names, settings)
     if as_json:
-        typer.echo(json.dumps(_told(answers, names, images, question)))
+        told = {"question": question, **_sources("picture", images), **_sources("video", videos)}
+        typer.echo(json.dumps(_told(answers, names, told)))
     else:
         show(answers_table(question, answers))
     if overlay is not None:
@@ -183,11 +219,17 @@ def ask(
         raise UnsupportedError(f"{answers[0].method}: {answers[0].reason}")
 
 
+def _sources(what: str, names: Sequence[str]) -> dict[str, Any]:
+    """What was asked about, by name."""
+    if not names:
+        return {}
+    return {what: names[0]} if len(names) == 1 else {f"{what}s": list(names)}
+
+
 def _told(
-    answers: Sequence[Answer | Refused], names: Sequence[str], images: Sequence[str], question: str
+    answers: Sequence[Answer | Refused], names: Sequence[str], asked: dict[str, Any]
 ) -> dict[str, Any]:
     """What --json prints: the first method's answer, and below "compare" those of the others."""
     by_name = {one.method: one.as_json() for one in answers}
-    told = by_name[names[0]] | {"question": question}
-    told |= {"picture": images[0]} if len(images) == 1 else {"pictures": list(images)}
+    told = by_name[names[0]] | asked
     return told | ({"compare": [by_name[name] for name in names[1:]]} if names[1:] else {})

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import typer
 from typer.core import TyperCommand, TyperGroup
 
 NAMES = 28  # columns an option's name may have before its text begins on a line of its own
@@ -23,20 +22,6 @@ class Verb(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write(formatter, _grouped(self, ctx))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Of IMAGE... QUESTION a single text is taken as the last; what lacks is then the last."""
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            wrong: Any = error
-            lacks = getattr(wrong, "param", None)
-            if getattr(lacks, "nargs", 1) == -1:
-                filled = self.make_parser(ctx).parse_args(given)[0]
-                arguments = [one for one in self.params if one.param_type_name == "argument"]
-                wrong.param = arguments[-1] if filled.get(arguments[-1].name) else lacks
-            raise
 
 
 class Verbs(TyperGroup):

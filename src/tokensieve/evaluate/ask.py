@@ -5,36 +5,24 @@ The use case behind `tokensieve ask` and the demo.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tokensieve import fields
 from tokensieve.budget import Pool, check_keep
 from tokensieve.cost.flops import decode_flops_by_layer, prefill_flops_by_layer
 from tokensieve.cost.kv import kv_bytes
 from tokensieve.cost.shapes import TransformerShape
 from tokensieve.cost.training import selector_flops
-from tokensieve.data.pictures.decode import PictureNote
-from tokensieve.errors import (
-    ConfigError,
-    PictureError,
-    PromptError,
-    TokensieveError,
-    UnsupportedError,
-    brief,
-)
+from tokensieve.errors import ConfigError, TokensieveError, UnsupportedError
 from tokensieve.evaluate.answer import Answer, Refused
+from tokensieve.evaluate.prepare import Pictures, prepared
 from tokensieve.fields import check_fields, option
 from tokensieve.hf.models.loaded import Loaded
-from tokensieve.hf.prompt.template import picture_prompt, placeholder_of
 from tokensieve.hf.report import Call, Report
-from tokensieve.hf.runtime.devices import input_device
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class
 from tokensieve.nn.config import SelectorConfig
@@ -42,8 +30,7 @@ from tokensieve.types import Site
 
 STAGES = ("encode", "select", "prefill", "decode")
 BASELINES = {"full": 1.0, "none": 0.0}  # what they keep, whatever is asked
-PLAN = ("layer", "recycle", "cover", "site", "newlines", "trusted")  # for any method
-Pictures = Image.Image | Sequence[Image.Image]
+PLAN = ("layer", "recycle", "cover", "site", "newlines", "frames", "trusted")  # for any method
 
 
 @dataclass(frozen=True)
@@ -52,8 +39,8 @@ class Settings:
 
     keep: a fraction, or the most tokens a picture keeps (pool="prompt": a prompt).
     ask_first: the question stands before the pictures too, as conditional methods need it.
-    layer, recycle, cover, site, newlines, trusted: as of `sieve`; the baselines "full" and "none"
-        take the last alone.
+    layer, recycle, cover, site, newlines, frames, trusted: as of `sieve`; the baselines "full" and
+        "none" take the last alone.
     options: fields of methods (`seed`, `weights`, ...); each method gets those it has.
     by_method: the same for one method, by its name, on top.
     """
@@ -67,6 +54,7 @@ class Settings:
     cover: int = option(0, low=0)
     site: str | None = option(None, choices=("patches",))
     newlines: str = option("keep", choices=("keep", "drop"))
+    frames: str | int | None = None
     ask_first: bool = False
     trusted: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -91,11 +79,12 @@ class Settings:
 def ask(
     loaded: Loaded, pictures: Pictures, question: str, method: str, settings: Settings
 ) -> Answer:
-    """The model's answer to `question` about a picture or several, read through `method`.
+    """The model's answer to `question` about pictures and videos, read through `method`.
 
     Raises `UnknownNameError` for the method, `BudgetError` for the keep, `PromptError` for a
     question that is empty or holds an image placeholder, `UnsupportedError` for several pictures
-    where the model's chat template takes one, and whatever the sieve raises.
+    where the model's chat template takes one or for a video that it takes none of, and whatever the
+    sieve raises.
     """
     if not isinstance(loaded, Loaded) or not isinstance(settings, Settings):
         raise ConfigError(
@@ -184,67 +173,6 @@ def run(
         reasons = " ".join(f"{one.method}: {one.reason}" for one in refused)
         raise UnsupportedError(f"Expected a method that fits. Got reasons against each. {reasons}")
     return found
-
-
-def listed(pictures: Pictures) -> list[Image.Image]:
-    """Pictures as a list, where one may stand for itself."""
-    return list(pictures) if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
-
-
-def prepared(loaded: Loaded, pictures: Pictures, question: str, *, in_front: bool = False) -> Any:
-    """The processor's output for one question about the pictures, on the model's device.
-
-    in_front: the question stands before the pictures, and behind them again.
-
-    Raises `PictureError` for what is no picture, `PromptError` for a question that is empty or
-    holds the image placeholder, `UnsupportedError` for several pictures where the chat template
-    takes one.
-    """
-    processor, model = loaded.processor, loaded.model
-    several: list[Any] = listed(pictures)
-    for picture in several or [None]:
-        if not isinstance(picture, Image.Image) or 0 in picture.size:
-            raise PictureError(
-                f"Expected a picture as a PIL.Image. Got {fields.shown(picture)}. Open it: "
-                "tokensieve.data.pictures.decode.open_picture(path), or Image.fromarray(array)."
-            )
-    if not isinstance(question, str) or not question.strip():
-        got = "an empty one" if isinstance(question, str) else fields.shown(question)
-        raise PromptError(f"Expected a question. Got {got}. Ask something of the picture, as text.")
-    placeholder = placeholder_of(processor)
-    if placeholder in question:
-        raise PromptError(
-            f"Expected a question without the placeholder {placeholder}: it is put in by itself. "
-            "Leave it out."
-        )
-    text, special = _prompt(loaded, question, len(several), in_front)
-    inputs = processor(images=several, text=[text], return_tensors="pt", add_special_tokens=special)
-    return inputs.to(input_device(model), dtype=model.dtype)
-
-
-def _prompt(loaded: Loaded, question: str, pictures: int, in_front: bool) -> tuple[str, bool]:
-    """The prompt's text. Raises `UnsupportedError` where not all pictures come to stand in it."""
-    one = picture_prompt(loaded.processor, question, in_front=in_front)
-    if pictures == 1:
-        return one
-    placeholder = placeholder_of(loaded.processor)
-    try:
-        text, special = picture_prompt(loaded.processor, question, pictures, in_front=in_front)
-        got = f"a template that shows {text.count(placeholder)}"
-    except Exception as error:  # a template is a stranger's program and raises anything
-        text, special, got = "", False, brief(error)
-    if text.count(placeholder) != pictures * one[0].count(placeholder) or not text:
-        raise UnsupportedError(
-            f"Expected a chat template that takes {pictures} pictures in '{loaded.name}'. Got "
-            f"{got}. Ask about each picture by itself."
-        )
-    if loaded.name.startswith("nano"):
-        warnings.warn(
-            f"'{loaded.name}' learned from one picture at a time; of several it reads less well.",
-            PictureNote,
-            stacklevel=2,
-        )
-    return text, special
 
 
 def _cost(model: Any, text: int, report: Report, new: int) -> dict[str, Any]:

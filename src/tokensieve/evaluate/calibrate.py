@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from tokensieve.errors import ConfigError
-from tokensieve.evaluate.ask import Settings, prepared
+from tokensieve.evaluate.ask import Settings
 from tokensieve.evaluate.cells import Cell, Tell, run_cells
+from tokensieve.evaluate.prepare import prepared
 from tokensieve.evaluate.questions import Questions
 from tokensieve.evaluate.records import read
 from tokensieve.hf.asked import Asked

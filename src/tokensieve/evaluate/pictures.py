@@ -9,6 +9,7 @@ from PIL import Image
 
 from tokensieve.assets import asset_path
 from tokensieve.data.pictures.decode import Limits, open_picture, raise_pillow_limit
+from tokensieve.data.sources.clips import Video, open_video
 from tokensieve.data.synth.shipped import PICTURES as GENERATED
 from tokensieve.errors import PictureError, UnknownNameError
 
@@ -16,12 +17,21 @@ EXAMPLE = "example:"
 PICTURES = (*GENERATED, "typeset")  # the last is a page for nano 2
 
 
-def open_all(names: Sequence[str], max_pixels: int = Limits().pixels) -> list[Image.Image]:
-    """The pictures called `names`, in RGB. Raises `UnknownNameError` for an example there is not,
-    `PictureError` for what is no picture file, with what to do instead."""
+def open_all(
+    names: Sequence[str],
+    max_pixels: int = Limits().pixels,
+    videos: Sequence[str] = (),
+    frames: int = 8,
+    fps: float | None = None,
+) -> list[Image.Image | Video]:
+    """The pictures called `names`, in RGB, and the `videos`, of which `frames` and `fps` are as of
+    `open_video`. Raises `UnknownNameError` for an example there is not, `PictureError` for what is
+    no picture file or no video, with what to do instead."""
     paths = [picture_path(name) for name in names]
     raise_pillow_limit(max_pixels)
-    return [open_picture(path, Limits(max_pixels)) for path in paths]
+    limits = Limits(max_pixels)
+    pictures = [open_picture(path, limits) for path in paths]
+    return [*pictures, *(open_video(name, frames, fps, limits) for name in videos)]
 
 
 def picture_path(name: str) -> Path:

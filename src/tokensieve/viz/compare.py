@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.report import CropReport, ImageReport
-from tokensieve.viz.geometry import Box, crop_boxes, whole_first
+from tokensieve.viz.geometry import Box, crop_boxes, frame_crops, whole_first
 from tokensieve.viz.overlay import CropMask, dim, enlarge
 from tokensieve.viz.sheet import Panel
 
 SHOWN = 384  # pixels a small picture is enlarged to
+FRAME, ACROSS = 224, 8  # pixels of a frame on a contact sheet, and frames of a row
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,41 @@ def overlay_rows(
             masks = [every[i] for i in part] if every else []
             row.append(Panel(dim(*enlarge(picture, masks, SHOWN)), one.name, one.lines + note))
         rows.append(row)
+    return rows
+
+
+def frame_columns(
+    processor: Any, frames: Sequence[Image.Image], seconds: Sequence[float], shown: Sequence[Shown]
+) -> list[list[Panel]]:
+    """Of each crop of a video its frame as it is, then once a method with what it dropped dimmed.
+
+    seconds: when each frame was. Raises `UnsupportedError` as `overlay_rows` does.
+    """
+    box, firsts = frame_crops(processor, frames[0].size, len(frames))
+    masks = [crop_masks([box] * len(firsts), one.image) if one.image else [] for one in shown]
+    columns = []
+    for number, first in enumerate(firsts):
+        picture, time = frames[first], f"{seconds[first]:.1f} s"
+        column = [Panel(enlarge(picture, [], SHOWN)[0], f"frame {first + 1}", (time,))]
+        for one, every in zip(shown, masks, strict=True):
+            mask = every[number : number + 1]
+            counts: tuple[str, ...] = ()
+            if one.image:
+                crop = one.image.crops[number]
+                counts = (f"{len(crop.kept)} of {int(crop.valid.sum())} here",)
+            column.append(Panel(dim(*enlarge(picture, mask, SHOWN)), one.name, counts))
+        columns.append(column)
+    return columns
+
+
+def contact_rows(columns: Sequence[Sequence[Panel]], shown: Sequence[Shown]) -> list[list[Panel]]:
+    """Frames side by side, those of each method below, its lines below the first of them."""
+    rows = []
+    for at in range(0, len(columns), ACROSS):
+        part = [list(row) for row in zip(*columns[at : at + ACROSS], strict=True)]
+        for row, one in zip(part[1:], shown, strict=True):
+            row[0] = replace(row[0], lines=row[0].lines + (one.lines if not at else ()))
+        rows += part
     return rows
 
 

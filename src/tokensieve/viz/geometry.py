@@ -49,6 +49,21 @@ def crop_boxes(image_processor: Any, size: tuple[int, int], *, alone: bool = Tru
     return [box]
 
 
+def frame_crops(processor: Any, size: tuple[int, int], frames: int) -> tuple[Box, list[int]]:
+    """The box of a video's frames of `size`, and of each crop a model makes of `frames` of them the
+    number of the first: Qwen's steps in time are two frames each.
+
+    Raises `UnsupportedError` for frames that are cut into several crops.
+    """
+    videos = processor.video_processor
+    boxes = crop_boxes(videos, size)
+    if len(boxes) > 1:
+        raise UnsupportedError(
+            f"Expected one crop of each frame. Got {len(boxes)}: no overlay of such videos."
+        )
+    return boxes[0], list(range(0, frames, int(getattr(videos, "temporal_patch_size", None) or 1)))
+
+
 def whole_first(boxes: list[Box], size: tuple[int, int]) -> tuple[int, list[int]]:
     """Of several crops the number of the one that shows the whole picture, and those of the others.
 

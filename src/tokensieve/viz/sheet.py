@@ -93,18 +93,31 @@ def _cut(line: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFo
     return line + "..."
 
 
-def check_picture_path(path: str | Path, source: Path | None = None) -> Path:
+def pages_alike(pages: Sequence[Image.Image]) -> list[Image.Image]:
+    """Sheets on paper of one size, as the frames of an animation need it."""
+    size = (max(page.width for page in pages), max(page.height for page in pages))
+    alike = [Image.new("RGB", size, PAPER) for _ in pages]
+    for paper, page in zip(alike, pages, strict=True):
+        paper.paste(page, (0, 0))
+    return alike
+
+
+def check_picture_path(
+    path: str | Path, source: Path | None = None, *, moving: bool = False
+) -> Path:
     """`path`, if a picture may be written there and it is not the `source` itself.
 
-    Raises `ConfigError` if not; creates nothing.
+    moving: an animation is to be had too. Raises `ConfigError` if not; creates nothing.
     """
     path = check_writable(path)
     if source is not None and path.resolve() == source.resolve():
         raise ConfigError(
             f"Expected another file than the picture itself. Got {path}. Name a new file."
         )
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+    known = [".png", ".jpg", ".jpeg", ".webp", *([".gif"] if moving else [])]
+    if path.suffix.lower() not in known:
         raise ConfigError(
-            f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg or .webp."
+            f"Expected a picture format to write. Got '{path.name}'. Name it .png, .jpg"
+            f"{', .gif' if moving else ''} or .webp."
         )
     return path

@@ -23,7 +23,7 @@ KEPT = 2  # stretches of frames that stay in memory: neighbours in the listing a
 STRETCH = 32_000_000  # pixels of each: a stretch has all frames asked for, or as many as fit
 
 # What FFmpeg may take a stranger's file for, and open for it: no playlists, no other files.
-_SAFE = {
+SAFE = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
     "protocol_whitelist": "file",
 }
@@ -101,7 +101,7 @@ def sampled_frames(
     return frames
 
 
-def _middles(total: int, count: int) -> list[int]:
+def middles(total: int, count: int) -> list[int]:
     return [min(total - 1, int((i + 0.5) * total / count)) for i in range(count)]
 
 
@@ -112,7 +112,7 @@ def _some(width: int, height: int) -> int:
 
 def _gif(path: Path, count: int, first: int, limits: Limits) -> list[Image.Image]:
     with animated(path, limits) as (total, size, frame):
-        return [frame(i) for i in _middles(total, count)[first : first + _some(*size)]]
+        return [frame(i) for i in middles(total, count)[first : first + _some(*size)]]
 
 
 def need_av() -> Any:
@@ -121,7 +121,7 @@ def need_av() -> Any:
 
 
 def _with_av(av: Any, path: Path, count: int, first: int, limits: Limits) -> list[Image.Image]:
-    with av.open(str(path), options=_SAFE) as container:
+    with av.open(str(path), options=SAFE) as container:
         if not container.streams.video:
             raise PictureError(f"Expected a video at {path}. Got a file without pictures.")
         stream = container.streams.video[0]
@@ -132,10 +132,10 @@ def _with_av(av: Any, path: Path, count: int, first: int, limits: Limits) -> lis
             found = _sought(container, stream, count, chosen)
             if found is not None:
                 return found
-    with av.open(str(path), options=_SAFE) as container:  # no usable times: count, then pick
+    with av.open(str(path), options=SAFE) as container:  # no usable times: count, then pick
         total = sum(1 for _ in container.decode(video=0))
-    wanted = [_middles(total, count)[i] for i in chosen] if total else []
-    with av.open(str(path), options=_SAFE) as container:
+    wanted = [middles(total, count)[i] for i in chosen] if total else []
+    with av.open(str(path), options=SAFE) as container:
         kept = {
             number: frame.to_image()
             for number, frame in enumerate(container.decode(video=0))
