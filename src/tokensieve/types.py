@@ -54,6 +54,9 @@ class Kind(StrEnum):
     LAST_TO_VISUAL = "last-to-visual"  # (B, L) the same, its softmax over visual tokens only
     MEAN_UNROTATED = "mean-unrotated"  # (B, L) by the mean query of visual tokens, no rotary
     KEYS_UNROTATED = "keys-unrotated"  # (B, L, K) keys of all heads, without rotary positions
+    TEXT_KEY_NORMS = "text-key-norms"  # (B, L, T) L1 norm of each text token's keys; all rows alike
+    SALIENCY = "saliency"  # (B, L) L2 norm of the gradient by each token of how sure the layer at
+    # the cut is of the words at the four places before the prompt's last; always `ahead`
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
     """Made up, with the shape of its kind; rows of attention sum to at most 1."""
     if kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
         return torch.randn(B, L, KEY, generator=g)
+    if kind is Kind.TEXT_KEY_NORMS:
+        return torch.rand(TEXT, generator=g).expand(B, L, TEXT).clone()
     columns = {Kind.ATTENTION_MAP: L, Kind.TEXT_ATTENTION: TEXT}.get(kind, 1)
     drawn = torch.randn(B, L, columns, generator=g)
     if kind is Kind.ATTENTION_MAP:

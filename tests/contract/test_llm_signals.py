@@ -11,6 +11,7 @@ from families.inside import blocked, cut, kept_positions
 from families.methods import ByNorm
 from families.tiny import REQUIRED, build, question_of
 from tokensieve.errors import NonFiniteError, UnsupportedError
+from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.llm import inside as heard
 from tokensieve.hf.sieve import encode, sieve
 from tokensieve.methods.base import Method
@@ -203,7 +204,47 @@ def last_to_visual(tiny, at, inputs, call, alive):
     return torch.stack([unrotated(q[b, -1], k[b], tokens[b]) for b in range(len(q))])
 
 
+def text_key_norms(tiny, at, inputs, call, alive):
+    norms = all_keys(tiny, at, inputs, call, alive).abs().sum(-1)
+    text = question_of(tiny.name, inputs)
+    out = torch.zeros(*text.shape, int(text.sum(-1).max()))
+    for b in range(len(out)):
+        out[b, :, : int(text[b].sum())] = norms[b][text[b]]
+    return out
+
+
+def saliency(tiny, at, inputs, call, alive):
+    """The gradient by what enters layer `at` of a whole run, of a loss on what leaves it."""
+    layer, seen = inside.layers_of(tiny.model)[at], {}
+
+    def enters(_module, args, kwargs):
+        hidden = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        seen["in"] = hidden
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+
+    def leaves(_module, _args, output):
+        seen["out"] = output[0] if isinstance(output, tuple) else output
+
+    hooks = [
+        layer.register_forward_pre_hook(enters, with_kwargs=True),
+        layer.register_forward_hook(leaves),
+    ]
+    with blocked(tiny.model, inputs, [s for s in call.stages if s.layer < at]):
+        tiny.model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    norm = decoder_of(tiny.model).norm
+    loss = 0.0
+    for b, read in enumerate(alive):
+        places = read.nonzero()[-5:-1, 0]  # four before the last
+        logits = tiny.model.get_output_embeddings()(norm(seen["out"][b, places]))
+        loss = loss - logits.log_softmax(-1).amax(-1).sum() / 4
+    return torch.autograd.grad(loss, seen["in"])[0].norm(dim=-1)
+
+
 REFERENCES = {
+    Kind.TEXT_KEY_NORMS: text_key_norms,
+    Kind.SALIENCY: saliency,
     Kind.LAST_ATTENTION: last_attention,
     Kind.TEXT_ATTENTION: text_attention,
     Kind.LAST_UNROTATED: last_unrotated,

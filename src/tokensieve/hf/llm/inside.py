@@ -31,6 +31,7 @@ from tokensieve.types import Kind, Signal
 _PART = 256  # rows of attention at a time
 _ROTATED = (
     Kind.LAST_ATTENTION, Kind.TEXT_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.KEYS, Kind.ALL_KEYS,
+    Kind.TEXT_KEY_NORMS,
 )  # fmt: skip
 _UNROTATED = (
     Kind.LAST_UNROTATED, Kind.LAST_TO_VISUAL, Kind.MEAN_UNROTATED, Kind.KEYS_UNROTATED,
@@ -71,7 +72,8 @@ class _Heard:
 def check_signals(signals: Mapping[str, Signal], name: str) -> None:
     """Raise `UnsupportedError` for signals a layer of an LLM does not give."""
     for signal in signals.values():
-        if signal.kind not in (*_ROTATED, *_UNROTATED) or signal.block is not None:
+        known = (*_ROTATED, *_UNROTATED, Kind.SALIENCY)
+        if signal.kind not in known or signal.block is not None:
             raise UnsupportedError(
                 f"Expected signals of the LLM's layer just run ({', '.join(_ROTATED)}, "
                 f"{', '.join(_UNROTATED)}), or with `ahead` of the one at the cut. Got {signal} "
@@ -92,7 +94,7 @@ class Listening:
 
     def __init__(self, decoder: Any, wanted: Mapping[int, Mapping[str, Signal]]) -> None:
         self.decoder = decoder
-        self.wanted = {at: signals for at, signals in wanted.items() if signals}
+        self.wanted = {at: heard for at, signals in wanted.items() if (heard := _heard(signals))}
         self.heard: dict[tuple[int, bool], _Heard] = {}  # by cut, and whether of its own layer
         self.rotated: list[Any] = []  # attention modules whose queries and keys are read
         self.actions: dict[Point, Action] = {}  # behind projections, before rotary positions
@@ -200,6 +202,11 @@ class Listening:
         return found
 
 
+def _heard(signals: Mapping[str, Signal]) -> dict[str, Signal]:
+    """Those that attention says; a run of the layer says the others (`probe`)."""
+    return {name: s for name, s in signals.items() if s.kind is not Kind.SALIENCY}
+
+
 def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
     """One kind, by position."""
     raw = kind in _UNROTATED
@@ -213,6 +220,10 @@ def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
         return key.float().mean(1)
     if kind in (Kind.KEYS_UNROTATED, Kind.ALL_KEYS):
         return key.float().transpose(1, 2).flatten(2)
+    if kind is Kind.TEXT_KEY_NORMS:
+        at_BT, real_BT = places_of(held.text_BN)
+        norm_BT = key.float().abs().sum((1, 3)).gather(1, at_BT).masked_fill(~real_BT, 0)
+        return norm_BT[:, None].expand(-1, key.shape[2], -1)
     if kind is Kind.MEAN_UNROTATED:
         seen_BN = held.visual_BN
         total = query.float().masked_fill(~seen_BN[:, None, :, None], 0).sum(2, keepdim=True)
@@ -266,7 +277,7 @@ def places_of(mask_BN: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B T"], Bool[Te
 
 def by_kind(kind: Kind, parts_nLK: Sequence[Tensor], texts: Sequence[int]) -> list[Tensor]:
     """Each picture's signal in the shape of its kind. texts: T of the prompt of each picture."""
-    if kind is Kind.TEXT_ATTENTION:
+    if kind in (Kind.TEXT_ATTENTION, Kind.TEXT_KEY_NORMS):
         return [part[..., :text] for part, text in zip(parts_nLK, texts, strict=True)]
     if kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
         return list(parts_nLK)

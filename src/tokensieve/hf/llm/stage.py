@@ -15,6 +15,8 @@ from transformers import Cache, DynamicCache
 
 from tokensieve.budget import Spread
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.encoder.encode import Encoded
+from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.layout import Packing
 from tokensieve.hf.report import PromptReport
 from tokensieve.methods.base import Method
@@ -60,6 +62,22 @@ def overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
     taken = new_TD[origin_N.clamp(min=0)]
     token_N: Bool[Tensor, "N"] = origin_N >= 0
     return torch.where(token_N[:, None], taken, rows_ND)
+
+
+def renewed(
+    whole_ESD: Tensor, encoded: Encoded, place_BS: Tensor, reductions: Sequence[ImageReduction]
+) -> Tensor:
+    """Hidden states with the values a method made for its kept tokens; of beams the first's."""
+    repeats = len(whole_ESD) // len(place_BS)
+    parts = list(torch.split(whole_ESD[::repeats][place_BS], encoded.image_rows))
+    for i, reduction in enumerate(reductions):
+        if reduction.rows_nLD is not None:
+            new = reduction.rows_nLD.flatten(0, 1).to(whole_ESD.dtype)
+            parts[i] = overlay(parts[i], new, encoded.packings[i].origin_N)
+    of_prompt = torch.split(torch.cat(parts), place_BS.sum(-1).tolist())
+    repeated = [rows for rows in of_prompt for _ in range(repeats)]
+    place_ES = place_BS.repeat_interleave(repeats, 0)
+    return whole_ESD.masked_scatter(place_ES[..., None], torch.cat(repeated))
 
 
 def require_growing(cache: Cache | None) -> None:

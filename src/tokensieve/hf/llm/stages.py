@@ -26,7 +26,8 @@ from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.llm import cut
 from tokensieve.hf.llm.inside import Held, Listening, by_kind, require_finite
 from tokensieve.hf.llm.masks import Masks
-from tokensieve.hf.llm.stage import Before, Policy, Stage, overlay, require_growing
+from tokensieve.hf.llm.probe import Probe
+from tokensieve.hf.llm.stage import Before, Policy, Stage, renewed, require_growing
 from tokensieve.hf.prompt.compaction import Gather, pads_left
 from tokensieve.hf.prompt.reduce import reduce_visions, scatter_rows
 from tokensieve.hf.prompt.text import Asked
@@ -70,6 +71,7 @@ class Stages:
         self.masks = Masks.of(self.decoder, mask_BS)
         wanted = {at: s.signals for at, (s, made) in self.stages.items() if made is None}
         self.listening = Listening(self.decoder, wanted)  # to the layers before cuts
+        self.probe = Probe(model.get_output_embeddings(), self.decoder, wanted)
         self.actions = self._actions()
 
     @property
@@ -124,6 +126,8 @@ class Stages:
         if not self.filled and number in self.stages:
             require_growing(cache_at(self.decoder.layers[number], args, kwargs))  # made meanwhile
             self.listening.look_ahead(number, hidden, kwargs, self._gather(number))
+            if self.probe.asked_at(number):
+                self._probe(number, hidden, kwargs)
             hidden = self._cut(number, hidden)
         gather = self._gather(number)
         if gather is None:
@@ -137,6 +141,18 @@ class Stages:
             kwargs = cut.take_arguments(kwargs, gather)
             kwargs["attention_mask"] = self.masks.prefill(number, mask, gather)
         return (hidden, *rest), kwargs
+
+    def _probe(self, number: int, hidden_ETD: Tensor, kwargs: dict[str, Any]) -> None:
+        """Run the layer on all it would hold."""
+        self._follow(hidden_ETD.device)
+        repeats, before = len(hidden_ETD) // len(self.place_BS), self._gather(number)
+        read = (self.asked.read_BS & self.keep_BS).repeat_interleave(repeats, 0)
+        if before is not None:
+            mask = self.masks.prefill(number, kwargs.get("attention_mask"), before)
+            kwargs = cut.take_arguments(kwargs, before) | {"attention_mask": mask}
+            read = moved(before, read.device).take(read, 0)
+        with timed(self.ms, "select", hidden_ETD.device):
+            self.probe.run(number, hidden_ETD, kwargs, read)
 
     def _gather(self, number: int) -> Gather | None:
         """What is left at a layer; None: everything."""
@@ -183,7 +199,7 @@ class Stages:
                 f"{number} of the LLM on. Add a question."
             )
         if any(reduction.rows_nLD is not None for reduction in reductions):
-            whole = self._renewed(whole, reductions, repeats)
+            whole = renewed(whole, self.encoded, self.place_BS, reductions)
             hidden_ETD = whole if before is None else cut.take_rows(whole, before.index_BT)
         self.keep_BS = kept_BS
         gather = Gather.of(kept_BS.repeat_interleave(repeats, 0), left=self.left)
@@ -250,6 +266,7 @@ class Stages:
         along = (*masks, place_BS)
         held = Held(*(values if first is None else first.take(values, 0) for values in along))
         heard = self.listening.signals(number, held, repeats)
+        heard |= self.probe.signals(number, repeats)
         texts = words_BS.sum(-1).tolist()
         lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
         found = {}
@@ -276,15 +293,3 @@ class Stages:
             total = packing.crops * packing.length
             parts.append(scatter_rows(rows, packing.origin_N, total).view(shape))
         return parts
-
-    def _renewed(self, whole: Tensor, reductions: Sequence[ImageReduction], repeats: int) -> Tensor:
-        """Hidden states with the values a method made for its kept tokens."""
-        place = self.place_BS.repeat_interleave(repeats, 0)
-        parts = list(torch.split(whole[::repeats][self.place_BS], self.encoded.image_rows))
-        for i, reduction in enumerate(reductions):
-            if reduction.rows_nLD is not None:
-                new = reduction.rows_nLD.flatten(0, 1).to(whole.dtype)
-                parts[i] = overlay(parts[i], new, self.encoded.packings[i].origin_N)
-        of_prompt = torch.split(torch.cat(parts), self.place_BS.sum(-1).tolist())
-        repeated = [rows for rows in of_prompt for _ in range(repeats)]
-        return whole.masked_scatter(place[..., None], torch.cat(repeated))
