@@ -32,3 +32,19 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
         code, out, err = run("eval", "--out", tmp_path / "out", *options)
         assert (code, out) == (2, "")
         assert told in err
+
+
+def test_receipts_of_ones_own(run, model_dir, tmp_path):
+    for sub in ("img", "box"):
+        (tmp_path / "data" / sub).mkdir(parents=True)
+    Image.new("RGB", (60, 60), "white").save(tmp_path / "data" / "img" / "a.png")
+    (tmp_path / "data" / "box" / "a.json").write_text('[{"box": [5, 5, 50, 15], "text": "AB"}]')
+    told = ("--suite", "receipts", "--model", model_dir, "--methods", "stride", "--keep", "0.5")
+    code, _, err = run("eval", *told, "--out", tmp_path / "out")
+    assert code == 2
+    assert "--receipts FOLDER" in err
+    options = (*told, "--receipts", tmp_path / "data", "--seeds", 1, "--out", tmp_path / "out")
+    code, said, err = run("eval", *options)
+    assert (code, err) == (0, "")
+    assert said.splitlines()[0] == "1 of 1: a"
+    assert "| `stride` | 0.5 | 8 |" in (tmp_path / "out" / "table.md").read_text()

@@ -14,7 +14,6 @@ import torch
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lab import tesseract
 from lab.studies.receipts import __main__ as receipts
 from lab.studies.receipts import page as receipts_page
 from lab.studies.receipts import reading
@@ -26,13 +25,13 @@ from lab.studies.receipts.tiles import (
     cut,
     half_of,
     load_receipt,
-    read_boxes,
     receipt_names,
     word_shares,
-    words_of,
 )
 from tokensieve.errors import ConfigError, InputError, MissingPackageError, UnknownNameError
+from tokensieve.evaluate import tesseract
 from tokensieve.evaluate.config import Variant
+from tokensieve.evaluate.receipts import read_boxes, words_of
 from toys.eval_tiny import tiny_subject
 
 SMALL = Tiling(side=8, patch=4)

@@ -39,10 +39,10 @@ ELSEWHERE = {  # file: what is written past the room, and why it may
         "our own modules', which goes through the room",
     ),
     "train/calibration/dymu.py": ("save", "of Thresholds, which goes through the room"),
+    "evaluate/tesseract.py": ("save", "to memory"),
     "data/synth/paper.py": ("save", "to memory"),
     "lab/nano/llava.py": ("save_pretrained", "Transformers' own, which names the files"),
     "lab/nano2/pages.py": ("save", "to memory"),
-    "lab/tesseract.py": ("save", "to memory"),
     "lab/benchmarks/memory.py": ("write_text", "to the kernel, which counts anew"),
 }
 

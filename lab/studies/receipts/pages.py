@@ -9,7 +9,8 @@ import numpy as np
 
 from lab.nano2 import layouts
 from lab.nano2.pages import HARDEST, Page, page
-from lab.studies.receipts.tiles import Receipt, Tiling, Told, cut
+from lab.studies.receipts.tiles import Receipt, Tiling, cut
+from tokensieve.evaluate.receipts import Told
 
 SEED = 2  # no page of a training, nor one that a suite asks about
 KINDS = (*layouts.TRAIN, "mixed")

@@ -1,7 +1,7 @@
 """What an engine that knows nothing of us reads: `python -m lab.studies.receipts.reading`.
 
 Takes --data or --pages, as lab.studies.receipts does. Dropped tokens are painted over with the
-colour of the paper (the median of all pixels); the engine (`lab.tesseract`) reads what is left.
+colour of the paper (the median of all pixels); the engine (tesseract) reads what is left.
 Words count where they are among the labels, and where they are among what it reads of the whole
 picture. Beside: the picture made smaller to as many tokens (`downsample`: the grid of best fit)
 and to as many pixels, and enlarged again.
@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lab import command, tesseract
+from lab import command
 from lab.studies.receipts.overlay import stitch
 from lab.studies.receipts.suite import (
     Documents,
@@ -29,10 +28,11 @@ from lab.studies.receipts.suite import (
     opened,
     parser_of,
 )
-from lab.studies.receipts.tiles import Receipt, Tiling, covered, ground
+from lab.studies.receipts.tiles import Receipt, Tiling, covered
 from lab.studies.receipts.tokens import Encoder, encode_receipt
 from tokensieve.budget import count
-from tokensieve.evaluate import records
+from tokensieve.evaluate import records, tesseract
+from tokensieve.evaluate.shown import painted, shrunk
 from tokensieve.evaluate.stats import bootstrap_mean
 from tokensieve.evaluate.subject import Subject, load_subject
 from tokensieve.functional.grid import best_grid
@@ -135,12 +135,6 @@ def shown_pages(
             yield (name, keep), shrunk(page, size)
 
 
-def painted(page: Page, kept: NDArray[np.bool_]) -> Page:
-    """The page with what is not kept in the paper's colour; `kept` may be larger than the page."""
-    height, width = page.shape[:2]
-    return np.where(kept[:height, :width, None], page, ground(page)).astype(np.uint8)
-
-
 def smaller(
     size: tuple[int, int], tokens: int, keep: float, tiling: Tiling
 ) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -149,13 +143,6 @@ def smaller(
     rows, columns = best_grid((-(-size[0] // patch), -(-size[1] // patch)), tokens)
     height, width = (max(1, round(edge * keep**0.5)) for edge in size)
     return (rows * patch, columns * patch), (height, width)
-
-
-def shrunk(page: Page, size: tuple[int, int]) -> Page:
-    """The page made that small, and enlarged again for the engine to read type of one size."""
-    whole, small = (page.shape[1], page.shape[0]), (size[1], size[0])
-    less = Image.fromarray(page).resize(small, Image.Resampling.LANCZOS)
-    return np.asarray(less.resize(whole, Image.Resampling.BICUBIC))
 
 
 def table(suite: ReceiptSuite, rows: list[dict[str, Any]]) -> list[list[str]]:

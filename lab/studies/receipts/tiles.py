@@ -6,7 +6,6 @@ T crops, S pixels of a crop's side, P pixels of a patch's side, L tokens of a cr
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from tokensieve.data.pictures.decode import check_size, open_picture
 from tokensieve.errors import InputError
+from tokensieve.evaluate.receipts import Told, read_boxes, words_of
+from tokensieve.evaluate.shown import ground, shares
 
 
 @dataclass(frozen=True)
@@ -76,41 +77,6 @@ def receipt_names(folder: Path, half: str) -> list[str]:
     return names
 
 
-Told = list[tuple[NDArray[np.float64], str]]  # boxes of lines, and what stands in them
-
-
-def read_boxes(path: Path) -> Told:
-    """(left, top, right, bottom) in pixels of the stored picture, and the text where it is told;
-    boxes without area are left out.
-
-    Raises `InputError` for a missing or malformed file, or one without any box.
-    """
-    try:
-        told = json.loads(path.read_text())
-        boxes: NDArray[np.float64] = np.array([entry["box"] for entry in told], dtype=float)
-        texts = [str(entry.get("text", "")) for entry in told]
-    except Exception as problem:  # deep lists, numbers without end, other layouts
-        raise InputError(f"Expected boxes of text in {path}. Got: {problem!r}.") from None
-    if boxes.ndim == 2 and boxes.shape[1] == 4:  # some annotations are mere lines
-        real = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        if real.any():
-            return [(boxes[n], texts[n]) for n in np.flatnonzero(real)]
-    raise InputError(f"Expected boxes of four numbers, right > left, bottom > top in {path}.")
-
-
-def words_of(told: Told) -> Told:
-    """The words of lines, each with its share of the line's width by characters."""
-    found: Told = []
-    for (left, top, right, bottom), text in told:
-        wide, start = (right - left) / max(1, len(text)), 0
-        for word in text.split(" "):
-            if word:
-                at = left + wide * start
-                found.append((np.array([at, top, at + wide * len(word), bottom]), word))
-            start += len(word) + 1
-    return found
-
-
 def load_receipt(folder: Path, name: str, tiling: Tiling) -> Receipt:
     """Read, scale and cut one receipt.
 
@@ -154,11 +120,6 @@ def cut(page: NDArray[np.uint8], told: Told, name: str, tiling: Tiling) -> Recei
     return Receipt(name, crops, (rows, columns), (height, width), text_TL, valid_TL, words, said)
 
 
-def ground(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The colour of the paper: the median of all pixels, channel by channel."""
-    return np.asarray(np.median(page.reshape(-1, 3), axis=0).astype(np.uint8))
-
-
 def covered(
     kept: Bool[Tensor, "T L"], layout: tuple[int, int], tiling: Tiling
 ) -> NDArray[np.bool_]:
@@ -172,11 +133,7 @@ def covered(
 
 def word_shares(receipt: Receipt, kept: Bool[Tensor, "T L"], tiling: Tiling) -> NDArray[np.float64]:
     """(N,) share of each word's box that lies under kept tokens."""
-    under = covered(kept, receipt.layout, tiling).cumsum(0).cumsum(1)
-    under = np.pad(under, ((1, 0), (1, 0)))  # sums over all that lies above and to the left
-    left, top, right, bottom = receipt.words.T
-    area = under[bottom, right] - under[top, right] - under[bottom, left] + under[top, left]
-    return np.asarray(area / ((right - left) * (bottom - top)))
+    return shares(covered(kept, receipt.layout, tiling), receipt.words)
 
 
 def _inside(told: Told, size: tuple[int, int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokensieve.cli.options import MODEL, OUTPUT, AsJson, AskDevice, MaxPixels, Model, parse_keep
+from tokensieve.cli.options import (
+    MODEL,
+    OUTPUT,
+    AsJson,
+    AskDevice,
+    MaxPixels,
+    Model,
+    load_here,
+    parse_keep,
+)
 from tokensieve.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -166,16 +175,12 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model about pictures and videos, with fewer visual tokens."""
-    import torch
-
     from tokensieve.evaluate.answer import Refused
     from tokensieve.evaluate.ask import Settings, run
     from tokensieve.evaluate.console import answers_table, show
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.overlay import check_overlay, check_overlay_path, write_overlay
     from tokensieve.evaluate.pictures import open_all
-    from tokensieve.hf.load import NANO, load_model
-    from tokensieve.hf.models.loaded import hush
 
     images, videos = images or [], video or []
     if not images and not videos:
@@ -199,10 +204,7 @@ def ask(
     pictures = open_all(images, max_pixels, videos, frames, fps)
     if overlay is not None:
         check_overlay_path(overlay, images, videos)
-    hush()
-    if model.partition("+")[0] in NANO:
-        torch.set_num_threads(1)  # so small a model is slower on several
-    loaded = load_model(model, dtype, device)
+    loaded = load_here(model, dtype, device)
     if overlay is not None:
         check_overlay(loaded, pictures, question)
     answers = run(loaded, pictures, question, names, settings)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensieve.cli.evaluate import Dtype, Limit, Most, Options, Positions, Suite, Weights
-from tokensieve.cli.options import OUTPUT, Device, Model
+from tokensieve.cli.options import OUTPUT, Device, Model, load_here
 
 PROMISE = "Promise"
 
@@ -62,16 +62,12 @@ def calibrate(
 
     It is for questions like those of the suite, whose right answers need not be known.
     """
-    import torch
-
     from tokensieve.data.progress import resumable
     from tokensieve.evaluate.ask import Settings
     from tokensieve.evaluate.calibrate import Promise
     from tokensieve.evaluate.calibrate import calibrate as run
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.questions import load_questions
-    from tokensieve.hf.load import NANO, load_model
-    from tokensieve.hf.models.loaded import hush
 
     promise = Promise(max_loss, confidence, tuple(map(_share, keep.split(","))))
     (name,) = named_methods(method)
@@ -84,10 +80,7 @@ def calibrate(
         **plan,
     )
     questions = load_questions(suite, limit, answered=False)
-    hush()
-    if model.partition("+")[0] in NANO:
-        torch.set_num_threads(1)  # so small a model is slower on several
-    loaded = load_model(model, dtype, device)
+    loaded = load_here(model, dtype, device)
     records = out.with_name(out.name + ".records")
     with resumable("question"):
         found = run(loaded, questions, name, promise, settings, records, typer.echo)

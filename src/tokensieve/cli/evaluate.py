@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokensieve.cli.options import MODEL, OUTPUT, Device, Model, parse_keep
+from tokensieve.cli.options import MODEL, OUTPUT, Device, Model, load_here, parse_keep
 
+Write = Callable[[Sequence[Path]], str]
 COMPARE, SUITE = "What is compared", "Questions"
 
 Suite = Annotated[
     str,
     typer.Option(
         metavar="NAME|FILE",
-        help="nano (generated pictures, for the models of the package), or a JSONL file: image, "
-        "question, answer (or answers), and where wanted metric and group.",
+        help="nano (generated pictures, for the models of the package), receipts (what is kept of "
+        "the words on documents, see --receipts), or a JSONL file: image, question, answer (or "
+        "answers), and where wanted metric and group.",
         rich_help_panel=SUITE,
     ),
 ]
@@ -28,6 +31,23 @@ Limit = Annotated[
         metavar="N",
         help="The first N questions of each group.",
         show_default="all; of nano 50",
+        rich_help_panel=SUITE,
+    ),
+]
+Receipts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Of the suite receipts: img/NAME.jpg and box/NAME.json (or SROIE's .txt).",
+        rich_help_panel=SUITE,
+    ),
+]
+TextHeight = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Receipts scaled so that a line is about so tall, in tiles of the model's input.",
+        show_default="as the processor cuts; nano 17",
         rich_help_panel=SUITE,
     ),
 ]
@@ -96,6 +116,8 @@ def evaluate(
     alone: Alone = False,
     limit: Limit = None,
     metric: Metric = "exact",
+    receipts: Receipts = None,
+    text_height: TextHeight = None,
     option: Options = None,
     weights: Weights = None,
     positions: Positions = "keep",
@@ -107,17 +129,15 @@ def evaluate(
 
     Run it again and it goes on where it was cut off; run it twice at once and both share the work.
     """
-    import torch
-
     from tokensieve.data.progress import resumable
+    from tokensieve.evaluate import legible_table
     from tokensieve.evaluate.ask import Settings
     from tokensieve.evaluate.cells import BESIDE, cells_of, run_cells
     from tokensieve.evaluate.compare import curves, markdown, table
+    from tokensieve.evaluate.legible import RECEIPTS, TEXT_HEIGHT, legible, of_pictures
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.questions import load_questions
-    from tokensieve.files import write_text
-    from tokensieve.hf.load import NANO, load_model
-    from tokensieve.hf.models.loaded import hush
+    from tokensieve.evaluate.receipts import load_receipts
 
     names = [name for one in methods.split(",") for name in named_methods(one)]
     if not alone:
@@ -128,16 +148,30 @@ def evaluate(
         positions=positions, max_new_tokens=max_new_tokens, options=own, by_method=by_method, **plan
     )
     cells = cells_of(names, [parse_keep(text.strip()) for text in keep.split(",")], seeds)
+    if suite == RECEIPTS:
+        documents = load_receipts(receipts, limit)
+        loaded = load_here(model, dtype, device)
+        text_height = text_height or TEXT_HEIGHT.get(model)
+        with resumable("document"):
+            files = legible(loaded, documents, list(of_pictures(cells)), settings,
+                            out / "records", text_height, typer.echo)  # fmt: skip
+        _tables(out, files, legible_table.markdown, legible_table.table)
+        return
     questions = load_questions(suite, limit, metric)
-    hush()
-    if model.partition("+")[0] in NANO:
-        torch.set_num_threads(1)  # so small a model is slower on several
-    loaded = load_model(model, dtype, device)
+    loaded = load_here(model, dtype, device)
 
     with resumable("question"):
         files = run_cells(loaded, questions, cells, settings, out / "records", typer.echo)
-    write_text(out / "table.md", markdown(files))
-    write_text(out / "table.csv", table(files))
     if find_spec("matplotlib"):
         curves(files, out / "curves.png")
-    typer.echo(f"Made from {len(files)} records in {out}: table.md, table.csv, curves.png.")
+    _tables(out, files, markdown, table, ", curves.png")
+
+
+def _tables(
+    out: Path, files: Sequence[Path], markdown: Write, table: Write, more: str = ""
+) -> None:
+    from tokensieve.files import write_text
+
+    write_text(out / "table.md", markdown(files))
+    write_text(out / "table.csv", table(files))
+    typer.echo(f"Made from {len(files)} records in {out}: table.md, table.csv{more}.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokensieve.budget import parse_keep as parse_keep
+
+if TYPE_CHECKING:
+    from tokensieve.hf.models.loaded import Loaded
 
 MODEL, OUTPUT = "Model", "Output"
 RECIPE, RUN = "Recipe", "Run"
@@ -31,6 +34,19 @@ def list_settings(recipe: str) -> Any:
         help="Say every setting and its default, and end.",
         rich_help_panel=RECIPE,
     )
+
+
+def load_here(name: str, dtype: str, device: str | None) -> Loaded:
+    """The model called `name`, for a command: quietly, an embedded one on one thread."""
+    import torch
+
+    from tokensieve.hf.load import NANO, load_model
+    from tokensieve.hf.models.loaded import hush
+
+    hush()
+    if name.partition("+")[0] in NANO:
+        torch.set_num_threads(1)  # so small a model is slower on several
+    return load_model(name, dtype, device)
 
 
 Model = Annotated[
