@@ -22,8 +22,9 @@ from tokensieve.budget import Pool
 from tokensieve.data.pictures.decode import PictureNote, check_size
 from tokensieve.errors import ConfigError, PictureError, TokensieveError, UnsupportedError
 from tokensieve.evaluate import records, tesseract
-from tokensieve.evaluate.ask import BASELINES, Settings, prepared
+from tokensieve.evaluate.ask import BASELINES, Settings
 from tokensieve.evaluate.cells import Cell, Tell
+from tokensieve.evaluate.prepare import prepared
 from tokensieve.evaluate.receipts import Receipt, words_of
 from tokensieve.evaluate.shown import (
     Pixels,
