@@ -19,8 +19,9 @@ Suite = Annotated[
     typer.Option(
         metavar="NAME|FILE",
         help="nano (generated pictures, for the models of the package), receipts (what is kept of "
-        "the words on documents, see --receipts), or a JSONL file: image, question, answer (or "
-        "answers), and where wanted metric and group.",
+        "the words on documents, see --receipts), keys (what they say, asked), or a JSONL file: "
+        "image, question, answer (or answers), and where wanted metric, group and boxes (where the "
+        "answer stands).",
         rich_help_panel=SUITE,
     ),
 ]
@@ -38,7 +39,7 @@ Receipts = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Of the suite receipts: img/NAME.jpg and box/NAME.json (or SROIE's .txt).",
+        help="Of the suites receipts and keys: img/NAME.jpg and box/NAME.json (or SROIE's .txt).",
         rich_help_panel=SUITE,
     ),
 ]
@@ -96,6 +97,16 @@ Dtype = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL),
 ]
+Overlays = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Pictures of so many questions that each record loses, in lost/: what was dropped, "
+        "and where the answer stands.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -124,13 +135,14 @@ def evaluate(
     max_new_tokens: Most = 32,
     dtype: Dtype = "auto",
     device: Device = None,
+    overlays: Overlays = 0,
 ) -> None:
     """Ask questions with right answers by many methods: records, a table, a picture.
 
     Run it again and it goes on where it was cut off; run it twice at once and both share the work.
     """
     from tokensieve.data.progress import resumable
-    from tokensieve.evaluate import legible_table
+    from tokensieve.evaluate import legible_table, lost
     from tokensieve.evaluate.ask import Settings
     from tokensieve.evaluate.cells import BESIDE, cells_of, run_cells
     from tokensieve.evaluate.compare import curves, markdown, table
@@ -138,6 +150,7 @@ def evaluate(
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.questions import load_questions
     from tokensieve.evaluate.receipts import load_receipts
+    from tokensieve.files import write_text
 
     names = [name for one in methods.split(",") for name in named_methods(one)]
     if not alone:
@@ -157,14 +170,19 @@ def evaluate(
                             out / "records", text_height, typer.echo)  # fmt: skip
         _tables(out, files, legible_table.markdown, legible_table.table)
         return
-    questions = load_questions(suite, limit, metric)
+    questions = load_questions(suite, limit, metric, receipts=receipts)
     loaded = load_here(model, dtype, device)
 
     with resumable("question"):
         files = run_cells(loaded, questions, cells, settings, out / "records", typer.echo)
     if find_spec("matplotlib"):
         curves(files, out / "curves.png")
-    _tables(out, files, markdown, table, ", curves.png")
+    if lost.lost_of(files):
+        write_text(out / "lost.csv", lost.table(files))
+    if overlays:
+        made = lost.overlays(loaded, questions, files, settings, out / "lost", overlays)
+        typer.echo(f"{made} questions that were lost, drawn: {out / 'lost'}")
+    _tables(out, files, lambda own: markdown(own) + lost.markdown(own), table, ", curves.png")
 
 
 def _tables(

@@ -18,11 +18,13 @@ from tokensieve.evaluate import records
 from tokensieve.evaluate.ask import BASELINES, Settings, ask
 from tokensieve.evaluate.metrics import METRICS
 from tokensieve.evaluate.questions import Question, Questions
+from tokensieve.evaluate.shown import region_seen
 from tokensieve.files import appended, make_folder
 from tokensieve.folders import FolderBusyError, claimed
 from tokensieve.hf.families.fingerprint import state_hash
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.methods.registry import method_class
+from tokensieve.types import Site
 
 FORM = "answers"
 BESIDE = ("full", "none", "random", "stride", "avgpool", "downsample")  # in every comparison
@@ -149,14 +151,18 @@ def _record(
 
 
 def _row(loaded: Loaded, question: Question, method: str, settings: Settings) -> dict[str, Any]:
-    started = perf_counter()
-    answer = ask(loaded, question.open(), question.text, method, settings)
+    started, picture = perf_counter(), question.open()
+    answer = ask(loaded, picture, question.text, method, settings)
+    seen = None
+    if question.regions and answer.images and method_class(method).site is not Site.PIXELS:
+        seen = region_seen(loaded.processor, picture, answer.images, question.regions)
     return {
         "group": question.group,
         "score": round(METRICS[question.metric](answer.answer, question.answers), 4),
         "answer": answer.answer,
         "kept": answer.kept_tokens,
         "of": answer.visual_tokens,
+        "seen": seen and [round(share, 4) for share in seen],
         "flops": sum(answer.flops.values()) if answer.flops else None,
         "ms": answer.ms,
         "s": round(perf_counter() - started, 4),

@@ -1,4 +1,5 @@
-"""Questions with right answers: a user's own in a JSONL file, or nano's generated pictures."""
+"""Questions with right answers: a user's own in a JSONL file, nano's generated pictures, or what
+receipts say under the keys of SROIE."""
 
 from __future__ import annotations
 
@@ -10,16 +11,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tokensieve.data.pictures.decode import open_picture
+from tokensieve.data.synth.picture import PATCH
 from tokensieve.errors import ConfigError, InputError
 from tokensieve.evaluate.config import KINDS
 from tokensieve.evaluate.metrics import METRICS
+from tokensieve.evaluate.receipts import load_receipts
 from tokensieve.evaluate.tasks import load_tasks
 from tokensieve.fields import check_names, shown
+from tokensieve.viz.geometry import Box
 
-NANO = "nano"  # the suite of that name
+NANO, KEYS = "nano", "keys"  # the suites of those names
+Region = tuple[Box, ...]
+ASKED = {
+    "company": "What is the name of the company?",
+    "date": "What is the date?",
+    "address": "What is the address of the company?",
+    "total": "What is the total?",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,8 @@ class Question:
     """One question about a picture, which is opened when it is asked.
 
     answers: all that count as right. metric: one of `METRICS`. group: what it counts among.
+    regions: places that each show a whole answer, as boxes in pixels of the picture; none where it
+    is not known.
     """
 
     open: Callable[[], Image.Image]
@@ -34,6 +49,13 @@ class Question:
     answers: tuple[str, ...]
     metric: str
     group: str
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """All of it but the picture, as text."""
+        first = (self.text, self.answers, self.metric, self.group)
+        return repr((*first, self.regions) if self.regions else first)
 
 
 @dataclass(frozen=True)
@@ -46,13 +68,16 @@ class Questions:
 
 
 def load_questions(
-    name: str, limit: int | None = None, metric: str = "exact", answered: bool = True
-) -> Questions:
-    """The suite called `name`: "nano", or a JSONL file; the first `limit` questions of each group.
+    name: str, limit: int | None = None, metric: str = "exact", answered: bool = True,
+    receipts: Path | None = None,
+) -> Questions:  # fmt: skip
+    """The suite called `name`: "nano", "keys" of the folder `receipts`, or a JSONL file; the first
+    `limit` questions of each group.
 
     A line of the file is {"image": "a.png", "question": "...", "answer": "..."}; "answers" instead
     is a list of those that count, "metric" one of `METRICS` instead of `metric`, "group" a name to
-    count by. Pictures lie beside the file. answered=False: right answers may be missing.
+    count by, "boxes" a list of where the answer stands, (left, top, right, bottom) in pixels of the
+    picture. Pictures lie beside the file. answered=False: right answers may be missing.
 
     Raises `ConfigError` for a file that is not there, holds no question, or a `limit` below 1;
     `InputError` for a line or a picture that is wrong, with its number.
@@ -62,11 +87,13 @@ def load_questions(
     check_names("metric", [metric], METRICS)
     if name == NANO:
         return _nano(limit or 50)
+    if name == KEYS:
+        return _keys(receipts, limit)
     file = Path(name).expanduser()
     if not file.is_file():
         raise ConfigError(
-            f"Expected the suite '{NANO}' or a JSONL file of questions. Got {shown(name)}, which "
-            "is none. Write one line a question: image, question, answer."
+            f"Expected the suite '{NANO}', '{KEYS}' or a JSONL file of questions. Got "
+            f"{shown(name)}, which is none. Write one line a question: image, question, answer."
         )
     lines = file.read_text(encoding="utf-8").splitlines()
     items, digest, seen = list[Question](), hashlib.sha256(), dict[str, int]()
@@ -80,7 +107,7 @@ def load_questions(
             continue
         if picture not in pictures:
             pictures[picture] = hashlib.sha256(picture.read_bytes()).digest()
-        digest.update(repr((one.text, one.answers, one.metric, one.group)).encode())
+        digest.update(one.told.encode())
         digest.update(pictures[picture])
         items.append(one)
     if not items:
@@ -97,7 +124,7 @@ def _read(file: Path, number: int, line: str, metric: str, answered: bool) -> tu
         raise InputError(f"Expected JSON in {where}. Got: {error}. Mend the line.") from None
     if not isinstance(told, Mapping):
         raise InputError(f"Expected an object in {where}. Got {shown(told)}. Mend the line.")
-    known = ("image", "question", "answer", "answers", "metric", "group")
+    known = ("image", "question", "answer", "answers", "metric", "group", "boxes")
     check_names(f"field in {where}", told, known)
     answers = told.get("answers", [told["answer"]] if "answer" in told else None)
     texts = [told.get("image"), told.get("question")]
@@ -114,9 +141,25 @@ def _read(file: Path, number: int, line: str, metric: str, answered: bool) -> tu
         raise InputError(f"Expected a picture at {picture}, named in {where}. Got no file.")
     one = Question(
         partial(open_picture, picture), str(told["question"]), tuple(map(str, answers or ())),
-        str(metric), str(told.get("group", "all")),
+        str(metric), str(told.get("group", "all")), _region(told.get("boxes"), where),
     )  # fmt: skip
     return one, picture
+
+
+def _region(told: Any, where: str) -> tuple[Region, ...]:
+    """The one region that a line tells, if any."""
+    if told is None:
+        return ()
+    try:
+        boxes = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in told)
+        if not boxes or not all(b[0] < b[2] and b[1] < b[3] for b in boxes):
+            raise ValueError("without area")
+    except (TypeError, ValueError):
+        raise InputError(
+            f"Expected boxes as [[left, top, right, bottom], ...] in {where}, right > left and "
+            f"bottom > top. Got {shown(told)}. Mend the line."
+        ) from None
+    return (boxes,)
 
 
 def _texts(values: Any) -> bool:
@@ -138,5 +181,32 @@ def _nano(pictures: int) -> Questions:
             for item in task.items:
                 asked = item.question
                 digest.update(item.image.tobytes() + repr(asked).encode())
-                items.append(Question(item.image.copy, asked.text, (asked.answer,), "exact", group))
+                items.append(Question(item.image.copy, asked.text, (asked.answer,), "exact", group,
+                                      _of_mask(item.answer_mask)))  # fmt: skip
     return Questions(NANO, tuple(items), digest.hexdigest()[:16])
+
+
+def _of_mask(mask: NDArray[np.bool_] | None) -> tuple[Region, ...]:
+    """The patches of a mask as boxes."""
+    if mask is None or not mask.any():
+        return ()
+    places = np.argwhere(mask) * PATCH
+    return (tuple((float(x), float(y), float(x + PATCH), float(y + PATCH)) for y, x in places),)
+
+
+def _keys(folder: Path | None, limit: int | None) -> Questions:
+    """What receipts say under the keys that SROIE asks for."""
+    items, digest = list[Question](), hashlib.sha256()
+    for receipt in load_receipts(folder, limit):
+        for key, value in receipt.keys.items():
+            if key in ASKED and value:
+                one = Question(receipt.open, ASKED[key], (value,), "anls", key,
+                               receipt.where(value))  # fmt: skip
+                digest.update((receipt.digest + one.told).encode())
+                items.append(one)
+    if not items:
+        raise ConfigError(
+            f"Expected what receipts say in {folder}/key/NAME.json: company, date, address, total. "
+            "Got none. Add the files."
+        )
+    return Questions(KEYS, tuple(items), digest.hexdigest()[:16])

@@ -2,14 +2,16 @@
 
 A folder holds img/NAME.jpg (or .png, .jpeg) and box/NAME.json (a list of {"box": [left, top, right,
 bottom], "text": "..."}), or box/NAME.txt or .csv as SROIE has them: eight corners and the text in a
-line. All in pixels of the stored picture. N boxes.
+line. All in pixels of the stored picture. key/NAME.json, or .txt, may tell what it says under
+company, date, address, total.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 
 from tokensieve.data.pictures.decode import open_picture
 from tokensieve.errors import ConfigError, InputError
+from tokensieve.viz.geometry import Box
 
 PICTURES = (".jpg", ".jpeg", ".png")
 BOXES = (".json", ".txt", ".csv")
@@ -26,15 +29,28 @@ Told = list[tuple[NDArray[np.float64], str]]  # boxes of lines, and what stands 
 
 @dataclass(frozen=True)
 class Receipt:
-    """One document. lines: a box each, (left, top, right, bottom), and its text."""
+    """One document. lines: a box each, (left, top, right, bottom), and its text. keys: what it says
+    under each."""
 
     name: str
     file: Path
     lines: Told
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     def open(self) -> Image.Image:
         """Its picture. Raises `PictureError` for a broken one."""
         return open_picture(self.file)
+
+    def where(self, value: str) -> tuple[tuple[Box, ...], ...]:
+        """The places that show `value`: each line that holds it or, where none does, together the
+        lines that are parts of it."""
+        wanted = _plain(value)
+        lines = [((float(b[0]), float(b[1]), float(b[2]), float(b[3])), _plain(text))
+                 for b, text in self.lines]  # fmt: skip
+        if whole := tuple((box,) for box, text in lines if wanted and wanted in text):
+            return whole
+        parts = tuple(box for box, text in lines if len(text) > 3 and text in wanted)
+        return (parts,) if parts else ()
 
     @property
     def digest(self) -> str:
@@ -56,8 +72,27 @@ def load_receipts(folder: Path | None, limit: int | None = None) -> list[Receipt
             f"Expected receipts as {folder}/img/*.jpg with box/*.json. Found none. Name a folder "
             "of that layout with --receipts."
         )
-    return [Receipt(one.stem, one, read_boxes(_boxes_of(folder, one.stem)))
+    return [Receipt(one.stem, one, read_boxes(_boxes_of(folder, one.stem)), _keys(folder, one.stem))
             for one in pictures[:limit]]  # fmt: skip
+
+
+def _keys(folder: Path, name: str) -> dict[str, str]:
+    """What is told of a receipt; nothing where no file is there."""
+    for ending in BOXES:
+        if (found := folder / "key" / f"{name}{ending}").is_file():
+            try:
+                told = json.loads(found.read_text(encoding="utf-8", errors="replace"))
+                return {str(key): str(value) for key, value in dict(told).items()}
+            except (ValueError, TypeError) as problem:
+                raise InputError(
+                    f'Expected {{"total": "...", ...}} as JSON in {found}. Got: {problem}. Mend '
+                    "the file."
+                ) from None
+    return {}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.upper().split())
 
 
 def _boxes_of(folder: Path, name: str) -> Path:

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from tokensieve.errors import UnsupportedError
 from tokensieve.hf.report import ImageReport
 from tokensieve.viz.compare import crop_masks
 from tokensieve.viz.geometry import Box, crop_boxes, whole_first
 from tokensieve.viz.overlay import KEPT_CODE, MERGED_CODE, CropMask, token_map
 
 Pixels = NDArray[np.bool_]
+Region = Sequence[Box]
 
 
 def masks_of(
@@ -57,6 +59,21 @@ def shares(seen_HW: Pixels, boxes: ArrayLike) -> NDArray[np.float64]:
     area = (right - left).clip(0) * (bottom - top).clip(0)
     found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return np.where(area > 0, found / np.maximum(area, 1), np.nan)
+
+
+def region_seen(
+    processor: Any, picture: Image.Image, images: Sequence[ImageReport], regions: Sequence[Region]
+) -> tuple[float, float] | None:
+    """Of the region that is seen best the share under kept tokens, and the same with those that
+    live on in others; None where it is not known which part of the picture a token shows."""
+    try:
+        masks = masks_of(processor, picture.size, images)
+    except UnsupportedError:
+        return None
+    own, all_ = (pixels_of(picture.size, masks, merged=merged) for merged in (False, True))
+    inside = [boxes_mask(picture.size, boxes) for boxes in regions]
+    found = [(float(own[one].mean()), float(all_[one].mean())) for one in inside if one.any()]
+    return max(found, default=None)
 
 
 def boxes_mask(size: tuple[int, int], boxes: Sequence[Box] | Sequence[ArrayLike]) -> Pixels:

@@ -36,13 +36,15 @@ class Drawn:
     """A picture and all that may be asked of it.
 
     text_mask: which of its tokens show text, by rows; for ceilings. groups: what it counts among,
-    such as "dark", where a record counts right answers by group.
+    such as "dark", where a record counts right answers by group. values: (lines, G, G) of each line
+    the tokens that show the value asked for, where that is known.
     """
 
     image: Image.Image
     questions: tuple[Question, ...]
     text_mask: NDArray[np.bool_]
     groups: tuple[str, ...]
+    values: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class World:
 def _synth(kind: str, number: int, split: str) -> Drawn:
     picture = generate(kind, number, split)
     font = "unseen font" if picture.unseen_font else "seen font"
-    return Drawn(picture.image, picture.questions, picture.text_mask, (font,))
+    values = picture.value_mask if len(picture.value_mask) else None
+    return Drawn(picture.image, picture.questions, picture.text_mask, (font,), values)
 
 
 SYNTH = World(KINDS, _synth)
@@ -71,7 +74,7 @@ class Item:
     """One picture and the question asked about it.
 
     ordinal: which picture of the split it is; the same over methods, keeps and seeds.
-    groups: as of `Drawn`.
+    groups: as of `Drawn`. answer_mask: (G, G) tokens that show the answer, where that is known.
     """
 
     ordinal: int
@@ -79,6 +82,7 @@ class Item:
     question: Question
     text_mask: Bool[Tensor, "L"]
     groups: tuple[str, ...]
+    answer_mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,4 +143,6 @@ def _item(kind: str, topic: str, ordinal: int, picture: Drawn) -> Item | None:
         return None
     choice = zlib.crc32(f"{kind}/{topic}/{ordinal}".encode()) % len(asked)
     mask = torch.from_numpy(picture.text_mask.reshape(-1).copy())
-    return Item(ordinal, picture.image, asked[choice], mask, picture.groups)
+    one, values = asked[choice], picture.values
+    answer = values[one.line] if values is not None and topic == "text" and one.line >= 0 else None
+    return Item(ordinal, picture.image, one, mask, picture.groups, answer)
