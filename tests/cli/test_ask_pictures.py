@@ -107,3 +107,17 @@ def test_an_overlay_that_cannot_be_is_refused_before_the_answer(run, picture, tm
     assert "whose tokens lie on no grid. Leave --overlay out." in err
     assert not (tmp_path / "kept.png").exists()
     assert run(*command)[0] == 0
+
+
+def test_a_report_is_written_of_several_pictures(run, picture, model_dir, tmp_path):
+    page = tmp_path / "kept.html"
+    options = ("--method", "stride", "--compare", "full,conditional", "--report", page)
+    code, out, err = run("ask", picture, picture, "what <b>is</b> it", *TINY, model_dir, *options)
+    assert code == 0, err
+    assert f"Report: {page}" in " ".join(out.split()).replace("- ", "-") or "kept.html" in out
+    told = page.read_text()
+    assert told.count("data:image/") == 2
+    assert "what &lt;b&gt;is" in told
+    code, _, err = run("ask", picture, "what", *TINY, model_dir, "--report", tmp_path / "a.png")
+    assert code == 2
+    assert "Name it .html" in err

@@ -149,6 +149,15 @@ Overlay = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.html",
+        help="Write a page to look at: what each method kept at every keep, answers and costs. One "
+        "file, no server; asks each method ten times more.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def ask(
@@ -172,6 +181,7 @@ def ask(
     max_pixels: MaxPixels = 89_478_485,
     max_new_tokens: MaxNewTokens = 64,
     overlay: Overlay = None,
+    report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model about pictures and videos, with fewer visual tokens."""
@@ -181,6 +191,8 @@ def ask(
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.overlay import check_overlay, check_overlay_path, write_overlay
     from tokensieve.evaluate.pictures import open_all
+    from tokensieve.view.look import Look
+    from tokensieve.view.report import check_report_path, write_report
 
     images, videos = images or [], video or []
     if not images and not videos:
@@ -204,6 +216,8 @@ def ask(
     pictures = open_all(images, max_pixels, videos, frames, fps)
     if overlay is not None:
         check_overlay_path(overlay, images, videos)
+    if report is not None:
+        check_report_path(report)
     loaded = load_here(model, dtype, device)
     if overlay is not None:
         check_overlay(loaded, pictures, question)
@@ -217,6 +231,10 @@ def ask(
         write_overlay(overlay, loaded.processor, pictures, question, answers)
         if not as_json:
             typer.echo(f"Overlay: {overlay}")
+    if report is not None:
+        size = write_report(report, Look(loaded, pictures, question, settings), names)
+        if not as_json:
+            typer.echo(f"Report: {report} ({size / 1000:,.0f} kB)")
     if isinstance(answers[0], Refused):
         raise UnsupportedError(f"{answers[0].method}: {answers[0].reason}")
 

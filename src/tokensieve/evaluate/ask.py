@@ -106,8 +106,19 @@ def ask(
             output_logits=True,
             return_dict_in_generate=True,
         )
-    new = output.sequences[0, before:]
-    text = before - report.visual_tokens
+    return answered(loaded, method, keep, (output, before, before), report)
+
+
+def answered(
+    loaded: Loaded, method: str, keep: float | int, said: tuple[Any, int, int], report: Report
+) -> Answer:
+    """The `Answer` of one call of `generate` with logits that `report` tells of.
+
+    said: its output, where in its sequence the answer begins, and tokens of the whole prompt.
+    """
+    output, begins, whole = said
+    new = output.sequences[0, begins:]
+    text = whole - report.visual_tokens
     return Answer(
         answer=loaded.processor.decode(new, skip_special_tokens=True).strip(),
         model=loaded.name,

@@ -50,7 +50,7 @@ def reduce_images(
         ]
     if method.site is Site.ENCODER:  # what is dropped inside the encoder is gone by now
         return [ImageReduction(packing.valid_nL) for packing in encoded.packings]
-    visions = _visions(model, method, encoded, keys)
+    visions = visions_of(model, method, encoded, keys)
 
     def text(prompt: int) -> TextContext:
         return asked.context(model.get_input_embeddings(), prompt)
@@ -117,7 +117,7 @@ def _beside(
     return lambda prompt: moved(text(prompt), visions[0].tokens.device)
 
 
-def _visions(
+def visions_of(
     model: Any, method: Method, encoded: Encoded, keys: Sequence[int] | None
 ) -> list[VisionTokens]:
     """Per picture, its crops as the method's site sees them."""
