@@ -43,7 +43,7 @@ ELSEWHERE = {  # file: what is written past the room, and why it may
     "data/synth/paper.py": ("save", "to memory"),
     "lab/nano/llava.py": ("save_pretrained", "Transformers' own, which names the files"),
     "lab/nano2/pages.py": ("save", "to memory"),
-    "lab/benchmarks/memory.py": ("write_text", "to the kernel, which counts anew"),
+    "cost/memory.py": ("write_text", "to the kernel, which counts anew"),
 }
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from lab import command
-from lab.benchmarks.memory import peak, reset_peak
 from lab.benchmarks.towers import build_tower, tower_inputs
 from tokensieve.cost.encoders import SHAPES, EncoderShape, encode_flops, encoder_shape
+from tokensieve.cost.memory import peak, reset_peak
 from tokensieve.cost.recipes import recipe_of, training_shape
 from tokensieve.errors import ConfigError
 from tokensieve.evaluate import records

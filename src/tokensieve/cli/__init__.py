@@ -12,6 +12,7 @@ import typer
 
 from tokensieve import __version__
 from tokensieve.cli.ask import ask
+from tokensieve.cli.bench import bench
 from tokensieve.cli.calibrate import calibrate
 from tokensieve.cli.demo import demo
 from tokensieve.cli.evaluate import evaluate
@@ -90,7 +91,7 @@ def _root(
     """Options of no verb."""
 
 
-for verb in (ask, methods, demo, extract, flops, calibrate):
+for verb in (ask, methods, demo, extract, flops, bench, calibrate):
     app.command(cls=Verb)(verb)
 app.command("eval", cls=Verb)(evaluate)
 app.add_typer(train, name="train")

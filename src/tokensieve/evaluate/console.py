@@ -107,6 +107,29 @@ def flops_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
+def bench_table(one: Any, rows: Sequence[Any]) -> RenderableType:
+    """One row a method and keep: times by stage, memory, and the ratios beside what FLOPs say."""
+    stages = list(rows[0].ms)
+    columns = ("tokens", *(f"{name}, ms" for name in stages), "memory", "ideal", "prefill", "whole")
+    made = table("method", "keep", *columns, title=escape(one.name), right=("keep", *columns))
+    below = []
+    for row in rows:
+        if row.refused:
+            below.append(f"{row.method}: refused. {row.refused}")
+            continue
+        times = [f"{row.ms[stage]:.1f}" for stage in stages]
+        ratios = [f"{value:.2f} x" for value in (row.ideal, row.measured, row.whole)]
+        made.add_row(row.method, f"{row.keep:g}", f"{row.tokens:.0f}", *times,
+                     scaled(row.memory, "B"), *ratios)  # fmt: skip
+    made.caption = (
+        "Milliseconds a picture. Faster than all tokens: by FLOPs of the prefill (ideal), its time "
+        "with the selection (prefill), everything (whole)."
+    )
+    if one.cut:
+        below.append(f"Layers stand for {one.of[0]:g} (encoder) and {one.of[1]:g} (LLM) each.")
+    return Group(made, *map(escape, below)) if below else made
+
+
 def printed_table(figures: Sequence[Any]) -> Table:
     """The papers' figures: what is printed, and what the formula gives."""
     made = table("paper", "what", "printed", "counted", right=("printed", "counted"))
