@@ -95,7 +95,8 @@ def bench(
     from tokensieve.evaluate.cells import cells_of
     from tokensieve.evaluate.console import bench_table, show
     from tokensieve.evaluate.options import named_methods, read_options
-    from tokensieve.files import check_writable
+    from tokensieve.files import make_folder
+    from tokensieve.folders import check_ours
 
     names = [name for one in methods.split(",") for name in named_methods(one)]
     names = list(dict.fromkeys(names if alone else [*names, "random"]))
@@ -104,7 +105,7 @@ def bench(
     settings = Settings(options=own, by_method=by_method, **plan)
     cells = cells_of(names, [parse_keep(share.strip()) for share in keep.split(",")], 1)
     if out is not None:
-        check_writable(out)
+        check_ours(make_folder(out.parent), records.RECORDS)
     if threads is not None:
         torch.set_num_threads(threads)
     if check_tokens(model, tokens, layers):

@@ -110,20 +110,20 @@ def flops_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 def bench_table(one: Any, rows: Sequence[Any]) -> RenderableType:
     """One row a method and keep: times by stage, memory, and the ratios beside what FLOPs say."""
     stages = list(rows[0].ms)
-    columns = ("tokens", *(f"{name}, ms" for name in stages), "memory", "ideal", "prefill", "whole")
-    made = table("method", "keep", *columns, title=escape(one.name), right=("keep", *columns))
+    columns = ("kept", *stages, "memory", "ideal", "real", "all")
+    made = table("method, keep", *columns, title=escape(one.name), right=columns)
     below = []
     for row in rows:
         if row.refused:
             below.append(f"{row.method}: refused. {row.refused}")
             continue
-        times = [f"{row.ms[stage]:.1f}" for stage in stages]
-        ratios = [f"{value:.2f} x" for value in (row.ideal, row.measured, row.whole)]
-        made.add_row(row.method, f"{row.keep:g}", f"{row.tokens:.0f}", *times,
+        times = [f"{row.ms[stage]:.{0 if row.ms[stage] >= 100 else 1}f}" for stage in stages]
+        ratios = [f"{value:.2f}" for value in (row.ideal, row.measured, row.whole)]
+        made.add_row(f"{row.method} {row.keep:g}", f"{row.tokens:.0f}", *times,
                      scaled(row.memory, "B"), *ratios)  # fmt: skip
     made.caption = (
-        "Milliseconds a picture. Faster than all tokens: by FLOPs of the prefill (ideal), its time "
-        "with the selection (prefill), everything (whole)."
+        "Milliseconds a picture. Times as fast as all tokens: by FLOPs of the prefill (ideal), by "
+        "its time with the selection (real), by all stages (all)."
     )
     if one.cut:
         below.append(f"Layers stand for {one.of[0]:g} (encoder) and {one.of[1]:g} (LLM) each.")
