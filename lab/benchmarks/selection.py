@@ -83,7 +83,7 @@ def inputs(method: Method, n: int, batch: int, dtype: torch.dtype) -> VisionToke
 def _signal(kind: Kind, B: int, n: int, g: torch.Generator) -> Tensor:
     width = {Kind.KEYS: KEY, Kind.ALL_KEYS: KEY * HEADS, Kind.KEYS_UNROTATED: KEY * HEADS,
              Kind.ATTENTION_MAP: n, Kind.TEXT_ATTENTION: TEXT,
-             Kind.TEXT_KEY_NORMS: TEXT}.get(kind)  # fmt: skip
+             Kind.TEXT_KEY_NORMS: TEXT, Kind.TEXT_PRIORITY: TEXT}.get(kind)  # fmt: skip
     if width is None:
         return torch.randn(B, n, generator=g).softmax(-1)
     drawn = torch.randn(B, n, width, generator=g)

@@ -49,6 +49,8 @@ class Kind(StrEnum):
     # inside the LLM
     LAST_ATTENTION = "last-attention"  # (B, L) from the last token of the prompt
     TEXT_ATTENTION = "text-attention"  # (B, L, T) from each text token of `TextContext`
+    TEXT_PRIORITY = "text-priority"  # (B, L, T) the same, of the half of the heads in which text
+    # attends to visual tokens most
     ALL_KEYS = "all-keys"  # (B, L, K) keys of all heads side by side
     LAST_UNROTATED = "last-unrotated"  # (B, L) as from the last token, without rotary positions
     LAST_TO_VISUAL = "last-to-visual"  # (B, L) the same, its softmax over visual tokens only

@@ -57,17 +57,20 @@ def _other(signal: torch.Tensor, place: int) -> torch.Tensor:
     return (signal * 97**place).frac() / (GRID[0] * GRID[1])
 
 
+OF_TEXT = (Kind.TEXT_ATTENTION, Kind.TEXT_PRIORITY)
+
+
 def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
     """Made up, with the shape of its kind; rows of attention sum to at most 1."""
     if kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
         return torch.randn(B, L, KEY, generator=g)
     if kind is Kind.TEXT_KEY_NORMS:
         return torch.rand(TEXT, generator=g).expand(B, L, TEXT).clone()
-    columns = {Kind.ATTENTION_MAP: L, Kind.TEXT_ATTENTION: TEXT}.get(kind, 1)
+    columns = {Kind.ATTENTION_MAP: L, **dict.fromkeys(OF_TEXT, TEXT)}.get(kind, 1)
     drawn = torch.randn(B, L, columns, generator=g)
     if kind is Kind.ATTENTION_MAP:
         return drawn.softmax(-1)
-    return drawn.softmax(1) if kind is Kind.TEXT_ATTENTION else drawn[..., 0].softmax(-1)
+    return drawn.softmax(1) if kind in OF_TEXT else drawn[..., 0].softmax(-1)
 
 
 def padded(v: VisionTokens, junk: float) -> tuple[VisionTokens, torch.Tensor]:

@@ -12,7 +12,8 @@ from families.methods import ByNorm
 from families.tiny import REQUIRED, build, question_of
 from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.hf.families.table import decoder_of
-from tokensieve.hf.llm import inside as heard
+from tokensieve.hf.llm import heard
+from tokensieve.hf.llm.inside import Listening
 from tokensieve.hf.sieve import encode, sieve
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
@@ -191,6 +192,21 @@ def all_keys(tiny, at, inputs, call, alive):
     return cache.layers[at - 1].keys.transpose(1, 2).flatten(2)
 
 
+def text_priority(tiny, at, inputs, call, alive):
+    """By a loop: the half of the heads in which the words attend to visual tokens most."""
+    rows = eager(tiny, at, inputs, call)
+    text, place = question_of(tiny.name, inputs), inputs["input_ids"]
+    place = place == tiny.model.config.image_token_id
+    structural = torch.cat([p.origin_N < 0 for p in encode(tiny.model, inputs).packings])
+    tokens = alive & place & ~torch.zeros_like(place).masked_scatter(place, structural)
+    out = torch.zeros(*text.shape, int(text.sum(-1).max()))
+    for b in range(len(out)):
+        mass = [float(head[text[b]][:, tokens[b]].sum()) for head in rows[b]]
+        best = sorted(range(len(mass)), key=lambda h: -mass[h])[: (len(mass) + 1) // 2]
+        out[b, :, : int(text[b].sum())] = rows[b][best].mean(0)[text[b]].T
+    return out
+
+
 def received(tiny, at, inputs, call, alive):
     rows = eager(tiny, at, inputs, call).mean(1).masked_fill(~alive[..., None], 0)
     return rows.sum(1) / alive.sum(-1, keepdim=True)
@@ -253,6 +269,7 @@ REFERENCES = {
     Kind.KEYS_UNROTATED: keys_unrotated,
     Kind.ALL_KEYS: all_keys,
     Kind.RECEIVED_ATTENTION: received,
+    Kind.TEXT_PRIORITY: text_priority,
     Kind.LAST_TO_VISUAL: last_to_visual,
 }
 
@@ -296,13 +313,13 @@ def test_the_comparison_tells_rotated_from_not(name, kind, wrong):
 
 
 def counts_padding(patch):
-    right = heard.Listening.signals
+    right = Listening.signals
 
     def wrong(self, at, held, repeats):
         everything = torch.ones_like(held.real_BN)
         return right(self, at, replace(held, real_BN=everything), repeats)
 
-    patch.setattr(heard.Listening, "signals", wrong)
+    patch.setattr(Listening, "signals", wrong)
 
 
 def reads_the_future(patch):
@@ -384,9 +401,9 @@ def test_only_the_layers_asked_for_are_tapped_and_only_in_the_prefill(monkeypatc
     tiny = build("llava")
     configs = [layer.self_attn.config for layer in inside.layers_of(tiny.model)]
     counted = []
-    right = heard.Listening._seen
+    right = Listening._seen
     monkeypatch.setattr(
-        heard.Listening, "_seen",
+        Listening, "_seen",
         lambda self, module, *rest: (counted.append(module.layer_idx), right(self, module, *rest)),
     )  # fmt: skip
     with sieve(tiny.model, get_method("fastv"), 0.5, layer=2):

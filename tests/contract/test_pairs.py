@@ -1,5 +1,7 @@
 """A method before the LLM and one inside it together: exact against a model that may not look."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,6 +17,7 @@ from tokensieve.hf import compress as compress_module
 from tokensieve.hf.asked import Asked
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.sieve import sieve
+from tokensieve.methods.mustdrop_llm import MustDropLLM
 from tokensieve.methods.registry import get_method
 from tokensieve.schedules import PSigmoid, Stepwise
 
@@ -285,7 +288,44 @@ def test_registered_methods_are_as_if_not_looked_at(name, method):
     inputs = tiny.inputs([1, 2])
     with sieve(tiny.model, method, 0.4) as report:
         tokens, logits = answer(tiny.model, inputs)
-    with blocked(tiny.model, inputs, report.calls[0].stages):
+    stages, forgets = report.calls[0].stages, get_method(method).forgets
+    with blocked(tiny.model, inputs, stages, forgets=forgets):
         wanted_tokens, wanted = answer(tiny.model, inputs)
     assert_close(logits, wanted, **CLOSE)
     assert torch.equal(tokens, wanted_tokens)
+    if forgets:
+        with blocked(tiny.model, inputs, stages):
+            assert not torch.equal(answer(tiny.model, inputs)[1], wanted)
+
+
+def test_what_was_dropped_later_leaves_the_cache():
+    """MustDrop's third stage: layers from the first cut on hold what the last one left, and the
+    answer's tokens; without it each holds what was left there."""
+    tiny = build("llava")
+    inputs, held = tiny.inputs([1]), {}
+    for cache in (True, False):
+        with sieve(tiny.model, "mustdrop-llm", 0.2, output_cache=cache) as report:
+            out = tiny.model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+        held[cache] = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    first = report.calls[0].stages[0].layer
+    assert held[True][:first] == held[False][:first]
+    assert set(held[True][first:]) == {held[False][-1]}
+    assert len(set(held[False][first:])) > 1
+
+
+def test_a_method_inside_is_told_what_was_protected(monkeypatch):
+    """MustDrop's key set: 8 % of a picture's tokens, all of them left at the end."""
+    tiny, told = build("llava"), []
+    right = MustDropLLM.reduce
+
+    def reduce(self, vision, counts, text=None):
+        told.append(vision.signals["protected"][0].bool())
+        made = right(self, vision, counts, text)
+        assert bool((made.kept[0] >= told[-1]).all())
+        return made
+
+    monkeypatch.setattr(MustDropLLM, "reduce", reduce)
+    both(tiny.model, tiny.inputs([1]), ("mustdrop", "mustdrop-llm"), (0.6, 0.3))
+    tokens = len(told[0])
+    assert {int(key.sum()) for key in told} == {math.ceil(0.08 * tokens)}
+    assert len(told) > 1

@@ -50,8 +50,9 @@ def kept_positions(model, inputs, stage):
 
 
 @contextmanager
-def blocked(model, inputs, stages):
-    """Layers from each stage's on may not look at what it dropped; nothing is shorter."""
+def blocked(model, inputs, stages, forgets=False):
+    """Layers from each stage's on may not look at what it dropped; nothing is shorter. forgets:
+    once the prompt is read, layers from the first stage's on look at what the last one left."""
     decoder = decoder_of(model)
     S = inputs["input_ids"].shape[1]
     windows = windows_of(model)
@@ -61,11 +62,13 @@ def blocked(model, inputs, stages):
         if not past:
             continue
         left_BS = kept_positions(model, inputs, max(past, key=lambda stage: stage.layer))
+        at_last_BS = kept_positions(model, inputs, max(stages, key=lambda stage: stage.layer))
 
-        def before(_module, args, kwargs, left_BS=left_BS, number=number):
+        def before(_module, args, kwargs, left_BS=left_BS, last_BS=at_last_BS, number=number):
             rows, Q = args[0].shape[:2]
             cache = kwargs["cache" if "cache" in kwargs else "past_key_values"]
             seen = 0 if cache is None else cache.get_seq_length(number)
+            left_BS = last_BS if forgets and seen else left_BS
             left = left_BS.repeat_interleave(rows // len(left_BS), 0)
             left = torch.cat([left, left.new_ones(rows, seen + Q - S)], 1)
             at = torch.arange(seen, seen + Q)[:, None]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from torch.testing import assert_close
 
 from tokensieve.functional.blocks import blocks_run
 from tokensieve.methods.registry import get_method
-from tokensieve.types import EncoderInfo, Kind, Signal, TextContext, VisionTokens
-
-CLIP_L = EncoderInfo("clip_vision_model", 1024, -2, 24, 16, 4096, (24, 24))
+from tokensieve.types import EncoderInfo, TextContext, VisionTokens
 
 
 def kept(
@@ -72,62 +68,55 @@ def test_cdpruner_past_the_rank() -> None:
     assert kept("cdpruner", v, 2, text, as_released=True) == [0, 2]
 
 
-def pact_case() -> VisionTokens:
-    """Keys a a c c d e f: a (1, 0), c (0, 1), d (.6, .8), e (.8, .6), f (-1, 0)."""
-    keys = [(1.0, 0.0), (2.0, 0.0), (0.0, 1.0), (0.0, 3.0), (0.6, 0.8), (0.8, 0.6), (-1.0, 0.0)]
-    return VisionTokens(
-        torch.tensor([[[1.0], [2], [4], [8], [16], [3], [5]]]),
-        signals={
-            "asked": torch.tensor([[0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.02]]),
-            "keys": torch.tensor([keys]),
-        },
-    )
+def test_evit_fuses_the_inattentive() -> None:
+    """CLS pays .5, .3, .2 to tokens 1, 2, 4. Of two one is fused: .3 * 2 + .2 * 4 = 1.4, where the
+    second stood; as an average 1.4 / .5 = 2.8."""
+    v = crop([[1.0], [2], [4]], attention=[0.5, 0.3, 0.2])
+    for averaged, fused in ((False, 1.4), (True, 2.8)):
+        found = get_method("evit", averaged=averaged).reduce(v, torch.tensor([2]))
+        assert found.indices()[0].tolist() == [0, 1]
+        torch.testing.assert_close(found.apply(v.tokens)[0], torch.tensor([[1.0], [fused]]))
 
 
-def test_pact_clusters() -> None:
-    """Importance, attention times norm: .2 .4 .8 1.6 1.6 .15 .1; ceil(.7 * 7) = 5 are important,
-    e and f are not. Distances 1 - cosine: a-c 1, a-d .4, c-d .2; cutoff .21.
+def test_todre_sums_distances() -> None:
+    """a (0, 1, 0), b (.6, -.8, 0), c (-.6, -.8, 0), d (0, 0, 1); mean (0, -.15, .25).
 
-    Density, sum of exp(-d / .21): a 2 + 2 * .009 + .149 = 2.17, c 2 + 2 * .009 + .386 = 2.40,
-    d 1 + 2 * .149 + 2 * .386 = 2.07. Centres in that order: c (token 2); a (token 0), 1 from c;
-    d is .2 from c and joins it. e is .2 from a, within 1.5 * .21 = .315, and joins it; f is 1 or
-    more from both and is dropped. Values: a (1 + 2 + 3) / 3; c (4 + 8 + 16) / 3.
-
-    The release's density, sum of exp(-(d / 2)^2): a 2 + 2 * .779 + .961 = 4.52, c 2 + 2 * .779 +
-    .990 = 4.55, d 1 + 2 * .961 + 2 * .990 = 4.90. Now d is the first centre, c joins it, a is .4
-    away and a centre. e is .04 from d and joins it: d (4 + 8 + 16 + 3) / 4.
+    Cosines with the mean: a -.51, b and c .41, d .86. From the farthest, a: b and c are 1.8 away, d
+    1: b, the earlier. Then c: 1.8 + (1 - (-.36 + .64)) = 2.52 as a sum, .72 as the least; d 2 and
+    1. So the second version of the paper takes c, the first takes d.
     """
-    v = pact_case()
-    found = get_method("pact", important=0.7).reduce(v, torch.tensor([2]))
-    assert found.indices()[0].tolist() == [0, 2]
-    assert_close(found.apply(v.tokens)[0], torch.tensor([[2.0], [28 / 3]]))
-    found = get_method("pact", important=0.7, as_released=True).reduce(v, torch.tensor([2]))
-    assert found.indices()[0].tolist() == [0, 4]
-    assert_close(found.apply(v.tokens)[0], torch.tensor([[1.5], [31 / 4]]))
+    v = crop([[0.0, 1, 0], [0.6, -0.8, 0], [-0.6, -0.8, 0], [0, 0, 1]])
+    assert kept("todre", v, 1) == [3]
+    assert kept("todre", v, 3, start="farthest") == [0, 1, 2]
+    assert kept("todre", v, 3, start="farthest", rule="k-centre") == [0, 1, 3]
 
 
-@pytest.mark.parametrize(
-    ("name", "asked"),
-    [
-        ("pyramiddrop", {"attention": Signal(Kind.LAST_ATTENTION, ahead=True)}),
-        (
-            "pact",
-            {
-                "asked": Signal(Kind.MEAN_UNROTATED, ahead=True),
-                "keys": Signal(Kind.ALL_KEYS, ahead=True),
-            },
-        ),
-        ("fastv", {"attention": Signal(Kind.LAST_ATTENTION)}),
-    ],
-)
-def test_whose_attention_a_cut_reads(name: str, asked: dict[str, Signal]) -> None:
-    """PyramidDrop and PACT: the layer at the cut; FastV: the one before (K - 1)."""
-    assert get_method(name).signals(CLIP_L) == asked
+def test_mustdrop_key_set_and_windows() -> None:
+    """One window of 3 x 3, tokens 1 to 9 in one direction, attention rising: ceil(.08 * 9) = 1 key
+    token, the last. Of the other eight, all alike, six must go for a budget of three: those of
+    least attention, 1 to 6, into the most attended of the eight, 8: (8 + 21) / 7."""
+    v = VisionTokens(
+        torch.arange(1.0, 10)[None, :, None],
+        grid=(3, 3),
+        signals={"attention": torch.arange(1.0, 10)[None] / 45},
+    )
+    method = get_method("mustdrop")
+    found = method.reduce(v, torch.tensor([3]))
+    assert found.indices()[0].tolist() == [6, 7, 8]
+    torch.testing.assert_close(found.apply(v.tokens)[0], torch.tensor([[7.0], [29 / 7], [9]]))
+    key = method.protects(v)
+    assert key is not None
+    assert key[0].tolist() == 8 * [False] + [True]
 
 
-def test_layers_of_the_papers() -> None:
-    """Of 32, counted from 0: FastV 2; PACT 4; PyramidDrop 8, 16, 24 with .5, .25, .125."""
-    assert get_method("fastv").llm_stages(32, 0.5) == {2: 0.5}
-    assert get_method("pact").llm_stages(32, 0.5) == {4: 0.5}
-    steps = get_method("pyramiddrop").llm_stages(32, 0.125)
-    assert {at: round(share, 9) for at, share in steps.items()} == {8: 0.5, 16: 0.25, 24: 0.125}
+def test_fopru_rows_and_ranks() -> None:
+    """2 x 2: attention .1 .5 / .3 .25. Rows have means .3 and .275: the first, with its .1, before
+    the second; by rank .5 and .3."""
+    v = VisionTokens(
+        torch.zeros(1, 4, 1),
+        grid=(2, 2),
+        signals={"attention": torch.tensor([[0.1, 0.5, 0.3, 0.25]])},
+    )
+    assert kept("fopru", v, 2) == [1, 2]
+    assert kept("fopru", v, 2, strategy="row") == [0, 1]
+    assert kept("fastervlm", v, 2) == [1, 2]  # CLS: .5 and .3

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from families.tiny import build
 from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, WeightsError
-from tokensieve.hf.search import first_token_score, search_schedule
+from tokensieve.hf.search import first_token_score, search_schedule, withdrawal_layer
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.schedules import PSigmoid, Searched, Stepwise, greedy_search
@@ -56,8 +56,8 @@ def test_layers_scale() -> None:
         ("pyramiddrop", 0.125, {8: 0.5, 16: 0.25, 24: 0.125}),
         ("feather", 0.125, {8: 0.5, 16: 0.125}),
         ("pact", 0.2, {4: 0.2}),
-        ("sparsevlm", 0.125, {2: 0.5, 6: 0.25, 15: 0.125}),
-        ("mustdrop-llm", 0.125, {2: 0.5, 6: 0.25, 15: 0.125}),
+        ("sparsevlm", 0.125, {3: 0.5, 7: 0.25, 16: 0.125}),
+        ("mustdrop-llm", 0.0625, {3: 0.5, 7: 0.25, 11: 0.125, 15: 0.0625}),
         ("vtw", 0.5, {16: 0.5}),
         ("vtw", 0.01, {1: 0.01}),
         ("vtw", 1.0, {31: 1.0}),
@@ -271,3 +271,21 @@ def test_vtw_takes_no_count() -> None:
     """It keeps none or all: a count would say nothing of where."""
     with pytest.raises(BudgetError, match=r"as a share for .vtw.*the count 5"):
         get_method("vtw").llm_stages(4, 5)
+
+
+def test_the_layer_of_vtw() -> None:
+    """The first at which little changes: with a looser threshold an earlier one, or none."""
+    tiny = build("llava")
+    prompts = [tiny.inputs([1]), tiny.inputs([1, 2])]
+    depth = tiny.model.config.text_config.num_hidden_layers
+    assert withdrawal_layer(tiny.model, prompts, threshold=1e9) == 1
+    assert withdrawal_layer(tiny.model, prompts, threshold=1e9, first=2) == 2
+    assert withdrawal_layer(tiny.model, prompts, threshold=0.0) is None
+    score = first_token_score(tiny.model, "vtw", prompts)
+    lost = [-score((1.0,) * at + (0.5,) * (depth - at)) for at in range(1, depth)]
+    assert lost[-1] < lost[0]
+    assert withdrawal_layer(tiny.model, prompts, threshold=2 * lost[-1]) in range(1, depth)
+    with pytest.raises(ConfigError, match="a list of prompts"):
+        withdrawal_layer(tiny.model, [])
+    with pytest.raises(ConfigError, match="first layer from 1"):
+        withdrawal_layer(tiny.model, prompts, first=depth)

@@ -22,16 +22,26 @@ def attention_rows(
 
     mask: for these rows, to be broadcast to (B, H, Q, N): True where a key is seen, or added.
     """
+    return attention_heads(q_BHQd, k_BGNd, scaling, mask).mean(1)
+
+
+def attention_heads(
+    q_BHQd: Float[Tensor, "B H Q d"],
+    k_BGNd: Float[Tensor, "B G N d"],
+    scaling: float,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+) -> Float[Tensor, "B H Q N"]:
+    """`attention_rows` head by head."""
     B, H, Q, d = q_BHQd.shape
     G, N = k_BGNd.shape[1:3]
     grouped = q_BHQd.float().reshape(B, G, H // G * Q, d)  # query heads that share a key head
     logits = (grouped @ k_BGNd.float().mT).view(B, H, Q, N) * scaling
     if mask is None:
-        return logits.softmax(-1).mean(1)
+        return logits.softmax(-1)
     if mask.dtype != torch.bool:
-        return (logits + mask).softmax(-1).mean(1)
+        return (logits + mask).softmax(-1)
     rows_BHQN = logits.masked_fill(~mask, -torch.inf).softmax(-1)
-    return rows_BHQN.masked_fill(~mask, 0).mean(1)  # a row that sees no key at all is NaN
+    return rows_BHQN.masked_fill(~mask, 0)  # a row that sees no key at all is NaN
 
 
 def received_attention(

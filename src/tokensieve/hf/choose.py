@@ -32,7 +32,8 @@ class Choice:
     """The pictures as they were, and what stays of them.
 
     masks: (N,) per picture, which of its rows stay. new_rows: (R, D) all rows with the values a
-    method made; None where it made none. whole: that all rows stay is known beforehand.
+    method made; None where it made none. whole: that all rows stay is known beforehand. protected:
+    (n, L) per picture, as of `ImageReduction`; empty where nothing is.
     """
 
     encoded: Encoded
@@ -41,6 +42,7 @@ class Choice:
     prompts: tuple[PromptReport, ...]
     ms: dict[str, float]
     whole: bool = False
+    protected: tuple[Tensor, ...] = ()
 
     @property
     def keep_R(self) -> Tensor:
@@ -93,7 +95,9 @@ def choose(
         new_rows = _new_rows(encoded, reductions)
     if encoded.blank and new_rows is None:  # nothing to resize after all
         return choose(model, plan, encode(model, encoded.inputs), keys, read)
-    return Choice(encoded, masks, new_rows, prompt_reports(encoded, reductions, masks), ms)
+    prompts = prompt_reports(encoded, reductions, masks)
+    protected = tuple(r.protected_nL for r in reductions if r.protected_nL is not None)
+    return Choice(encoded, masks, new_rows, prompts, ms, protected=protected)
 
 
 def _before_encoder(

@@ -219,7 +219,7 @@ def _pair_plan(
     mask = mask_of(model, done.base)
     stages = Stages(
         model, short, mask, plan.stages, [None] * len(plan.stages),
-        replace(plan.policy, keys=keys), Before(encoded.packings, call.prompts),
+        replace(plan.policy, keys=keys), Before(encoded.packings, call.prompts, choice.protected),
     )  # fmt: skip
     return done, stages
 

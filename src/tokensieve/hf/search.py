@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.fields import check_names, shown
+from tokensieve.functional.blocks import blocks_run
 from tokensieve.hf.families.fingerprint import llm_info
 from tokensieve.hf.families.positions import mask_of
 from tokensieve.hf.families.table import decoder_of
@@ -66,11 +67,52 @@ def first_token_score(
         with sieve(model, method, layer=steps_of(shares)):
             for inputs, full_BV in zip(prompts, wanted, strict=True):
                 cut_BV = _first_token(model, inputs)
-                total += float((full_BV.exp() * (full_BV - cut_BV)).sum())
+                total += float(divergence(full_BV, cut_BV).sum())
                 count += len(full_BV)
         return -total / count
 
     return score
+
+
+def withdrawal_layer(
+    model: Any,
+    prompts: Sequence[Mapping[str, Any]],
+    *,
+    threshold: float = 0.003,
+    first: int | None = None,
+) -> int | None:
+    """The layer of the method "vtw" [1]: the first from which all visual tokens may leave.
+
+    Tried in order from `first` on (None: where 5 of 32 layers have run, as in the released code);
+    taken is the first at which the mean divergence of the first answer token is below
+    `threshold`: KL in nats of the distribution without visual tokens from the one with them. None
+    where it never is. prompts: as of `search_schedule`; the paper takes 20.
+
+    Raises `ConfigError` without prompts, for a threshold below 0 or a layer that is not there.
+
+    [1] Boosting Multimodal Large Language Models with Visual Tokens Withdrawal, arXiv 2405.05803.
+    """
+    depth = len(decoder_of(model).layers)
+    first = blocks_run(5 / 32, depth, most=depth - 1) if first is None else first
+    if not threshold >= 0 or not 0 < first < depth:
+        raise ConfigError(
+            f"Expected a threshold of 0 or more and a first layer from 1 to {depth - 1}. Got "
+            f"{threshold} and {first}."
+        )
+    _require_prompts(prompts)
+    wanted = [_first_token(model, inputs) for inputs in prompts]
+    for layer in range(first, depth):
+        with sieve(model, "vtw", 0.5, layer=layer):
+            lost = [divergence(_first_token(model, inputs), full)
+                    for inputs, full in zip(prompts, wanted, strict=True)]  # fmt: skip
+        if float(torch.cat(lost).mean()) < threshold:
+            return layer
+    return None
+
+
+def divergence(log_p_BV: Float[Tensor, "B V"], log_q_BV: Float[Tensor, "B V"]) -> Tensor:
+    """(B,) KL(p || q) in nats, from logarithms of probabilities."""
+    return (log_p_BV.exp() * (log_p_BV - log_q_BV)).sum(-1)
 
 
 def _require_prompts(prompts: object) -> None:

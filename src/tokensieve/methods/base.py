@@ -37,6 +37,8 @@ class TrainedFor:
     scorer: SelectorConfig | None = None
 
 
+PROTECTED = "protected"  # the signal of what a method before the LLM protects
+
 JsonValue = str | int | float | bool | None
 
 
@@ -112,6 +114,17 @@ class Method(ABC):
         since signals are of the layer just run.
         """
         return {}
+
+    def protects(self, vision: VisionTokens) -> Bool[Tensor, "B L"] | None:
+        """Before the LLM: tokens that a method behind this one, inside the LLM, should drop last.
+        It is told of them as its signal `PROTECTED`, 1 or 0; None: no tokens."""
+        return None
+
+    @property
+    def forgets(self) -> bool:
+        """Site "llm" only: whether, once the prompt is read, all layers from the first cut on
+        forget what later cuts dropped."""
+        return False
 
     def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
         """How a budget per picture is shared by its crops, in any unit; None: evenly.

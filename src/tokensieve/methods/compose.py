@@ -71,6 +71,13 @@ class _Around(Method):
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return self.method.signals(encoder)
 
+    def protects(self, vision: VisionTokens) -> Bool[Tensor, "B L"] | None:
+        return self.method.protects(vision)
+
+    @property
+    def forgets(self) -> bool:
+        return self.method.forgets
+
     def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
         return self.method.share(vision)
 

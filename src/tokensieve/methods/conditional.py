@@ -41,6 +41,10 @@ class Conditional(ScoringMethod):
         say which LLM and which layer they are for.
     rule: "top" ranks; "diverse" and "gated" as of the method "selector"; None: the weights'.
 
+    The paper keeps "only question-relevant tokens after the middle layer", the question standing on
+    both sides of the picture. Differs from it: the layer is the weights', and how many tokens
+    remain is the budget's; the paper says neither. It released no code for it.
+
     Raises `WeightsError` where weights are missing or broken, `EncoderMismatchError` where they are
     for another LLM, layer or site.
 

@@ -19,7 +19,9 @@ from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, Visio
 class FasterVLM(ScoringMethod):
     """Keep the tokens that CLS attends to most, at the layer the VLM reads [1].
 
-    Where there is no CLS (SigLIP, Qwen-VL): the tokens that all tokens attend to most, on average.
+    Softmax over CLS and all patches, mean over heads; of CLIP's 24 blocks that of block 22, which
+    LLaVA reads. Kept sets are those of the released code. Where there is no CLS (SigLIP, Qwen-VL):
+    the tokens that all tokens attend to most, on average.
 
     [1] [CLS] Attention is All You Need for Training-Free Visual Token Pruning (FasterVLM),
     arXiv 2412.01818.

@@ -21,11 +21,13 @@ _PLACES = (2 / 32,)  # layer 2 of 32
 
 @dataclass(frozen=True)
 class FastV(ScoringMethod):
-    """From layer 2 of 32 on, the tokens the prompt's last token attends to most in the layer
-    before [1].
+    """Before block 2 of 32, the tokens the prompt's last token attended to most in block 1 [1].
 
-    The mean over heads of softmax attention, the row of the last token only. The layer moves with
-    the LLM's depth. Positions are kept.
+    The mean over heads of softmax attention, the row of the last token only. The paper's K = 2
+    counts blocks that have run, so that its attention is of block K - 1, counted from 0. The layer
+    moves with the LLM's depth. Positions are kept.
+
+    Nothing differs from paper and released code but that the whole row is never computed.
 
     [1] An Image is Worth 1/2 Tokens After Layer 2, arXiv 2403.06764.
     """

@@ -25,8 +25,8 @@ _EARLY, _LATE = 8 / 32, 16 / 32
 
 @dataclass(frozen=True)
 class Feather(Method):
-    """At 1/4 of the depth an even grid and the tokens the last token attends to most; at 1/2 fewer
-    of them, by attention alone; attention is taken without rotary positions [1].
+    """Before block 8 of 32 an even grid and the tokens the last token attends to most; before block
+    16 fewer of them, by attention alone; attention is taken without rotary positions [1].
 
     With rotary positions the last token prefers the lower end of the picture. `keep` is what
     remains after the second step; the first keeps its cube root, so that the second keeps the
@@ -34,6 +34,9 @@ class Feather(Method):
 
     uniform: whether the grid takes part; None: at layers up to 3/8 of the depth.
     stride: the grid holds one token of stride * stride, but at most half of what is kept.
+    as_released: the softmax of attention goes over visual tokens only, as in the released code; in
+        the paper over all that the last token sees. A head that looks at text then counts as much
+        as one that looks at the picture.
 
     Differs from the paper: the grid is part of the budget, not added to it, and lies at the centres
     of even cells, so that it exists for any count; without a known grid it is even in order.
@@ -48,6 +51,7 @@ class Feather(Method):
 
     uniform: bool | None = None
     stride: int = option(3, low=1, high=4096)
+    as_released: bool = False
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         layers = scaled_layers(depth, (_EARLY, _LATE))
@@ -61,7 +65,8 @@ class Feather(Method):
         return replace(self, uniform=encoder.layer <= (_EARLY + _LATE) / 2 * encoder.depth)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
-        return {"attention": Signal(Kind.LAST_UNROTATED)}
+        kind = Kind.LAST_TO_VISUAL if self.as_released else Kind.LAST_UNROTATED
+        return {"attention": Signal(kind)}
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None

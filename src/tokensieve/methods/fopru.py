@@ -34,8 +34,10 @@ class FoPru(ScoringMethod):
     strategy: "rank" takes them one by one; "row" takes whole rows of the grid, those of the
         highest mean significance. Without a grid both rank.
 
+    Attention is that of the block the VLM reads (22 of CLIP's 24, counted from 0), mean over heads.
+
     Differs from the paper: a budget that is no multiple of a row is spent in full, on the most
-    significant tokens of the next row.
+    significant tokens of the next row. Its released code could not be read.
 
     Raises `UnknownNameError` for another strategy.
 

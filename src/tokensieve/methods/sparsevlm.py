@@ -25,7 +25,7 @@ from tokensieve.methods.base import Method
 from tokensieve.schedules.base import geometric
 from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextContext, VisionTokens
 
-_PLACES = (2 / 32, 6 / 32, 15 / 32)
+_PLACES = (3 / 32, 7 / 32, 16 / 32)  # behind blocks 2, 6 and 15
 _PART = 1024  # tokens read at a time
 
 
@@ -35,9 +35,9 @@ class SparseVLM(Method):
 
     Raters are the words behind the picture, which have seen it, of at least mean relevance: softmax
     over these words of the products of hidden states, mean over visual tokens. A token's
-    significance is its mean attention from them. Of the dropped, the most significant share
-    `candidates` is clustered by density peaks into a share `recycled` as many tokens, each the mean
-    of its cluster.
+    significance is its mean attention from them, behind blocks 2, 6 and 15 of 32, counted from 0 as
+    the paper does. Of the dropped, the most significant share `candidates` is clustered by density
+    peaks into a share `recycled` as many tokens, each the sum of its cluster.
 
     How a budget meets the paper's rank: it would drop at most as many tokens as exceed the rank of
     the attention matrix of raters by tokens, a number that differs by layer. Here what remains of a
@@ -45,8 +45,17 @@ class SparseVLM(Method):
     at least: recycling never takes the place of a token the rank speaks for. `keep` is what remains
     after the last of three stages.
 
-    Differs from the paper: raters are found anew at each stage; clusters are averaged, not summed,
-    so that recycled tokens are as large as the others.
+    as_released: as the released code (v1.5): recycled tokens are the means of their clusters; of n
+        candidates there are n // 10 + 1, and as many neighbours make their density; the rank has
+        no say. Its noise of 1e-6 against ties is left out.
+    plus: as SparseVLM+: attention is that of the half of the heads in which the words attend to
+        the picture most, and nothing is recycled. Of its paper nothing could be read; this is what
+        a port of its code does (14 of Qwen's 28 heads), but that heads are chosen by all words
+        behind the picture and not by raters.
+
+    Differs from paper and released code: raters are found anew at each stage; there, once, by the
+    embeddings.
+    Records of nano's first model were made with means of clusters, before blocks 2, 6 and 15.
 
     Raises `ConfigError` for shares outside [0, 1], `PromptError` for a prompt without text.
 
@@ -59,6 +68,8 @@ class SparseVLM(Method):
 
     candidates: float = 0.3
     recycled: float = 0.3
+    as_released: bool = False
+    plus: bool = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.candidates <= 1 and 0 <= self.recycled <= 1):
@@ -71,7 +82,7 @@ class SparseVLM(Method):
         return geometric(depth, _PLACES, keep)
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
-        return {"attention": Signal(Kind.TEXT_ATTENTION)}
+        return {"attention": Signal(Kind.TEXT_PRIORITY if self.plus else Kind.TEXT_ATTENTION)}
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
@@ -83,13 +94,41 @@ class SparseVLM(Method):
             ~(rater_BT[:, None] & valid_BL[..., None]), 0
         )
         significance_BL = rated_BLT.sum(-1) / rater_BT.sum(-1)[:, None]
-        direct_B = self._direct(counts, valid_BL.sum(-1), rank_of(rated_BLT))
+        if self.plus:
+            return Reduction(topk_mask(significance_BL, counts, valid_BL))
+        total_B = valid_BL.sum(-1)
+        if self.as_released:
+            direct_B = counts - self._released(counts, total_B)
+        else:
+            direct_B = self._direct(counts, total_B, rank_of(rated_BLT))
         direct_BL = topk_mask(significance_BL, direct_B, valid_BL)
-        rest_B = valid_BL.sum(-1) - direct_B
-        pool_B = rounded_share(rest_B, self.candidates, "up").maximum(counts - direct_B)
+        pool_B = self._pool(total_B - direct_B).maximum(counts - direct_B)
         pool_BL = topk_mask(significance_BL, pool_B, valid_BL & ~direct_BL)
-        centre_BL, target_BL = _clustered(vision.tokens, pool_BL, counts - direct_B)
-        return Reduction(direct_BL | centre_BL, mean_at(vision.tokens, target_BL))
+        near = int((counts - direct_B).max()) if self.as_released else 5
+        centre_BL, target_BL = _clustered(vision.tokens, pool_BL, counts - direct_B, near)
+        tokens_BLC = mean_at(vision.tokens, target_BL)
+        if not self.as_released:
+            size_BL = torch.zeros_like(target_BL).scatter_add(
+                1, target_BL.clamp_min(0), (target_BL >= 0).long()
+            )
+            tokens_BLC = torch.where(
+                centre_BL[..., None], tokens_BLC * size_BL[..., None], tokens_BLC
+            ).to(vision.tokens.dtype)
+        return Reduction(direct_BL | centre_BL, tokens_BLC)
+
+    def _pool(self, rest_B: Tensor) -> Int[Tensor, "B"]:
+        """How many of the dropped may be recycled."""
+        if self.as_released:
+            return torch.minimum(rounded_share(rest_B, self.candidates, "down") + 1, rest_B)
+        return rounded_share(rest_B, self.candidates, "up")
+
+    def _released(self, counts: Tensor, total_B: Tensor) -> Int[Tensor, "B"]:
+        """How many are recycled so that with the others it is `counts`."""
+        recycled_B = torch.zeros_like(counts)
+        for _ in range(3):  # more recycled, more dropped, more recycled: soon at rest
+            rest_B = total_B - counts + recycled_B
+            recycled_B = torch.minimum(self._pool(rest_B) // 10 + (rest_B > 0).long(), counts)
+        return recycled_B
 
     def _direct(self, counts: Tensor, total_B: Tensor, rank_B: Tensor) -> Int[Tensor, "B"]:
         """How many tokens stay as they are, so that with the recycled ones it is `counts`."""
@@ -124,12 +163,12 @@ def rank_of(rows_BLT: Float[Tensor, "B L T"]) -> Int[Tensor, "B"]:
 
 
 def _clustered(
-    tokens_BLC: Tensor, pool_BL: Bool[Tensor, "B L"], counts_B: Int[Tensor, "B"]
+    tokens_BLC: Tensor, pool_BL: Bool[Tensor, "B L"], counts_B: Int[Tensor, "B"], near: int
 ) -> tuple[Bool[Tensor, "B L"], Int[Tensor, "B L"]]:
     """Cluster the pool: centres, and the centre each pooled token joins, -1 for all others."""
     at_BP, real_BP = positions(pool_BL)
     taken_BPC = tokens_BLC.gather(1, at_BP[..., None].expand(-1, -1, tokens_BLC.shape[-1]))
-    centre_BP, assign_BP = density_peaks(taken_BPC, counts_B, real_BP)
+    centre_BP, assign_BP = density_peaks(taken_BPC, counts_B, real_BP, max(near, 1))
     target_BP = at_BP.gather(1, assign_BP.clamp_min(0)).masked_fill(assign_BP < 0, -1)
     centre_BL = torch.zeros_like(pool_BL).scatter(1, at_BP, centre_BP)
     target_BL = torch.full_like(pool_BL, -1, dtype=torch.long)

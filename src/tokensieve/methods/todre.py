@@ -21,12 +21,13 @@ _RULES = {"k-centre": k_centre, "max-sum": max_sum_diversity}
 class ToDRE(Method):
     """Stage 1 of ToDRE: tokens chosen greedily, each far in cosine from those before it [1].
 
-    rule: "k-centre" takes the token farthest from the nearest chosen one (first version of the
-        paper), "max-sum" the one with the largest sum of distances to them (second version).
-    start: the first token, "farthest" in cosine from the mean token or "closest" to it. The
-        default is our choice; so is that of the rule, the paper's second version has the other.
+    rule: "max-sum" takes the token with the largest sum of distances to those chosen (the paper's
+        second version), "k-centre" the one farthest from the nearest of them (its first).
+    start: the first token, "farthest" in cosine from the mean token or "closest" to it. Which of
+        them could not be read, of the paper no more than its abstracts, nor its released code.
 
     Its stage inside the LLM is a method of its own.
+    Records of nano's first model were made with rule="k-centre".
 
     Raises `UnknownNameError` for another rule or start.
 
@@ -36,7 +37,7 @@ class ToDRE(Method):
     site: ClassVar[Site] = Site.EMBEDS
     paper: ClassVar[str | None] = "ToDRE, arXiv 2505.18757"
 
-    rule: str = option("k-centre", choices=_RULES)
+    rule: str = option("max-sum", choices=_RULES)
     start: str = option("closest", choices=("closest", "farthest"))
 
     def reduce(

@@ -28,8 +28,11 @@ class ToDRELLM(Method):
 
     threshold: below this relevance a crop leaves. `keep` below 1 says no more than that it may.
 
-    Differs from the paper: relevance is a share of attention with a fixed threshold, measured from
-    half the depth on. A budget comes from a method before the LLM, as in ("todre", "todre-llm").
+    Of the paper no more than its abstracts could be read, nor its released code: that all visual
+    tokens leave late in the decoder, once text has taken over what they say ("information
+    migration"), by cross-modal attention. That relevance is a share of attention held against a
+    fixed threshold, from half the depth on, is our reading. A budget comes from a method before the
+    LLM, as in ("todre", "todre-llm").
 
     Raises `ConfigError` for a threshold outside [0, 1].
 

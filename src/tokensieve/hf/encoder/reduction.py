@@ -20,11 +20,15 @@ _KEY_STRIDE = 65_537  # more crops than a prompt ever has: keys of two prompts n
 
 @dataclass(frozen=True)
 class ImageReduction:
-    """What stays of one picture: kept positions per crop, and new rows for them if any."""
+    """What stays of one picture: kept positions per crop, and new rows for them if any.
+
+    protected: tokens that a method inside the LLM should drop last.
+    """
 
     kept_nL: Bool[Tensor, "n L"]
     rows_nLD: Float[Tensor, "n L D"] | None = None
     assign_nL: Int[Tensor, "n L"] | None = None
+    protected_nL: Bool[Tensor, "n L"] | None = None
 
 
 def crop_keys(encoded: Encoded, keys: Sequence[int] | None) -> list[tuple[int, ...]]:

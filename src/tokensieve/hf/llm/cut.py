@@ -5,6 +5,7 @@ B prompts, S prompt length, T length after, H heads, Q queries, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,6 +68,32 @@ def take_arguments(kwargs: dict[str, Any], gather: Gather) -> dict[str, Any]:
     if (places := kwargs.get("position_ids")) is not None:
         taken["position_ids"] = take_places(places, gather.index_BT)
     return taken
+
+
+def forget(cache: Any, gathers: Mapping[int, Gather], depth: int, length: int) -> None:
+    """Leave in the cache of each layer from the first cut on what the last one left.
+
+    gathers: what is left, by the first layer of each.
+
+    Raises `UnsupportedError` for a layer that holds other tokens than these, as one with a window.
+    """
+    last = held = gathers[max(gathers)]
+    for number in range(min(gathers), depth):
+        held = gathers.get(number, held)
+        layer = cache.layers[number]
+        if held is last or getattr(layer, "keys", None) is None:
+            continue
+        if layer.keys.shape[2] != held.index_BT.shape[1]:
+            raise UnsupportedError(
+                f"Expected layer {number} of the LLM to hold the {held.index_BT.shape[1]} tokens "
+                f"it read, to forget some of them. Got {layer.keys.shape[2]}. Pass "
+                "output_cache=False."
+            )
+        index_BT = compose(held, moved(last, layer.keys.device), length)
+        for name in ("keys", "values"):
+            whole = getattr(layer, name)
+            at = index_BT[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[-1])
+            setattr(layer, name, whole.gather(2, at))
 
 
 def prefill_mask(mask: Any, gather: Gather, *, flash: bool) -> Tensor | None:

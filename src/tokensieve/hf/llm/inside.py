@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokensieve.errors import NonFiniteError, UnsupportedError
-from tokensieve.functional.attention import attention_rows
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.families.towers import attention_in
 from tokensieve.hf.llm.cut import take_arguments
+from tokensieve.hf.llm.heard import ROTATED, UNROTATED, Heard, Held, signal_of
 from tokensieve.hf.llm.masks import window_of
 from tokensieve.hf.prompt.compaction import Gather
 from tokensieve.hf.runtime.compat import CACHE_NAMES
@@ -28,14 +27,6 @@ from tokensieve.hf.runtime.devices import moved
 from tokensieve.hf.runtime.hooks import Action, Point, When, acting
 from tokensieve.types import Kind, Signal
 
-_PART = 256  # rows of attention at a time
-_ROTATED = (
-    Kind.LAST_ATTENTION, Kind.TEXT_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.KEYS, Kind.ALL_KEYS,
-    Kind.TEXT_KEY_NORMS,
-)  # fmt: skip
-_UNROTATED = (
-    Kind.LAST_UNROTATED, Kind.LAST_TO_VISUAL, Kind.MEAN_UNROTATED, Kind.KEYS_UNROTATED,
-)  # fmt: skip
 _NOT_AHEAD = ("attention_mask", "hidden_states", *CACHE_NAMES)  # a look ahead leaves no trace
 
 
@@ -43,40 +34,14 @@ class _EnoughError(Exception):
     """A look ahead has its queries and keys: nothing behind them need run."""
 
 
-@dataclass(frozen=True)
-class Held:
-    """What a layer holds, by its own positions.
-
-    real: all but padding. text: the words methods choose by, as `Asked.seeing` says. visual: rows
-    of pictures but newline rows. read: the prompt, without answers that `labels` mark. place:
-    where each stands in the whole prompt, which is what windows count.
-    """
-
-    real_BN: Bool[Tensor, "B N"]
-    text_BN: Bool[Tensor, "B N"]
-    visual_BN: Bool[Tensor, "B N"]
-    read_BN: Bool[Tensor, "B N"]
-    place_BN: Int[Tensor, "B N"]
-
-
-@dataclass
-class _Heard:
-    query: Tensor | None = None  # (B, H, N, d), as the attention gets it
-    key: Tensor | None = None
-    raw_query: Tensor | None = None  # (B, H, N, d) before rotary positions
-    raw_key: Tensor | None = None
-    scaling: float = 1.0
-    window: int | None = None  # places the layer looks back; None: all
-
-
 def check_signals(signals: Mapping[str, Signal], name: str) -> None:
     """Raise `UnsupportedError` for signals a layer of an LLM does not give."""
     for signal in signals.values():
-        known = (*_ROTATED, *_UNROTATED, Kind.SALIENCY)
+        known = (*ROTATED, *UNROTATED, Kind.SALIENCY)
         if signal.kind not in known or signal.block is not None:
             raise UnsupportedError(
-                f"Expected signals of the LLM's layer just run ({', '.join(_ROTATED)}, "
-                f"{', '.join(_UNROTATED)}), or with `ahead` of the one at the cut. Got {signal} "
+                f"Expected signals of the LLM's layer just run ({', '.join(ROTATED)}, "
+                f"{', '.join(UNROTATED)}), or with `ahead` of the one at the cut. Got {signal} "
                 f"from '{name}'. Ask for one of them."
             )
 
@@ -95,7 +60,7 @@ class Listening:
     def __init__(self, decoder: Any, wanted: Mapping[int, Mapping[str, Signal]]) -> None:
         self.decoder = decoder
         self.wanted = {at: heard for at, signals in wanted.items() if (heard := _heard(signals))}
-        self.heard: dict[tuple[int, bool], _Heard] = {}  # by cut, and whether of its own layer
+        self.heard: dict[tuple[int, bool], Heard] = {}  # by cut, and whether of its own layer
         self.rotated: list[Any] = []  # attention modules whose queries and keys are read
         self.actions: dict[Point, Action] = {}  # behind projections, before rotary positions
         self.cut_of: dict[tuple[int, bool], int] = {}  # by id of the attention module
@@ -112,9 +77,9 @@ class Listening:
                 "method that reads no attention."
             )
         self.cut_of[id(attention), signal.ahead] = at
-        if (signal.kind in _ROTATED or signal.ahead) and attention not in self.rotated:
+        if (signal.kind in ROTATED or signal.ahead) and attention not in self.rotated:
             self.rotated.append(attention)
-        if signal.kind in _UNROTATED:
+        if signal.kind in UNROTATED:
             self._hear_projections(attention)
 
     @contextmanager
@@ -134,10 +99,10 @@ class Listening:
         if self.ahead:
             raise _EnoughError
 
-    def _of(self, attention: Any) -> _Heard | None:
+    def _of(self, attention: Any) -> Heard | None:
         """Where to put what is heard of a module now; None: no cut asks for it."""
         at = self.cut_of.get((id(attention), self.ahead))
-        return None if at is None else self.heard.setdefault((at, self.ahead), _Heard())
+        return None if at is None else self.heard.setdefault((at, self.ahead), Heard())
 
     @torch.no_grad()
     def look_ahead(
@@ -198,7 +163,7 @@ class Listening:
                     setattr(heard, name, whole[::repeats])
             for name, signal in wanted.items():
                 if signal.ahead == ahead:
-                    found[name] = _signal(signal.kind, heard, held)
+                    found[name] = signal_of(signal.kind, heard, held)
         return found
 
 
@@ -207,77 +172,9 @@ def _heard(signals: Mapping[str, Signal]) -> dict[str, Signal]:
     return {name: s for name, s in signals.items() if s.kind is not Kind.SALIENCY}
 
 
-def _signal(kind: Kind, heard: _Heard, held: Held) -> Float[Tensor, "B N K"]:
-    """One kind, by position."""
-    raw = kind in _UNROTATED
-    query, key = (heard.raw_query, heard.raw_key) if raw else (heard.query, heard.key)
-    if query is None or key is None:
-        raise UnsupportedError(
-            "Expected a layer whose queries and keys can be read. Got one that computed none. Use "
-            "a method that reads no attention."
-        )
-    if kind is Kind.KEYS:
-        return key.float().mean(1)
-    if kind in (Kind.KEYS_UNROTATED, Kind.ALL_KEYS):
-        return key.float().transpose(1, 2).flatten(2)
-    if kind is Kind.TEXT_KEY_NORMS:
-        at_BT, real_BT = places_of(held.text_BN)
-        norm_BT = key.float().abs().sum((1, 3)).gather(1, at_BT).masked_fill(~real_BT, 0)
-        return norm_BT[:, None].expand(-1, key.shape[2], -1)
-    if kind is Kind.MEAN_UNROTATED:
-        seen_BN = held.visual_BN
-        total = query.float().masked_fill(~seen_BN[:, None, :, None], 0).sum(2, keepdim=True)
-        mean = total / seen_BN.sum(-1).clamp(1)[:, None, None, None]
-        return attention_rows(mean, key, heard.scaling, seen_BN[:, None, None]).mT
-    if kind is Kind.TEXT_ATTENTION:
-        return _rows(query, key, heard, held, *places_of(held.text_BN))
-    if kind is Kind.RECEIVED_ATTENTION:
-        return _received(query, key, heard, held)
-    places = torch.arange(held.read_BN.shape[1], device=held.read_BN.device)
-    last_B1 = torch.where(held.read_BN, places, -1).amax(-1, keepdim=True).clamp_min(0)
-    if kind is Kind.LAST_TO_VISUAL:
-        held = replace(held, real_BN=held.visual_BN)
-    return _rows(query, key, heard, held, last_B1, torch.ones_like(last_B1).bool())
-
-
-def _received(query: Tensor, key: Tensor, heard: _Heard, held: Held) -> Float[Tensor, "B N 1"]:
-    """Mean attention from all real positions of the prompt, some rows at a time."""
-    at_BT, real_BT = places_of(held.read_BN)
-    total_BN1 = torch.zeros(*held.real_BN.shape, 1, device=query.device)
-    for at, real in zip(torch.split(at_BT, _PART, 1), torch.split(real_BT, _PART, 1), strict=True):
-        total_BN1 += _rows(query, key, heard, held, at, real).sum(-1, keepdim=True)
-    return total_BN1 / real_BT.sum(-1).clamp(1)[:, None, None]
-
-
-def _rows(
-    query: Tensor, key: Tensor, heard: _Heard, held: Held,
-    at_BT: Int[Tensor, "B T"], real_BT: Bool[Tensor, "B T"],
-) -> Float[Tensor, "B N T"]:  # fmt: skip
-    """Attention from the positions `at_BT`, each over the real positions up to itself, in its
-    window."""
-    B, H, N, d = query.shape
-    places = torch.arange(N, device=query.device)
-    parts = [query.new_zeros(B, 0, N, dtype=torch.float32)]
-    for at, real in zip(torch.split(at_BT, _PART, 1), torch.split(real_BT, _PART, 1), strict=True):
-        taken = query.gather(2, at[:, None, :, None].expand(B, H, at.shape[1], d))
-        seen = (places <= at[..., None]) & held.real_BN[:, None] & real[..., None]
-        if heard.window is not None:
-            back = held.place_BN.gather(1, at)[..., None] - held.place_BN[:, None]
-            seen &= back < heard.window
-        parts.append(attention_rows(taken, key, heard.scaling, seen[:, None]))
-    return torch.cat(parts, 1).mT
-
-
-def places_of(mask_BN: Bool[Tensor, "B N"]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Positions where a prompt's mask is True, in order, and which of them are real."""
-    T = int(mask_BN.sum(-1).max())
-    at_BT = (~mask_BN).long().argsort(dim=-1, stable=True)[:, :T]
-    return at_BT, mask_BN.gather(1, at_BT)
-
-
 def by_kind(kind: Kind, parts_nLK: Sequence[Tensor], texts: Sequence[int]) -> list[Tensor]:
     """Each picture's signal in the shape of its kind. texts: T of the prompt of each picture."""
-    if kind in (Kind.TEXT_ATTENTION, Kind.TEXT_KEY_NORMS):
+    if kind in (Kind.TEXT_ATTENTION, Kind.TEXT_PRIORITY, Kind.TEXT_KEY_NORMS):
         return [part[..., :text] for part, text in zip(parts_nLK, texts, strict=True)]
     if kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):
         return list(parts_nLK)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -19,7 +20,7 @@ from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.layout import Packing
 from tokensieve.hf.report import PromptReport
-from tokensieve.methods.base import Method
+from tokensieve.methods.base import PROTECTED, Method
 from tokensieve.types import Signal
 
 
@@ -50,10 +51,18 @@ class Policy:
 
 @dataclass(frozen=True)
 class Before:
-    """What another method left before the LLM: the pictures as they were, and its report."""
+    """What another method left before the LLM: the pictures as they were, its report, and what it
+    protects of each picture, if anything."""
 
     packings: Sequence[Packing]
     prompts: tuple[PromptReport, ...]
+    protected: Sequence[Bool[Tensor, "n L"]] = ()
+
+    def told(self, picture: int, device: torch.device) -> dict[str, Tensor]:
+        """What a method inside is told of a picture beside its signals."""
+        if not self.protected:
+            return {}
+        return {PROTECTED: self.protected[picture].to(device).float()}
 
 
 def overlay(rows_ND: Tensor, new_TD: Tensor, origin_N: Tensor) -> Tensor:
@@ -89,3 +98,12 @@ def require_growing(cache: Cache | None) -> None:
         f"{type(cache).__name__}. Leave out `cache_implementation` and `past_key_values`, or use a "
         "method that acts before the LLM."
     )
+
+
+def require_once(decoder: Any) -> None:
+    """Raise `UnsupportedError` for a decoder that runs its layers twice, to save memory."""
+    if decoder.training and getattr(decoder, "gradient_checkpointing", False):
+        raise UnsupportedError(
+            "Expected no gradient checkpointing, which runs layers twice. Got it switched on. "
+            "Call model.gradient_checkpointing_disable()."
+        )

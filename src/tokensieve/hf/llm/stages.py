@@ -19,15 +19,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokensieve.errors import PromptError, UnsupportedError
+from tokensieve.errors import PromptError
 from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.encoder.reduction import ImageReduction, crop_keys
 from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.llm import cut
-from tokensieve.hf.llm.inside import Held, Listening, by_kind, require_finite
+from tokensieve.hf.llm.heard import Held
+from tokensieve.hf.llm.inside import Listening, by_kind, require_finite
 from tokensieve.hf.llm.masks import Masks
 from tokensieve.hf.llm.probe import Probe
-from tokensieve.hf.llm.stage import Before, Policy, Stage, renewed, require_growing
+from tokensieve.hf.llm.stage import Before, Policy, Stage, renewed, require_growing, require_once
 from tokensieve.hf.prompt.compaction import Gather, pads_left
 from tokensieve.hf.prompt.reduce import reduce_visions, scatter_rows
 from tokensieve.hf.prompt.text import Asked
@@ -66,6 +67,7 @@ class Stages:
         self.token_BS = self.place_BS.masked_scatter(self.place_BS, token_R)
         self.gathers: dict[int, Gather] = {}  # by the first layer each is in force at
         self.filled = False  # the prompt has been read
+        self.cache: Any = None  # if it is to forget what later cuts drop
         self.reports = [] if before is None else [StageReport(0, before.prompts)]
         self.ms: dict[str, float] = {}
         self.masks = Masks.of(self.decoder, mask_BS)
@@ -113,18 +115,16 @@ class Stages:
         if self.filled:
             return
         require_growing(cache_at(module, args, kwargs))
-        if self.decoder.training and getattr(self.decoder, "gradient_checkpointing", False):
-            raise UnsupportedError(
-                "Expected no gradient checkpointing, which runs layers twice. Got it switched on. "
-                "Call model.gradient_checkpointing_disable()."
-            )
+        require_once(self.decoder)
 
     def _before_layer(
         self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
         if not self.filled and number in self.stages:
-            require_growing(cache_at(self.decoder.layers[number], args, kwargs))  # made meanwhile
+            cache = cache_at(self.decoder.layers[number], args, kwargs)
+            require_growing(cache)  # made meanwhile
+            self.cache = cache if self.stages[number][0].method.forgets else None
             self.listening.look_ahead(number, hidden, kwargs, self._gather(number))
             if self.probe.asked_at(number):
                 self._probe(number, hidden, kwargs)
@@ -166,6 +166,9 @@ class Stages:
         gather = self._gather(len(self.decoder.layers))
         if gather is None:
             return output
+        if self.cache is not None:
+            cut.forget(self.cache, self.gathers, len(self.decoder.layers), self.length)
+            self.gathers, self.cache = {min(self.gathers): gather}, None
         if isinstance(output, tuple):
             return (cut.put_back(output[0], gather, self.length), *output[1:])
         return cut.put_back(output, gather, self.length)
@@ -230,7 +233,8 @@ class Stages:
             vision = VisionTokens(
                 rows[i], packing.grid, moved(packing, rows[i].device).valid_nL & alive[i][..., 0],
                 keys=keys[i], frames=encoded.kinds[i : i + 1] == ("video",),
-                signals={name: of_picture[i] for name, of_picture in told.items()},
+                signals={name: of_picture[i] for name, of_picture in told.items()}
+                | ({} if self.before is None else self.before.told(i, rows[i].device)),
             )  # fmt: skip
             vision.require_finite(f"layer {number} of the LLM, picture {i + 1}")
             visions.append(vision)

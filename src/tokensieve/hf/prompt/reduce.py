@@ -62,7 +62,8 @@ def reduce_images(
         rows = reduction.tokens
         if rows is not None and method.site is Site.FEATURES:
             rows = project(model, encoded.family, rows)
-        done.append(ImageReduction(reduction.kept & vision.valid_BL, rows, reduction.assign))
+        kept = reduction.kept & vision.valid_BL
+        done.append(ImageReduction(kept, rows, reduction.assign, method.protects(vision)))
     return done
 
 
