@@ -36,7 +36,7 @@ class Site(StrEnum):
 
 
 class Kind(StrEnum):
-    """What an attention layer says about tokens, beside the tokens themselves.
+    """What a layer says about tokens, beside the tokens themselves.
 
     Attention is the mean over heads; it is computed from queries and keys, only the rows asked for,
     so SDPA and FlashAttention stay on. Shapes are for B crops of L tokens.
@@ -59,6 +59,7 @@ class Kind(StrEnum):
     TEXT_KEY_NORMS = "text-key-norms"  # (B, L, T) L1 norm of each text token's keys; all rows alike
     SALIENCY = "saliency"  # (B, L) L2 norm of the gradient by each token of how sure the layer at
     # the cut is of the words at the four places before the prompt's last; always `ahead`
+    SHARED_NEURONS = "shared-neurons"  # (B, L) of the prompt's core neurons, how many it activates
 
 
 @dataclass(frozen=True)

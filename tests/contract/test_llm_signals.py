@@ -1,5 +1,6 @@
 """What a cut inside the LLM is told of the layer before it: the same as eager attention says."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -258,6 +259,30 @@ def saliency(tiny, at, inputs, call, alive):
     return torch.autograd.grad(loss, seen["in"])[0].norm(dim=-1)
 
 
+def shared_neurons(tiny, at, inputs, call, alive):
+    """Core neurons by sets and loops: the strongest 40 % of a token's active ones, the fifth of all
+    that are so in most tokens; how many of those each token activates."""
+    got = []
+    mlp = inside.layers_of(tiny.model)[at - 1].mlp.down_proj
+    hook = mlp.register_forward_pre_hook(lambda _m, args: got.append(args[0]))
+    with blocked(tiny.model, inputs, [s for s in call.stages if s.layer < at]), torch.no_grad():
+        tiny.model(**inputs)
+    hook.remove()
+    out = torch.zeros(alive.shape)
+    for b, rows in enumerate(got[-1].tolist()):
+        often = [0] * len(rows[0])
+        for n, row in enumerate(rows):
+            active = sorted((v for v in row if v > 0), reverse=True)
+            strong = active[: math.ceil(0.4 * len(active))]
+            if alive[b][n] and strong:
+                often = [o + (v >= strong[-1]) for o, v in zip(often, row, strict=True)]
+        least = max(sorted(often, reverse=True)[math.ceil(0.2 * len(often)) - 1], 1)
+        core = {f for f, o in enumerate(often) if o >= least}
+        for n, row in enumerate(rows):
+            out[b, n] = sum(f in core for f, v in enumerate(row) if v > 0)
+    return out
+
+
 REFERENCES = {
     Kind.TEXT_KEY_NORMS: text_key_norms,
     Kind.SALIENCY: saliency,
@@ -271,6 +296,7 @@ REFERENCES = {
     Kind.RECEIVED_ATTENTION: received,
     Kind.TEXT_PRIORITY: text_priority,
     Kind.LAST_TO_VISUAL: last_to_visual,
+    Kind.SHARED_NEURONS: shared_neurons,
 }
 
 

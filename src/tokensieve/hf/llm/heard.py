@@ -1,7 +1,7 @@
-"""Signals of a decoder layer from its queries and keys, by position.
+"""Signals of a decoder layer from its queries, keys and neurons, by position.
 
 B prompts, H heads, G key heads, N positions the layer holds, d width of a head, T text tokens of a
-prompt (or positions asked for), K values of a signal per position.
+prompt (or positions asked for), K values of a signal per position, F neurons.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokensieve.errors import UnsupportedError
 from tokensieve.functional.attention import attention_heads, attention_rows
+from tokensieve.functional.neurons import shared_neurons
 from tokensieve.types import Kind
 
 _PART = 256  # rows of attention at a time
@@ -24,6 +25,7 @@ ROTATED = (
 UNROTATED = (
     Kind.LAST_UNROTATED, Kind.LAST_TO_VISUAL, Kind.MEAN_UNROTATED, Kind.KEYS_UNROTATED,
 )  # fmt: skip
+NEURONS = (Kind.SHARED_NEURONS,)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,16 @@ class Heard:
     key: Tensor | None = None
     raw_query: Tensor | None = None  # (B, H, N, d) before rotary positions
     raw_key: Tensor | None = None
+    neurons: Tensor | None = None  # (B, N, F) of the feed-forward part
     scaling: float = 1.0
     window: int | None = None  # places the layer looks back; None: all
 
 
 def signal_of(kind: Kind, heard: Heard, held: Held) -> Float[Tensor, "B N K"]:
     """One kind, by position."""
+    if kind is Kind.SHARED_NEURONS and heard.neurons is not None:
+        read_BN = held.read_BN & held.real_BN
+        return shared_neurons(heard.neurons.float(), read_BN)[..., None].float()
     raw = kind in UNROTATED
     query, key = (heard.raw_query, heard.raw_key) if raw else (heard.query, heard.key)
     if query is None or key is None:

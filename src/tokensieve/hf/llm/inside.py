@@ -19,7 +19,7 @@ from tokensieve.errors import NonFiniteError, UnsupportedError
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.families.towers import attention_in
 from tokensieve.hf.llm.cut import take_arguments
-from tokensieve.hf.llm.heard import ROTATED, UNROTATED, Heard, Held, signal_of
+from tokensieve.hf.llm.heard import NEURONS, ROTATED, UNROTATED, Heard, Held, signal_of
 from tokensieve.hf.llm.masks import window_of
 from tokensieve.hf.prompt.compaction import Gather
 from tokensieve.hf.runtime.compat import CACHE_NAMES
@@ -37,11 +37,12 @@ class _EnoughError(Exception):
 def check_signals(signals: Mapping[str, Signal], name: str) -> None:
     """Raise `UnsupportedError` for signals a layer of an LLM does not give."""
     for signal in signals.values():
-        known = (*ROTATED, *UNROTATED, Kind.SALIENCY)
-        if signal.kind not in known or signal.block is not None:
+        known = (*ROTATED, *UNROTATED, *NEURONS, Kind.SALIENCY)
+        misplaced = signal.block is not None or (signal.kind in NEURONS and signal.ahead)
+        if signal.kind not in known or misplaced:
             raise UnsupportedError(
                 f"Expected signals of the LLM's layer just run ({', '.join(ROTATED)}, "
-                f"{', '.join(UNROTATED)}), or with `ahead` of the one at the cut. Got {signal} "
+                f"{', '.join((*UNROTATED, *NEURONS))}), or with `ahead` of the one at the cut. Got {signal} "
                 f"from '{name}'. Ask for one of them."
             )
 
@@ -70,6 +71,9 @@ class Listening:
                 self._prepare(at, signal)
 
     def _prepare(self, at: int, signal: Signal) -> None:
+        if signal.kind in NEURONS:
+            self._hear_neurons(at)
+            return
         attention = attention_in(self.decoder.layers[signal.layer_at(at)])
         if attention is None:
             raise UnsupportedError(
@@ -123,6 +127,20 @@ class Listening:
         finally:
             self.ahead = False
 
+    def _hear_neurons(self, at: int) -> None:
+        layer = self.decoder.layers[at - 1]
+        last = getattr(getattr(layer, "mlp", None), "down_proj", None)
+        if not isinstance(last, torch.nn.Module):
+            raise UnsupportedError(
+                f"Expected a layer with `mlp.down_proj`. Got {type(layer).__name__}. Use a method "
+                "that reads no neurons."
+            )
+
+        def before(_module: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            self.heard.setdefault((at, False), Heard()).neurons = args[0].detach()
+
+        self.actions[Point(last, When.BEFORE)] = before
+
     def _hear_projections(self, attention: Any) -> None:
         for raw, norm, projection in (
             ("raw_query", "q_norm", "q_proj"),
@@ -158,7 +176,7 @@ class Listening:
         for ahead in dict.fromkeys(signal.ahead for signal in wanted.values()):
             heard = moved(self.heard.pop((at, ahead)), held.real_BN.device)
             heard.window = window_of(self.decoder, at if ahead else at - 1)
-            for name in ("query", "key", "raw_query", "raw_key"):
+            for name in ("query", "key", "raw_query", "raw_key", "neurons"):
                 if (whole := getattr(heard, name)) is not None:
                     setattr(heard, name, whole[::repeats])
             for name, signal in wanted.items():
