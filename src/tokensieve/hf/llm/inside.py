@@ -42,8 +42,8 @@ def check_signals(signals: Mapping[str, Signal], name: str) -> None:
         if signal.kind not in known or misplaced:
             raise UnsupportedError(
                 f"Expected signals of the LLM's layer just run ({', '.join(ROTATED)}, "
-                f"{', '.join((*UNROTATED, *NEURONS))}), or with `ahead` of the one at the cut. Got {signal} "
-                f"from '{name}'. Ask for one of them."
+                f"{', '.join((*UNROTATED, *NEURONS))}), or with `ahead` of the one at the cut. Got "
+                f"{signal} from '{name}'. Ask for one of them."
             )
 
 
