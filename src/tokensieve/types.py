@@ -68,7 +68,8 @@ class Signal:
 
     block: the encoder's layer, counted from 0; None: the one just run (sites "encoder", "llm").
     ahead: site "llm" only: of the layer at the cut, as it would attend to what it is handed if
-        nothing were dropped. Its queries and keys are computed once more for that.
+        nothing were dropped. Its queries and keys are computed once more for that. Where it has no
+        attention: of the layer just run.
     """
 
     kind: Kind

@@ -169,3 +169,13 @@ def test_a_layer_without_attention_has_none_to_tell(name):
         sieve(tiny.model, get_method("fastv"), 0.5, layer=3),
     ):
         answer(tiny.model, tiny.inputs([1]))
+
+
+@hybrid
+def test_at_a_layer_without_attention_the_one_before_is_heard(name):
+    """PyramidDrop reads the layer at its cut, where it has attention: FastV's layer elsewhere."""
+    tiny, kept = build(name), {}
+    for method in ("pyramiddrop", "fastv"):
+        _, call = cut(tiny.model, tiny.inputs([2]), get_method(method), 2)
+        kept[method] = [crop.kept.tolist() for crop in call.prompts[0].images[0].crops]
+    assert kept["pyramiddrop"] == kept["fastv"]

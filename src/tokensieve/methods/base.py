@@ -111,7 +111,7 @@ class Method(ABC):
         """What it must be told of attention layers, by names of its own: `vision.signal(name)`.
 
         encoder: at the sites "encoder" and "llm" what it says of depth and layer matters little,
-        since signals are of the layer just run.
+        since signals are of the layer just run, or at the cut (`Signal.ahead`).
         """
         return {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,7 +61,8 @@ class Listening:
 
     def __init__(self, decoder: Any, wanted: Mapping[int, Mapping[str, Signal]]) -> None:
         self.decoder = decoder
-        self.wanted = {at: heard for at, signals in wanted.items() if (heard := _heard(signals))}
+        every = {at: _heard(decoder.layers[at], signals) for at, signals in wanted.items()}
+        self.wanted = {at: signals for at, signals in every.items() if signals}
         self.heard: dict[tuple[int, bool], Heard] = {}  # by cut, and whether of its own layer
         self.rotated: list[Any] = []  # attention modules whose queries and keys are read
         self.actions: dict[Point, Action] = {}  # behind projections, before rotary positions
@@ -185,9 +187,15 @@ class Listening:
         return found
 
 
-def _heard(signals: Mapping[str, Signal]) -> dict[str, Signal]:
-    """Those that attention says; a run of the layer says the others (`probe`)."""
-    return {name: s for name, s in signals.items() if s.kind is not Kind.SALIENCY}
+def _heard(layer: Any, signals: Mapping[str, Signal]) -> dict[str, Signal]:
+    """Those that attention says; a run of the layer says the others (`probe`). layer: the one at
+    the cut; where it has no attention, as some of a hybrid, the one before is heard."""
+    able = attention_in(layer) is not None
+    return {
+        name: signal if able else replace(signal, ahead=False)
+        for name, signal in signals.items()
+        if signal.kind is not Kind.SALIENCY
+    }
 
 
 def by_kind(kind: Kind, parts_nLK: Sequence[Tensor], texts: Sequence[int]) -> list[Tensor]:

@@ -31,7 +31,7 @@ class Stage:
 
     `method` chooses them by the hidden states that enter the layer if its site is "llm"; otherwise
     it has chosen at its own site, before the LLM. signals: what it must be told of the attention
-    of the layer before.
+    of the layer before, or at the cut.
     """
 
     layer: int
