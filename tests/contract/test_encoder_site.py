@@ -583,3 +583,20 @@ def test_a_reduction_says_what_went_where():
     _, groups, _ = manual_tome(tiny, tiny.inputs([1])["pixel_values"][0], 6)
     assign = crop.assign.tolist()
     assert [assign[p] for group in groups for p in group] == [g[0] for g in groups for _ in g]
+
+
+@dataclass(frozen=True)
+class Ahead(Norm):
+    """Asks what an encoder does not tell."""
+
+    def signals(self, encoder):
+        return {"keys": Signal(Kind.KEYS, ahead=True)}
+
+
+def test_a_look_ahead_inside_the_encoder_is_refused():
+    tiny = build("llava")
+    with (
+        pytest.raises(ConfigError, match="which only LLMs give"),
+        sieve(tiny.model, Ahead(), 0.5),
+    ):
+        tiny.model(**tiny.inputs([1]))

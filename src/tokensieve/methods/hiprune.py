@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -76,9 +77,9 @@ class HiPrune(Method):
         kept_BL = topk_mask(middle_BL, anchors_B, valid_BL)
         if vision.grid is not None:
             near_BL = (self._beside(kept_BL, vision.grid) & valid_BL) | kept_BL
-            room_B = counts - near_BL.sum(-1)
-            if min(room_B.tolist(), default=0) >= 0:
-                return Reduction(near_BL | topk_mask(deep_BL, room_B, valid_BL & ~near_BL))
+            if min((counts - near_BL.sum(-1)).tolist(), default=0) >= 0:
+                first_BL = deep_BL.masked_fill(near_BL, torch.inf)
+                return Reduction(topk_mask(first_BL, counts, valid_BL))
             buffers_BL = near_BL & ~kept_BL  # more than there is room for, in some crop
             kept_BL |= topk_mask(deep_BL, counts - anchors_B, buffers_BL)
         rest_B = counts - kept_BL.sum(-1)

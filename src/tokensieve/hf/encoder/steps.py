@@ -49,6 +49,11 @@ class EncoderSteps:
         config: Any = tower_of(model).config
         self.kind = str(config._attn_implementation)
         self.asked = method.signals(info)
+        if any(signal.ahead for signal in self.asked.values()):
+            raise ConfigError(
+                "Expected signals of the encoder layer just run. Got one of a layer ahead, which "
+                "only LLMs give. Leave `ahead` out."
+            )
         self.schedules = {
             (n, c): _schedule(method, n, c, self.block + 1)
             for n, c, less in zip(wanted.lengths, wanted.counts, wanted.shrinks, strict=True)
