@@ -22,6 +22,7 @@ CONFIGS = [
         {"fused": 2, "blocks": 2},
         {"kind": "concat"},
         {"kind": "avgpool"},
+        {"kind": "swiglu", "kernel": 1, "blocks": 2},
         {"kind": "mlp", "kernel": 1, "blocks": 4},
     )
 ]

@@ -71,6 +71,20 @@ def reference(projector: FusionProjector, picture_LX: list[list[float]]) -> list
     return out
 
 
+def swiglu(mlp: torch.nn.Module, row: list[float]) -> list[float]:
+    """down(silu(gate) * up), number by number."""
+
+    def linear(name: str, given: list[float]) -> list[float]:
+        layer = getattr(mlp, name)
+        return [
+            float(b) + sum(float(w) * x for w, x in zip(weights, given, strict=True))
+            for weights, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        ]
+
+    gate, up = linear("gate", row), linear("up", row)
+    return linear("down", [g / (1 + math.exp(-g)) * u for g, u in zip(gate, up, strict=True)])
+
+
 def of_cell(
     projector: FusionProjector, cell: dict[tuple[int, int], list[float]], k: int, C: int,
     paper: bool,
@@ -81,6 +95,8 @@ def of_cell(
     if kind in ("avgpool", "mlp"):
         mean = [sum(cell[place][channel] for place in places) / k**2 for channel in range(C)]
         return [two_layers(spatial.mlp, mean, activated=False)]
+    if kind == "swiglu":
+        return [swiglu(spatial.mlp, cell[0, 0])]
     if kind == "concat":
         return [two_layers(spatial.mlp, channel_major, activated=False)]
     gathered = channel_major
@@ -106,6 +122,8 @@ def of_cell(
         # the same and a convolution of 4096*1024*4+4096
         ({"blocks": 8, "form": "paper"}, 37_753_856, 151_019_520),
         ({"kind": "mlp", "kernel": 1}, 0, 20_979_712),  # LLaVA-1.5's: 1024*4096 + 4096*4096
+        # twice 1024*4096+4096, and 4096*4096+4096
+        ({"kind": "swiglu", "kernel": 1}, 0, 25_178_112),
         ({"kind": "concat"}, 0, 33_562_624),  # 4096*4096+4096, twice
         ({"kind": "avgpool", "blocks": 8}, 37_753_856, 20_979_712),
         # of each of 2 tokens 2048 channels: 2048*8192+8192 + 8192*4096+4096
@@ -128,6 +146,7 @@ KINDS = [
     {"kind": "concat", "blocks": 2},
     {"kind": "avgpool", "blocks": 2, "form": "release"},
     {"kind": "mlp", "kernel": 1},
+    {"kind": "swiglu", "kernel": 1, "blocks": 2},
     {"kind": "fusion", "form": "release", "rows": 6, "columns": 3, "kernel": 3, "fused": 2},
 ]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, UnknownNameError
+from tokensieve.hf.fused import fuse
 from tokensieve.hf.load import load_model
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import method_class, method_names
@@ -180,6 +181,44 @@ def test_a_run_cut_off_goes_on_with_the_same_budgets(data, tmp_path):
     other = toy_recipe("stage2", "sieve.method=random", "sieve.keep=0.5..1")
     with pytest.raises(ConfigError, match=r"It differs in recipe\.sieve\.keep"):
         train_fusion(toy(), data, other, tmp_path / "cut")
+
+
+def test_one_model_for_several_numbers_of_tokens(data, tmp_path):
+    """TokenFLEX: pooled to a number drawn anew, then a SwiGLU; all numbers are read afterwards."""
+    base = plain()
+    made = fuse(base.model, base.processor, blocks=1, kernel=1, kind="swiglu")
+    recipe = toy_recipe(
+        "stage2", "train.steps=12", "train.lr=0.02", "train.llm_lr=0.02",
+        "sieve.method=tokenflex", "sieve.keep=4,9,16",
+    )  # fmt: skip
+    out = train_fusion(made, data, recipe, tmp_path / "o")
+    lines = logged(tmp_path / "o")
+    assert {line["keep"] for line in lines} == {4, 9, 16}
+    assert mean(x["loss"] for x in lines[-3:]) < 0.8 * mean(x["loss"] for x in lines[:3])
+    model = load_model(str(out)).model
+    assert model.config.fusion.kind == "swiglu"
+    inputs = {k: v for k, v in batch().items() if k != "labels"}
+    for count in (4, 9, 16):
+        with sieve(model, "tokenflex", keep=count) as report:
+            assert torch.isfinite(model(**inputs).logits).all()
+        assert report.kept_tokens == count
+
+
+def test_stages_from_heavy_compression_to_none(data, tmp_path):
+    """LLaVolta: inside the LLM, less and less, at the end nothing is left out."""
+    recipe = toy_recipe(
+        "stage2", "train.steps=6", "train.checkpointing=false", "sieve.method=llavolta",
+        "sieve.keep=0.25>0.5>1", "sieve.layer=1>1>none",
+    )  # fmt: skip
+    train_fusion(toy(), data, recipe, tmp_path / "o")
+    lines = logged(tmp_path / "o")
+    assert [line["keep"] for line in lines] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    assert [line["read"] for line in lines if line["read"]] == [
+        line["keep"] for line in lines if line["read"]
+    ]
+    plain_run = toy_recipe("stage2", "train.steps=6", "train.checkpointing=false")
+    train_fusion(toy(), data, plain_run, tmp_path / "plain")
+    assert logged(tmp_path / "plain")[0]["loss"] != lines[0]["loss"]
 
 
 def stopped(error):

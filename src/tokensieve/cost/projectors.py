@@ -31,6 +31,8 @@ def _products(config: FusionConfig) -> list[tuple[int, int, int]]:
         if config.form == "paper":
             products.append((cell, cell, cells))
         products += [(inner, SPREAD * inner, cells * E), (SPREAD * inner, D, cells * E)]
+    elif config.kind == "swiglu":
+        products += [(C, D, cells), (C, D, cells), (D, D, cells)]
     else:
         wide = cell if config.kind == "concat" else C
         products += [(wide, D, cells), (D, D, cells)]

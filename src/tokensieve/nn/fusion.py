@@ -173,6 +173,40 @@ class AvgPoolProjector(nn.Module):
         return projected
 
 
+class SwiGlu(nn.Module):
+    """down(silu(gate(x)) * up(x)), each a linear layer, the width of the LLM inside."""
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(width, out_width), nn.Linear(width, out_width)
+        self.down = nn.Linear(out_width, out_width)
+
+    def forward(self, rows_NC: Float[Tensor, "*N C"]) -> Float[Tensor, "*N D"]:
+        """Row by row."""
+        out: Tensor = self.down(nn.functional.silu(self.gate(rows_NC)) * self.up(rows_NC))
+        return out
+
+
+class SwiGluProjector(nn.Module):
+    """Every token by itself through a SwiGLU: the projector of [1] behind its pooling, which is the
+    method `tokenflex` and may be to any number of tokens.
+
+    [1] TokenFLEX: Unified VLM Training for Flexible Visual Tokens Inference, arXiv 2504.03154.
+    """
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__()
+        self.mlp = SwiGlu(width, out_width)
+
+    def forward(
+        self, tokens_BLC: Float[Tensor, "B L C"], grid: tuple[int, int]
+    ) -> Float[Tensor, "B L D"]:
+        """As `SpatialFusion`, of cells of one token."""
+        as_map(tokens_BLC, grid)  # refuses another number of tokens
+        projected: Tensor = self.mlp(tokens_BLC)
+        return projected
+
+
 class FusionProjector(nn.Module):
     """A VLM's projector: multi-block fusion where several blocks are read, then tokens of the LLM.
 
@@ -186,11 +220,13 @@ class FusionProjector(nn.Module):
         self.config = config
         C, D, k = config.width, config.out_width, config.kernel
         self.blocks = MultiBlockFusion(C, config.blocks, config.form) if config.blocks > 1 else None
-        self.spatial: SpatialFusion | TokenConcatProjector | AvgPoolProjector
+        self.spatial: SpatialFusion | TokenConcatProjector | AvgPoolProjector | SwiGluProjector
         if config.kind == "fusion":
             self.spatial = SpatialFusion(C, D, k, config.fused, config.form)
         elif config.kind == "concat":
             self.spatial = TokenConcatProjector(C, D, k)
+        elif config.kind == "swiglu":
+            self.spatial = SwiGluProjector(C, D)
         else:
             self.spatial = AvgPoolProjector(C, D, k)
         keep_variance(self)

@@ -17,7 +17,7 @@ from tokensieve.nn.config import CHOICES, Config
 
 @dataclass(frozen=True)
 class FusionConfig(Config):
-    """Shape of a projector. The four kinds are the arms of the paper's ablation."""
+    """Shape of a projector. The kinds are the arms of the paper's ablation, and TokenFLEX's."""
 
     width: int = option(1024, "C, channels of one encoder block.", low=1, high=2**16)
     out_width: int = option(4096, "D, width of the LLM.", low=1, high=2**17)
@@ -27,7 +27,7 @@ class FusionConfig(Config):
         1, "M, encoder blocks read; above 1 multi-block fusion makes one of them.", low=1, high=512
     )
     kind: str = option(
-        "fusion", "fusion (STF), concat, avgpool, or mlp (every token, as LLaVA).",
+        "fusion", "fusion (STF), concat, avgpool, mlp (every token, as LLaVA), swiglu (TokenFLEX).",
         choices=CHOICES["kind"],
     )  # fmt: skip
     kernel: int = option(
@@ -42,9 +42,10 @@ class FusionConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind == "mlp" and self.kernel != 1:
+        if self.kind in ("mlp", "swiglu") and self.kernel != 1:
             raise ConfigError(
-                f"Expected kernel 1 for the kind 'mlp', which keeps every token. Got {self.kernel}."
+                f"Expected kernel 1 for the kind '{self.kind}', which keeps every token. Got "
+                f"{self.kernel}."
             )
         if self.kind != "fusion" and self.fused != 1:
             raise ConfigError(

@@ -75,6 +75,8 @@ def _advice(
             "It looks like a plain LLaVA: load it with LlavaForConditionalGeneration and pass it "
             "to tokensieve.hf.fused.fuse."
         )
+    if "spatial.mlp.gate.weight" in surplus:
+        return "It looks like the kind 'swiglu': set fusion_kind='swiglu', fusion_kernel=1."
     if "spatial.mlp.0.weight" in missing:
         return (
             "It holds no projector of this kind: load the model it belongs to and pass it to "
