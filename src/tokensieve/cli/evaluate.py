@@ -142,7 +142,7 @@ def evaluate(
     Run it again and it goes on where it was cut off; run it twice at once and both share the work.
     """
     from tokensieve.data.progress import resumable
-    from tokensieve.evaluate import legible_table, lost
+    from tokensieve.evaluate import again, legible_table, lost
     from tokensieve.evaluate.ask import Settings
     from tokensieve.evaluate.cells import BESIDE, cells_of, run_cells
     from tokensieve.evaluate.compare import curves, markdown, table
@@ -182,7 +182,13 @@ def evaluate(
     if overlays:
         made = lost.overlays(loaded, questions, files, settings, out / "lost", overlays)
         typer.echo(f"{made} questions that were lost, drawn: {out / 'lost'}")
-    _tables(out, files, lambda own: markdown(own) + lost.markdown(own), table, ", curves.png")
+    _tables(
+        out,
+        files,
+        lambda own: markdown(own) + again.markdown(own) + lost.markdown(own),
+        table,
+        ", curves.png",
+    )
 
 
 def _tables(

@@ -160,6 +160,7 @@ def _row(loaded: Loaded, question: Question, method: str, settings: Settings) ->
         "group": question.group,
         "score": round(METRICS[question.metric](answer.answer, question.answers), 4),
         "answer": answer.answer,
+        "sure": answer.sure,
         "kept": answer.kept_tokens,
         "of": answer.visual_tokens,
         "seen": seen and [round(share, 4) for share in seen],

@@ -46,24 +46,21 @@ class Tokensieve(lmms):  # type: ignore[misc]  # lmms-eval says no types
 
     def __init__(
         self, pretrained: str = "nano", method: str = "selector", keep: Any = 0.4,
-        frames: int = 8, dtype: str = "auto", device: str | None = None, batch_size: Any = 1,
-        **more: Any,
+        dtype: str = "auto", device: str | None = None, batch_size: Any = 1, **more: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         named_methods(method)
         front = {name: more.pop(name) for name in ("positions", "pool") if name in more}
         own = {"weights": more.pop("weights")} if "weights" in more else {}
+        self._method, self._frames = method, int(more.pop("frames", 8))
         texts = [f"{name}={value}" for name, value in more.items()]
         plan, by_method = read_options(texts, [method])
         share = parse_keep(str(keep)) if method not in BASELINES else 1.0
         self._keep = BASELINES.get(method, share)
-        self._method, self._frames = method, int(frames)
         self._settings = Settings(share, options=own, by_method=by_method, **front, **plan)
         self.loaded: Loaded = load_model(pretrained, dtype, _device(device))
         self._batch = int(batch_size)
-        self.tokens: list[
-            tuple[int, int]
-        ] = []  # of each prompt: visual tokens kept, and there were
+        self.tokens: list[tuple[int, int]] = []  # of each prompt: visual tokens kept, and all
 
     @property
     def batch_size(self) -> int:
