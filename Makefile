@@ -4,12 +4,13 @@ BIN := .venv/bin
 INPUTS ?= 10000
 VERSIONS ?= floor newest
 WHOLE := .venvs/whole.xml
+CHROMIUM ?= /usr/bin/chromium
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Training spends its time in the kernel without these: glibc hands large buffers back at each step.
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test test-all test-versions fuzz check lint types layers docs wheel clean
+.PHONY: help setup demo test test-all test-versions view-test fuzz check lint types layers docs wheel clean
 
 ##@ Use
 help:  ## Show this list
@@ -43,6 +44,10 @@ $(BIN)/python:
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
+.venv/.view: .venv/.test
+	$(PIP) --editable '.[view]' 'playwright>=1.50,<2'
+	@touch $@
+
 .venv/.package: .venv/.setup
 	$(PIP) --editable '.[package]'
 	@touch $@
@@ -63,6 +68,9 @@ test-all: .venv/.test  ## Run every test, each method with each family, as CI do
 test-versions: .venv/.test  ## The contracts on other versions (VERSIONS="floor 5.20.0 newest")
 	$(BIN)/python .ci/versions.py $(VERSIONS) --whole $(WHOLE) $(if $(PAGE),--out $(PAGE)) \
 		$(if $(STRICT),--strict)
+
+view-test: .venv/.view  ## The viewer in a browser (CHROMIUM=/usr/bin/chromium; SHOTS=FOLDER keeps pictures)
+	TOKENSIEVE_BROWSER=$(CHROMIUM) $(BIN)/python -m pytest tests/view
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz

@@ -56,3 +56,13 @@ def test_help_names_the_verbs_and_imports_nothing_heavy():
     for verb in ("ask", "methods", "demo"):
         assert verb in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_view_says_what_it_lacks(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    code, out, err = run("view", "--methods", "stride,full")
+    assert (code, out) == (2, "")
+    assert "pip install 'tokensieve[view]'" in err
+    code, _, err = run("view", "--methods", "nothing")
+    assert code == 2
+    assert "Unknown method 'nothing'" in err

@@ -21,6 +21,7 @@ from tokensieve.cli.flops import flops
 from tokensieve.cli.help import Verb, Verbs
 from tokensieve.cli.methods import methods
 from tokensieve.cli.train import train
+from tokensieve.cli.view import view
 from tokensieve.errors import TokensieveError
 
 HELP = """Make any vision-language model read fewer visual tokens.
@@ -91,7 +92,7 @@ def _root(
     """Options of no verb."""
 
 
-for verb in (ask, methods, demo, extract, flops, bench, calibrate):
+for verb in (ask, view, methods, demo, extract, flops, bench, calibrate):
     app.command(cls=Verb)(verb)
 app.command("eval", cls=Verb)(evaluate)
 app.add_typer(train, name="train")

@@ -99,6 +99,13 @@ class Look:
             for one, vision in zip(found, visions, strict=True)
         ]
 
+    def try_scores(self, method: str) -> list[Tensor] | None:
+        """The same, None too where the method does not fit."""
+        try:
+            return self.scores(method)
+        except TokensieveError:
+            return None
+
     def _plan(self, method: str, keep: float | int) -> Plan:
         given = self.settings.plan(method)
         own = {name: value for name, value in given.items() if name not in _OF_ASKED}

@@ -29,6 +29,7 @@ SIDE = 1280  # pixels of the longer side that a page shows
 _DIGITS = 4  # of a score
 LABELS = {"full": "all tokens", "none": "no picture"}
 Step = Answer | Refused
+Placed = tuple[list[dict[str, Any]], str]  # pictures, and why nothing can be drawn on them
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ def ask_all(
 
 
 def page_data(
-    look: Look, asked: Sequence[Asked], keeps: Sequence[float | int], start: int = 0
-) -> dict[str, Any]:
-    """All that a page needs. start: the keep of `keeps` that it begins with."""
-    shots, why = _shots(look, asked)
+    look: Look, asked: Sequence[Asked], keeps: Sequence[float | int], start: int = 0,
+    placed: Placed | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """All that a page needs. start: the keep of `keeps` that it begins with. placed: as of
+    `place`, from an earlier page of the same pictures."""
+    shots, why = placed or place(look, asked)
     return {
         "question": look.question,
         "model": look.loaded.name,
@@ -86,12 +89,13 @@ def _method(asked: Asked, *, drawn: bool) -> dict[str, Any]:
         "title": LABELS.get(asked.method, asked.method),
         "paper": cls.paper,
         "baseline": asked.method in BASELINES,
-        "steps": [_step(step, drawn=drawn) for step in asked.steps],
+        "steps": [step_data(step, drawn=drawn) for step in asked.steps],
         "scores": None if scores is None else _numbers(scores),
     }
 
 
-def _step(step: Step, *, drawn: bool) -> dict[str, Any]:
+def step_data(step: Step, *, drawn: bool) -> dict[str, Any]:
+    """What a page says of one answer. drawn: what was kept can be drawn."""
     if isinstance(step, Refused):
         return {"refused": step.reason}
     flops = sum(step.flops.values()) if step.flops else step.llm_flops
@@ -137,7 +141,7 @@ def _numbers(scores: Sequence[Tensor]) -> list[list[float | None]]:
     ]
 
 
-def _shots(look: Look, asked: Sequence[Asked]) -> tuple[list[dict[str, Any]], str]:
+def place(look: Look, asked: Sequence[Asked]) -> Placed:
     """The pictures, and of videos the frames, each with its crops, their grids and the views that a
     page offers of them; or without crops, and why none can be drawn."""
     grids = next(

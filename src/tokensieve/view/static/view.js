@@ -1,7 +1,8 @@
 
 "use strict";
 // Draws the data of `page_data`. All text goes in as text: nothing of it is ever read as HTML.
-function tokensieveView(root, data) {
+// want: called where the slider stands at a stop of which there is nothing yet, for `merge` to bring.
+function tokensieveView(root, data, want) {
   const state = { step: data.start, view: 0, heat: false, at: null };
   const cards = [];
 
@@ -27,13 +28,18 @@ function tokensieveView(root, data) {
   for (const picture of data.pictures) { first.push(crops); crops += picture.crops.length; }
   const tokens = (crop) => crop.grid[0] * crop.grid[1];
 
+  const stepOf = (method) => method.steps[Math.min(state.step, method.steps.length - 1)];
+  const asked = (i) => data.methods.every((method) => method.steps[Math.min(i, method.steps.length - 1)]);
+
+  function unpack(step) {
+    if (!step || !step.fate || step.read) return;
+    step.read = [];
+    data.pictures.forEach((picture, p) => picture.crops.forEach((crop, c) =>
+      step.read.push(bits(step.fate[first[p] + c] || "", tokens(crop)))));
+  }
+
   for (const method of data.methods) {
-    for (const step of method.steps) {
-      if (!step.fate || step.read) continue;
-      step.read = [];
-      data.pictures.forEach((picture, p) => picture.crops.forEach((crop, c) =>
-        step.read.push(bits(step.fate[first[p] + c] || "", tokens(crop)))));
-    }
+    method.steps.forEach(unpack);
     if (!method.scores) continue;
     // ranks within a picture: 1 is the highest score
     method.ranks = data.pictures.map((picture, p) => {
@@ -62,7 +68,7 @@ function tokensieveView(root, data) {
     if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
     const pen = canvas.getContext("2d");
     pen.clearRect(0, 0, width, height);
-    const step = card.method.steps[Math.min(state.step, card.method.steps.length - 1)];
+    const step = stepOf(card.method) || {};
     const x = (value) => Math.round(value / picture.size[0] * width);
     const y = (value) => Math.round(value / picture.size[1] * height);
     const view = picture.views[Math.min(state.view, picture.views.length - 1)];
@@ -142,8 +148,8 @@ function tokensieveView(root, data) {
     line.replaceChildren();
     const at = state.at, method = card.method;
     if (!at) { line.append("Point at the picture: what became of a token, and its score."); return; }
-    const step = method.steps[Math.min(state.step, method.steps.length - 1)];
-    if (step.refused) return;
+    const step = stepOf(method);
+    if (!step || !step.read) return;
     const n = first[at.p] + at.c, fate = step.read[n][at.i];
     line.append(make("i", "", ["dropped", "merged into another", "kept"][fate]));
     line.append(` · row ${at.r + 1}, column ${at.k + 1}`);
@@ -155,6 +161,7 @@ function tokensieveView(root, data) {
     if (data.keeps.length > 1 && !method.baseline) {
       let from = -1;
       for (let s = method.steps.length - 1; s >= 0; s--) {
+        if (!method.steps[s]) continue;  // not asked yet
         const there = method.steps[s].read;
         if (!there || there[n][at.i] < 2) break;
         from = s;
@@ -167,12 +174,14 @@ function tokensieveView(root, data) {
 
   function fill(card) {
     const { body, tag, method } = card;
-    const step = method.steps[Math.min(state.step, method.steps.length - 1)];
+    const step = stepOf(method);
+    card.box.classList.toggle("waits", !step);
+    if (!step) return;  // what was there stays, pale, until the answer comes
     body.replaceChildren();
     tag.className = "tag"; tag.textContent = "";
     if (step.refused) { body.append(make("div", "note bad", step.refused)); tag.textContent = "refused"; return; }
     const all = data.methods.find((one) => one.name === "full");
-    const whole = all && all !== method && all.steps[Math.min(state.step, all.steps.length - 1)];
+    const whole = all && all !== method && stepOf(all);
     if (whole && !whole.refused) {
       const same = whole.answer === step.answer;
       tag.textContent = same ? "as with all tokens" : "another answer";
@@ -193,7 +202,18 @@ function tokensieveView(root, data) {
   }
 
   function show() {
-    for (const card of cards) { fill(card); tell(card); data.pictures.forEach((_, p) => draw(card, p)); }
+    if (want && !asked(state.step)) want();
+    for (const card of cards) { fill(card); tell(card); if (stepOf(card.method)) data.pictures.forEach((_, p) => draw(card, p)); }
+  }
+
+  function merge(stop, steps) {  // the answers of another stop
+    steps.forEach((step, m) => { if (step) { data.methods[m].steps[stop] = step; unpack(step); } });
+    if (stop === state.step) show();
+  }
+
+  function missing() {  // the stop nearest to the slider of which there is nothing, or -1
+    const all = data.keeps.map((_, i) => i).filter((i) => !asked(i));
+    return all.sort((a, b) => Math.abs(a - state.step) - Math.abs(b - state.step))[0] ?? -1;
   }
 
   function segments(names, chosen, pick) {
@@ -243,7 +263,7 @@ function tokensieveView(root, data) {
   root.append(grid);
   for (const method of data.methods) {
     const card = { method, canvases: [], tag: make("span", "tag"), body: make("div", "body") };
-    const box = make("section", "card"), head = make("div", "head");
+    const box = card.box = make("section", "card"), head = make("div", "head");
     head.append(make("b", "", method.title), card.tag);
     box.append(head);
     const shots = make("div", data.pictures.length > 3 ? "shots film" : "shots");
@@ -274,7 +294,8 @@ function tokensieveView(root, data) {
     cards.push(card);
   }
   root.append(make("p", "foot", "Dark: dropped, the LLM never reads it. Half dark: merged into a kept token. " +
-    "FLOPs are of the LLM and a trained selector; times are of the machine that made this page, one run each."));
+    "FLOPs are of the LLM and a trained selector; times are of the machine that answered, one run each."));
   if (window.ResizeObserver) new ResizeObserver(show).observe(grid);
   show();
+  return { data, merge, missing, lacks: () => !asked(state.step), at: () => state.step };
 }
