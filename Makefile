@@ -44,8 +44,12 @@ $(BIN)/python:
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
-.venv/.view: .venv/.test
-	$(PIP) --editable '.[view]' 'playwright>=1.50,<2'
+# An environment of its own: gradio takes Pillow below 13 only.
+.venvs/view/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv .venvs/view
+	grep -v '^pillow==' constraints.txt >.venvs/view/constraints.txt
+	cd .venvs/view && bin/python -m pip install --quiet --constraint constraints.txt \
+		--editable '../..[test,view]' 'playwright>=1.50,<2'
 	@touch $@
 
 .venv/.package: .venv/.setup
@@ -69,8 +73,8 @@ test-versions: .venv/.test  ## The contracts on other versions (VERSIONS="floor 
 	$(BIN)/python .ci/versions.py $(VERSIONS) --whole $(WHOLE) $(if $(PAGE),--out $(PAGE)) \
 		$(if $(STRICT),--strict)
 
-view-test: .venv/.view  ## The viewer in a browser (CHROMIUM=/usr/bin/chromium; SHOTS=FOLDER keeps pictures)
-	TOKENSIEVE_BROWSER=$(CHROMIUM) $(BIN)/python -m pytest tests/view
+view-test: .venvs/view/.ready  ## The viewer in a browser (CHROMIUM=/usr/bin/chromium; SHOTS=FOLDER keeps pictures)
+	TOKENSIEVE_BROWSER=$(CHROMIUM) .venvs/view/bin/python -m pytest tests/view
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz

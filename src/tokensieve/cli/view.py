@@ -18,17 +18,38 @@ from tokensieve.cli.ask import (
 )
 from tokensieve.cli.options import AskDevice, Model, load_here, parse_keep
 
+PAGE = "Page"
+
 Methods = Annotated[
     str,
-    typer.Option(metavar="NAME,...", help="Methods chosen at first; others can be on the page."),
+    typer.Option(
+        metavar="NAME,...",
+        help="Methods chosen at first; others can be on the page.",
+        rich_help_panel=PAGE,
+    ),
 ]
-Keep = Annotated[str, typer.Option(metavar="SHARE", help="Where the slider begins.")]
+Keep = Annotated[
+    str,
+    typer.Option(metavar="SHARE", help="Where the slider begins.", rich_help_panel=PAGE),
+]
 Host = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets others of your network in.")
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Who is let in: 0.0.0.0 is all of your network.",
+        rich_help_panel=PAGE,
+    ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option(min=1, max=65535, metavar="N", show_default="the first free one from 7860"),
+    typer.Option(
+        min=1,
+        max=65535,
+        metavar="N",
+        help="Where to listen.",
+        show_default="the first free one from 7860",
+        rich_help_panel=PAGE,
+    ),
 ]
 
 
