@@ -44,10 +44,10 @@ $(BIN)/python:
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
-# An environment of its own: gradio takes Pillow below 13 only.
+# An environment of its own: gradio takes older Pillows and tomlkits only.
 .venvs/view/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv .venvs/view
-	grep -v '^pillow==' constraints.txt >.venvs/view/constraints.txt
+	grep -v -e '^pillow==' -e '^tomlkit==' constraints.txt >.venvs/view/constraints.txt
 	cd .venvs/view && bin/python -m pip install --quiet --constraint constraints.txt \
 		--editable '../..[test,view]' 'playwright>=1.50,<2'
 	@touch $@
