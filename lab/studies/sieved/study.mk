@@ -1,0 +1,6 @@
+.PHONY: results-sieved
+
+results-sieved: .venv/.train  ## Train nano under sieves, to one model for many budgets and by stages; hours, not run yet
+	$(TRAIN) lab.studies.sieved.measure lab/studies/sieved/recipes.json --out runs/sieved --shard 0/2 & \
+		other=$$!; $(TRAIN) lab.studies.sieved.measure lab/studies/sieved/recipes.json --out runs/sieved \
+		--shard 1/2 && wait $$other
