@@ -64,9 +64,12 @@ def measure(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
     losses = {str(keep): held_out(made, data["val"], recipe["judged"], keep)
               for keep in config["keeps"]}  # fmt: skip
     return {
-        "config": dict(config), "identity": records.identity(config), "loss": losses, "seconds": round(perf_counter() - begun, 1),
+        "config": dict(config),
+        "identity": records.identity(config),
+        "loss": losses,
+        "seconds": round(perf_counter() - begun, 1),
         **records.provenance(),
-    }  # fmt: skip
+    }
 
 
 def pictures(out: Path, split: str, count: int) -> Data:
