@@ -38,6 +38,7 @@ VARIANTS += [
     ("vflowopt", {"alpha": 0.0}),
 ]
 VARIANTS += [("mustdrop", {"threshold": -1.0}), ("mustdrop", {"protect": 0.0, "window": 2})]
+VARIANTS += [("visionzip", {"as_released": True})]
 VARIANTS += [("vispruner", {"important": share, "at_once": 3}) for share in (0.0, 1.0)]
 VARIANTS += [("holov", {"by": "score", "crops": 7}), ("scope", {"alpha": 0.0})]
 VARIANTS += [("dart", {"pivots": 40, "text_pivots": 0}), ("trio", {"similar": 0.1})]

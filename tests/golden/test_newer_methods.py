@@ -1,4 +1,4 @@
-"""VisPruner, SCOPE, HoloV, DART and TRIO on cases done on paper: the sums stand in comments."""
+"""VisPruner, SCOPE, HoloV, DART, TRIO and released VisionZip on cases done on paper, with sums."""
 
 from __future__ import annotations
 
@@ -178,3 +178,16 @@ def test_trio_cuts_where_its_release_does() -> None:
     assert trio.llm_stages(32, 22) == {1: 92, 10: 54, 15: 22}
     assert trio.llm_stages(4, 0.5) == {1: 1.0, 2: 1.0, 3: 0.5}
     assert list(trio.llm_stages(28, 0.1).values()) == pytest.approx([9.2 / 22, 5.4 / 22, 0.1])
+
+
+# --- VisionZip as released
+def test_visionzip_adds_the_mean_of_those_that_join() -> None:
+    # kept: 0 by attention; of 1 2 3 the first, 1, is the target, and 2 and 3 join it.
+    # released: (2, 0) + ((4, 0) + (0, 2)) / 2 = (4, 1); here the mean of all three, (2, .67)
+    tokens = torch.tensor([[[9.0, 9.0], [2.0, 0.0], [4.0, 0.0], [0.0, 2.0]]])
+    signals = {"attention": torch.tensor([[0.7, 0.1, 0.1, 0.1]]), "keys": torch.ones(1, 4, 2)}
+    v = VisionTokens(tokens, signals=signals)
+    for released, want in ((True, [4.0, 1.0]), (False, [2.0, 2 / 3])):
+        method = get_method("visionzip", contextual=0.5, as_released=released)
+        (got,) = method.reduce(v, torch.tensor([2])).apply(tokens)
+        torch.testing.assert_close(got, torch.tensor([[9.0, 9.0], want]))

@@ -16,7 +16,7 @@ from tokensieve.errors import BudgetError, ConfigError, EncoderMismatchError, We
 from tokensieve.hf.search import first_token_score, search_schedule, withdrawal_layer
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.registry import get_method, method_class, method_names
-from tokensieve.schedules import PSigmoid, Searched, Stepwise, greedy_search
+from tokensieve.schedules import PSigmoid, Searched, Stepwise, g_search, greedy_search
 from tokensieve.schedules.base import check_schedule, geometric, linear, scaled_layers
 from tokensieve.schedules.searched import steps_of
 from tokensieve.types import EncoderInfo, Site
@@ -289,3 +289,21 @@ def test_the_layer_of_vtw() -> None:
         withdrawal_layer(tiny.model, [])
     with pytest.raises(ConfigError, match="first layer from 1"):
         withdrawal_layer(tiny.model, prompts, first=depth)
+
+
+def test_g_search_goes_from_shallow_to_deep() -> None:
+    """Three layers; a token costs 1 at layer 1 and .1 at layer 2: on paper, with .4 to lose."""
+    asked: list[tuple[float, ...]] = []
+
+    def score(shares: tuple[float, ...]) -> float:
+        asked.append(shares)
+        return -(1 - shares[1]) - 0.1 * (1 - shares[2])
+
+    # layer 1 to .75: -.25 - .025 = -.275 stays; to .5: -.5 - .05 is too low, and ends the layer
+    # layer 2 to .5: -.25 - .05 = -.3 stays; to .25: -.325 stays; there is no lower level
+    want = ((1.0, 1.0, 1.0), (1.0, 0.75, 0.75), (1.0, 0.75, 0.5), (1.0, 0.75, 0.25))
+    assert g_search(score, 3, 0.4, levels=(1.0, 0.75, 0.5, 0.25)) == want
+    assert asked == [*want[:2], (1.0, 0.5, 0.5), *want[2:]]
+    assert g_search(score, 3, 0.0, levels=(1.0, 0.5)) == want[:1]
+    with pytest.raises(ConfigError, match="Expected `loss` as a number from 0"):
+        g_search(score, 3, -1.0)

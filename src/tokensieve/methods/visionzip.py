@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -40,10 +41,11 @@ class VisionZip(Method):
 
     contextual: share of the budget for contextual tokens, at least one of them; 0: none. The
         paper's budgets are 54 + 10, 108 + 20 and 162 + 30, so 10 of 64.
+    as_released: a contextual token is its target plus the mean of those that joined, as in the
+        released code, so about twice as large.
 
-    Differs from the released code: that adds the mean of those that joined to the target, here all
-    of them are one mean; a contextual token stays at its target's place rather than behind the
-    dominant ones, so that positions are in order; CLS itself is never a token.
+    Differs from the released code: a contextual token stays at its target's place rather than
+    behind the dominant ones, so that positions are in order; CLS itself is never a token.
 
     Raises `ConfigError` for a share outside 0 to 1.
 
@@ -54,6 +56,7 @@ class VisionZip(Method):
     paper: ClassVar[str | None] = "VisionZip, arXiv 2412.04467"
 
     contextual: float = option(10 / 64, low=0, high=1)
+    as_released: bool = False
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         return {
@@ -74,7 +77,16 @@ class VisionZip(Method):
         target_BL = every_step(rest_BL, contextual_B)
         join_BL = nearest_target(keys_BLK, rest_BL & ~target_BL, target_BL)
         assign_BL = join_BL.masked_fill(~vision.valid_BL, -1)
-        return merged(vision, dominant_BL | target_BL, mean_at(vision.tokens, assign_BL), assign_BL)
+        kept_BL = dominant_BL | target_BL
+        if not self.as_released:
+            return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)
+        joins_BL = rest_BL & ~target_BL & (assign_BL >= 0)
+        mean_BLC = mean_at(vision.tokens, assign_BL, joins_BL.float())
+        into_BL = torch.zeros_like(assign_BL).scatter_add_(
+            1, assign_BL.clamp_min(0), joins_BL.long()
+        )
+        summed_BLC = torch.where((into_BL > 0)[..., None], vision.tokens + mean_BLC, vision.tokens)
+        return merged(vision, kept_BL, summed_BLC, assign_BL)
 
 
 def every_step(rest_BL: Bool[Tensor, "B L"], counts_B: Int[Tensor, "B"]) -> Bool[Tensor, "B L"]:

@@ -118,23 +118,14 @@ def greedy_search(
     Each step tries to lower, at one of `layers`, this layer and all behind it that hold as much to
     the next level, and takes what costs least score per token saved (the later layer on a tie).
 
-    Differs from the paper: it goes from shallow to deep and stops at a given loss of quality; here
-    every layer may be next, and the budget ends the search.
+    Differs from G-Search, which goes from shallow to deep and stops at a given loss of quality
+    (`g_search`): here every layer may be next, and the budget ends the search.
 
     Raises `ConfigError` for levels that grow or layers there are not, `BudgetError` for a `keep`
     that the levels cannot reach.
     """
     share, asked = mean_share(keep), _finite(score)
-    if layers is not None and not isinstance(layers, Sequence):
-        raise ConfigError(
-            f"Expected `layers` as a list of layers. Got {shown(layers)}. Pass (1, 4, 8), say."
-        )
-    places = tuple(range(1, depth)) if layers is None else tuple(layers)
-    if not _are_levels(levels):
-        raise ConfigError(
-            f"Expected falling levels from 1 to above 0. Got {shown(levels)}. Pass (1.0, 0.5), say."
-        )
-    check_schedule(dict.fromkeys(places, 1.0), depth)
+    places = _places(layers, levels, depth)
     state: tuple[float, ...] = (1.0,) * depth
     trace, quality = [state], asked(state)
     while _mean(state) > share + 1e-9:
@@ -148,6 +139,61 @@ def greedy_search(
         state, quality = found[prices.index(min(prices))]  # the first, so the latest layer
         trace.append(state)
     return tuple(trace)
+
+
+def g_search(
+    score: Callable[[tuple[float, ...]], float],
+    depth: int,
+    loss: float,
+    *,
+    levels: Sequence[float] = _LEVELS,
+    layers: Sequence[int] | None = None,
+) -> tuple[tuple[float, ...], ...]:
+    """The least share at each layer, from the shallow to the deep, that loses at most `loss` [1].
+
+    At one layer after another, this layer and all behind it are lowered level by level as long as
+    the score stays within `loss` of that of all tokens; the first level that does not ends the
+    layer. Every schedule on the way is given, all tokens first; the last is the result. Arguments
+    as of `greedy_search`; `score` is asked at most (layers + levels) times.
+
+    The paper was read by its abstract: levels, and what a score is, are choices made here.
+
+    Raises `ConfigError` for a negative `loss`, levels that grow or layers there are not.
+
+    [1] Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction,
+    arXiv 2412.00556.
+    """
+    asked = _finite(score)
+    if isinstance(loss, bool) or not isinstance(loss, int | float) or not 0 <= loss < math.inf:
+        raise ConfigError(
+            f"Expected `loss` as a number from 0. Got {shown(loss)}. Pass what may be lost, 0.01 "
+            "of the score, say."
+        )
+    places = _places(layers, levels, depth)
+    state: tuple[float, ...] = (1.0,) * depth
+    trace, least = [state], asked(state) - loss
+    for at in sorted(places):
+        while (tried := next(_lowered(state, (at,), levels), None)) is not None:
+            if asked(tried) < least:
+                break
+            state = tried
+            trace.append(state)
+    return tuple(trace)
+
+
+def _places(layers: Sequence[int] | None, levels: Sequence[float], depth: int) -> tuple[int, ...]:
+    """Layers where steps may stand. Raises `ConfigError` for those, or levels, that are none."""
+    if layers is not None and not isinstance(layers, Sequence):
+        raise ConfigError(
+            f"Expected `layers` as a list of layers. Got {shown(layers)}. Pass (1, 4, 8), say."
+        )
+    places = tuple(range(1, depth)) if layers is None else tuple(layers)
+    if not _are_levels(levels):
+        raise ConfigError(
+            f"Expected falling levels from 1 to above 0. Got {shown(levels)}. Pass (1.0, 0.5), say."
+        )
+    check_schedule(dict.fromkeys(places, 1.0), depth)
+    return places
 
 
 def _lowered(
