@@ -10,9 +10,10 @@ httpx = pytest.importorskip("httpx")
 
 from tokensieve.evaluate.ask import Settings  # noqa: E402
 from tokensieve.view.app import build, launch  # noqa: E402
-from tokensieve.view.viewer import MOST_BYTES, Viewer  # noqa: E402
+from tokensieve.view.dropped import MOST_BYTES  # noqa: E402
+from tokensieve.view.viewer import Viewer  # noqa: E402
 
-OPENED, EXAMPLE, ASK, STOP, DOWNLOAD = range(5)  # the page's events, in order
+OPENED, EXAMPLE, ASK, STOP, OUTLINE, DOWNLOAD = range(6)  # the page's events, in order
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,9 @@ def test_a_question_its_stops_and_its_downloads(address):
     assert more["stop"] == 0
     assert more["steps"][0]["kept"] < 51
     assert more["id"] == told["id"]
+    outline = asker.do(OUTLINE, [None], id=told["id"])[0]["props"]["outline"]["methods"]
+    assert outline[0][0] == more["steps"][0]["fate"]
+    assert outline[1] is None
     sheet = asker.do(DOWNLOAD, [None], kind="sheet", stop=0, id=told["id"])[0]["props"]["saved"]
     assert sheet["type"] == "image/png"
     assert "error" in asker.do(STOP, [None], stop="0", id=told["id"])[0]["props"]["more"]

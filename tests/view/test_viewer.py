@@ -13,8 +13,9 @@ from tokensieve.errors import (
     TokensieveError,
     UnknownNameError,
 )
+from tokensieve.view.dropped import MOST_BYTES, MOST_PIXELS, Pictures
 from tokensieve.view.gate import Gate, allowed
-from tokensieve.view.viewer import MOST_BYTES, MOST_PIXELS, Pictures, Recent, Viewer
+from tokensieve.view.viewer import Recent, Viewer
 
 QUESTION = "What is KR?"
 METHODS = ["selector", "random", "full"]
@@ -32,6 +33,17 @@ def test_a_question_has_one_stop_and_later_ones_are_merged(viewer):
     assert more["stop"] == 0
     assert more["steps"][0]["kept"] < random["steps"][viewer.start()]["kept"]
     assert more["steps"][2] is None
+
+
+def test_overlays_are_known_before_answers(viewer):
+    pictures, methods = viewer.example("cluttered"), ["selector", "tome", "fastv", "full"]
+    page = viewer.ask(pictures, QUESTION, methods, 4)
+    selector, tome, fastv, full = viewer.outline(pictures, QUESTION, methods)
+    assert selector[4] == page["methods"][0]["steps"][4]["fate"]
+    assert selector[0] == viewer.step(pictures, QUESTION, methods, 0)["steps"][0]["fate"]
+    assert not any(fastv)  # only the LLM knows
+    assert full is None
+    assert len(tome) == len(viewer.keeps())
 
 
 def test_the_encoder_runs_once_for_all_questions_of_a_picture(viewer, loaded):

@@ -13,9 +13,10 @@ from typing import Any
 from tokensieve.data.extras import need
 from tokensieve.errors import TokensieveError, brief
 from tokensieve.methods.registry import method_names
+from tokensieve.view.dropped import MOST_BYTES, MOST_PICTURES, Pictures
 from tokensieve.view.gate import Gate
 from tokensieve.view.report import read_static
-from tokensieve.view.viewer import MOST_BYTES, MOST_METHODS, MOST_PICTURES, Pictures, Viewer
+from tokensieve.view.viewer import MOST_METHODS, Viewer
 
 WAITING = 96  # questions that may stand in the queue; each of 32 askers has one or two
 SESSIONS = 64
@@ -62,7 +63,7 @@ def build(viewer: Viewer, methods: Sequence[str]) -> Any:
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
         live = gr.HTML(
             {}, html_template=MOUNT, js_on_load=read_static("live.js"), apply_default_css=False,
-            more={}, saved={}, elem_id="live",
+            more={}, saved={}, outline={}, elem_id="live",
         )  # fmt: skip
         events = Events(viewer, gr)
         alone = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden",
@@ -73,6 +74,7 @@ def build(viewer: Viewer, methods: Sequence[str]) -> Any:
         gr.on([button.click, text.submit], events.ask, [pictures, text, names], [question, live],
               **(alone | {"show_progress": "minimal"}))  # fmt: skip
         live.select(events.stop, [question], [live], trigger_mode="multiple", **alone)
+        live.load(events.outline, [question], [live], trigger_mode="multiple", **alone)
         live.download(events.download, [question], [live], trigger_mode="multiple", **alone)
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     for block in page.blocks.values():
@@ -90,7 +92,7 @@ class Events:
 
     def __init__(self, viewer: Viewer, gr: Any) -> None:
         self.viewer, self.gr = viewer, gr
-        for name in ("opened", "example", "stop", "download"):
+        for name in ("opened", "example", "stop", "outline", "download"):
             setattr(self, name, _with_data(getattr(self, name), gr.EventData))
 
     def opened(self, event: Any) -> Any:
@@ -130,6 +132,15 @@ class Events:
     def _stop(self, question: Question, event: Any) -> dict[str, Any]:
         stop = _told(event, "stop")
         return self.viewer.step(question.pictures, question.text, [*question.methods], stop)
+
+    def outline(self, question: Question | None, event: Any) -> Any:
+        """What is kept at every stop, before it is asked."""
+        return self._more(question, event, "outline", self._outline)
+
+    def _outline(self, question: Question, event: Any) -> dict[str, Any]:
+        del event
+        methods = [*question.methods]
+        return {"methods": self.viewer.outline(question.pictures, question.text, methods)}
 
     def download(self, question: Question | None, event: Any) -> Any:
         """The sheet or the page, as bytes that the browser saves."""

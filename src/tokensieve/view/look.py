@@ -16,13 +16,14 @@ from tokensieve.evaluate.answer import Answer, Refused
 from tokensieve.evaluate.ask import BASELINES, Settings, answered
 from tokensieve.evaluate.prepare import Pictures, Shown, listed, prepared
 from tokensieve.hf.asked import Asked
+from tokensieve.hf.choose import choose
 from tokensieve.hf.compress import apply_plan
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.prompt.reduce import visions_of
 from tokensieve.hf.prompt.text import Asked as AskedText
-from tokensieve.hf.report import Report
+from tokensieve.hf.report import ImageReport, Report
 from tokensieve.hf.runtime.timing import now_ms
 from tokensieve.hf.sieve import sieve
 from tokensieve.types import Site
@@ -81,6 +82,16 @@ class Look:
             return self.ask(method, keep)
         except TokensieveError as error:
             return Refused(method, " ".join(str(error).split()))
+
+    def kept(self, method: str, keep: float | int) -> tuple[ImageReport, ...] | None:
+        """What `method` keeps of each picture, without an answer; None where only an answer tells:
+        the encoder or the LLM must run for it. Raises what a sieve raises."""
+        plan = self._plan(method, keep)
+        if plan.stages or plan.method.site in _RUN_ANEW:
+            return None
+        with torch.inference_mode():
+            choice = choose(self.loaded.model, plan, self._encoded_for(plan))
+        return tuple(image for prompt in choice.prompts for image in prompt.images)
 
     def scores(self, method: str) -> list[Tensor] | None:
         """(n, L) per picture, the scores by which `method` ranks tokens, -inf in padding; None:

@@ -20,7 +20,7 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.evaluate.answer import Answer, Refused
 from tokensieve.evaluate.ask import BASELINES
 from tokensieve.evaluate.console import scaled
-from tokensieve.hf.report import CropReport
+from tokensieve.hf.report import CropReport, ImageReport
 from tokensieve.methods.registry import method_class
 from tokensieve.view.look import Look
 from tokensieve.viz.geometry import Box, crop_boxes, frame_crops, whole_first
@@ -112,9 +112,13 @@ def step_data(step: Step, *, drawn: bool) -> dict[str, Any]:
         },
     }
     if drawn:
-        crops = [crop for image in step.images for crop in image.crops]
-        told["fate"] = [_packed(_fate(crop)) for crop in crops]
+        told["fate"] = fates(step.images)
     return told
+
+
+def fates(images: Sequence[ImageReport]) -> list[str]:
+    """What became of the tokens of every crop of all pictures."""
+    return [_packed(_fate(crop)) for image in images for crop in image.crops]
 
 
 def _fate(crop: CropReport) -> np.ndarray[Any, np.dtype[np.uint8]]:

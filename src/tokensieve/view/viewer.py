@@ -6,28 +6,29 @@ that whoever asks the same of the same pictures is answered at once, and nobody 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tokensieve.data.pictures.decode import Limits, decode_picture
-from tokensieve.data.sources.clips import Video, open_video
-from tokensieve.errors import ConfigError, PictureError, PromptError, UnknownNameError
+from tokensieve.data.pictures.decode import Limits
+from tokensieve.data.sources.clips import Video
+from tokensieve.errors import (
+    ConfigError,
+    PromptError,
+    TokensieveError,
+    UnknownNameError,
+)
 from tokensieve.evaluate.ask import BASELINES, Settings
 from tokensieve.evaluate.overlay import write_overlay
 from tokensieve.evaluate.pictures import EXAMPLE, PICTURES, open_all
-from tokensieve.evaluate.prepare import Shown, check_takes_videos
 from tokensieve.fields import shown
 from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.methods.registry import method_names
+from tokensieve.view.dropped import MOST_PIXELS, Pictures, opened
 from tokensieve.view.look import Look
 from tokensieve.view.report import html_page, stops
 from tokensieve.view.told import (
@@ -35,16 +36,14 @@ from tokensieve.view.told import (
     Placed,
     Step,
     data_url,
+    fates,
     keep_label,
     page_data,
     place,
     step_data,
 )
 
-MOST_PICTURES, MOST_METHODS, MOST_LETTERS = 4, 8, 2000
-MOST_BYTES = 24 << 20  # of all files together
-MOST_PIXELS = 40_000_000
-FRAMES = 8  # of a video
+MOST_METHODS, MOST_LETTERS = 8, 2000
 _Value = TypeVar("_Value")
 
 
@@ -62,25 +61,6 @@ class Recent(Generic[_Value]):
         while len(self.held) > self.most:
             self.held.popitem(last=False)
         return self.held[key]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What one asker dropped. digest: of their pixels."""
-
-    items: tuple[Shown, ...]
-    digest: str
-
-    @classmethod
-    def of(cls, items: Sequence[Shown]) -> Pictures:
-        """Of opened pictures and videos."""
-        hashed = hashlib.sha256()
-        for one in items:
-            frames = one.frames if isinstance(one, Video) else (one,)
-            hashed.update(repr((type(one).__name__, [frame.size for frame in frames])).encode())
-            for frame in frames:
-                hashed.update(frame.tobytes())
-        return cls(tuple(items), hashed.hexdigest())
 
 
 class Viewer:
@@ -102,51 +82,14 @@ class Viewer:
     # -- pictures
 
     def open(self, files: Any) -> Pictures:
-        """Pictures and videos sent as {"name": text, "data": base64}, within the limits.
-
-        Raises `PictureError` for what is none, for too many and too large ones.
-        """
-        if not isinstance(files, list) or not 1 <= len(files) <= MOST_PICTURES:
-            got = len(files) if isinstance(files, list) else shown(files)
-            raise PictureError(
-                f"Expected 1 to {MOST_PICTURES} pictures. Got {got}. Drop fewer at once."
-            )
-        size = sum(len(str(file.get("data", ""))) for file in files if isinstance(file, dict))
-        if size > MOST_BYTES * 4 // 3 + 4 * MOST_PICTURES:
-            raise PictureError(
-                f"Expected at most {MOST_BYTES >> 20} MB. Got {size * 3 // 4 >> 20} MB. Scale them "
-                "down first."
-            )
-        return Pictures.of([self._open_one(file) for file in files])
+        """As `opened`, within the limits of a viewer."""
+        return opened(files, self.loaded, self.limits)
 
     def example(self, name: Any) -> Pictures:
         """A picture that ships. Raises `UnknownNameError` for another name."""
         if not isinstance(name, str) or name not in PICTURES:
             raise UnknownNameError.of("example", name, PICTURES)
         return Pictures.of(open_all([EXAMPLE + name]))
-
-    def _open_one(self, file: Any) -> Shown:
-        told = file.get("data") if isinstance(file, dict) else None
-        if not isinstance(told, str):
-            raise PictureError(f"Expected a picture's bytes. Got {shown(file)}. Drop a file.")
-        name = "".join(c for c in str(file.get("name", "")) if c.isprintable())[:80] or "the file"
-        try:
-            data = base64.b64decode(told, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise PictureError(
-                f"Expected base64 for {name}. Got other text. Drop it anew."
-            ) from error
-        suffix = _video_suffix(data)
-        if suffix is None:
-            return decode_picture(data, name, self.limits)
-        check_takes_videos(self.loaded)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"video{suffix}"
-            path.write_bytes(data)
-            try:
-                return open_video(str(path), FRAMES, None, self.limits)
-            except PictureError as error:
-                raise PictureError(str(error).replace(str(path), name)) from error
 
     # -- questions
 
@@ -194,6 +137,27 @@ class Viewer:
             drawn = pictures.digest in self._placed.held
         steps = [None if one is None else step_data(one, drawn=drawn) for one in found]
         return {"stop": stop, "steps": steps}
+
+    def outline(self, pictures: Pictures, question: Any, methods: Any) -> list[Any]:
+        """A method's kept tokens at every stop, without answers, so that overlays follow a slider
+        before the LLM does. None: of a method that only an answer tells, or where none is drawn.
+
+        Raises what `ask` raises.
+        """
+        found: list[Any] = []
+        for name in _methods(methods):
+            with self._lock:  # between two of them others are answered
+                look = self._look(pictures, question)
+                known = name not in BASELINES and pictures.digest in self._placed.held
+                found.append([self._fates(look, name, k) for k in self.keeps()] if known else None)
+        return found
+
+    def _fates(self, look: Look, name: str, keep: float | int) -> list[str] | None:
+        try:
+            kept = look.kept(name, keep)
+        except TokensieveError:  # its answer will say why
+            return None
+        return None if kept is None else fates(kept)
 
     def sheet(self, pictures: Pictures, question: Any, methods: Any, stop: Any) -> bytes:
         """The sheet that `ask --overlay` writes, as a PNG. Raises what `ask` and it raise."""
@@ -285,12 +249,3 @@ def _stop(stop: Any, keeps: Sequence[Any]) -> int:
             f"Expected a stop of the slider, 0 to {len(keeps) - 1}. Got {shown(stop)[:80]}."
         )
     return stop
-
-
-def _video_suffix(data: bytes) -> str | None:
-    """How a file of that video container ends; None: it is taken for a picture."""
-    if data[:4] == b"RIFF":
-        return ".avi" if data[8:12] == b"AVI " else None  # else WebP
-    if data[4:8] == b"ftyp":
-        return None if data[8:12] in (b"avif", b"avis", b"heic", b"mif1") else ".mp4"
-    return ".webm" if data[:4] == b"\x1aE\xdf\xa3" else None

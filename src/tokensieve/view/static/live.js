@@ -1,6 +1,6 @@
 // The page of answers, live: stops of the slider are asked for as they are needed.
 const root = element.querySelector(".ts");
-const QUIET = 400;  // milliseconds
+const QUIET = 400, OUTLINE = 1000;  // milliseconds; no stop
 let view = null, asking = -1, id = "";
 
 function make(tag, name, text) {
@@ -72,6 +72,14 @@ watch("value", () => {  // a question's page, or why there is none
   const saves = make("div", "saves");
   saves.append(save("sheet", "Save the sheet (PNG)"), save("page", "Save the page (HTML)"));
   root.append(saves);
+  asking = OUTLINE;
+  trigger("load", { id });
+});
+watch("outline", () => {  // what is kept at every stop, before its answers
+  const told = props.outline || {};
+  if (told.id !== id || !view) return;
+  asking = -1;
+  if (told.methods) view.outline(told.methods);
   setTimeout(next, 0);
 });
 watch("more", () => {  // another stop of its slider

@@ -29,7 +29,10 @@ function tokensieveView(root, data, want) {
   const tokens = (crop) => crop.grid[0] * crop.grid[1];
 
   const stepOf = (method) => method.steps[Math.min(state.step, method.steps.length - 1)];
-  const asked = (i) => data.methods.every((method) => method.steps[Math.min(i, method.steps.length - 1)]);
+  const asked = (i) => data.methods.every((method) => {
+    const step = method.steps[Math.min(i, method.steps.length - 1)];
+    return step && !step.pending;
+  });
 
   function unpack(step) {
     if (!step || !step.fate || step.read) return;
@@ -176,13 +179,14 @@ function tokensieveView(root, data, want) {
     const { body, tag, method } = card;
     const step = stepOf(method);
     card.box.classList.toggle("waits", !step);
-    if (!step) return;  // what was there stays, pale, until the answer comes
+    card.box.classList.toggle("thinks", Boolean(step && step.pending));
+    if (!step || step.pending) return;  // what was there stays, pale, until the answer comes
     body.replaceChildren();
     tag.className = "tag"; tag.textContent = "";
     if (step.refused) { body.append(make("div", "note bad", step.refused)); tag.textContent = "refused"; return; }
     const all = data.methods.find((one) => one.name === "full");
     const whole = all && all !== method && stepOf(all);
-    if (whole && !whole.refused) {
+    if (whole && !whole.refused && !whole.pending) {
       const same = whole.answer === step.answer;
       tag.textContent = same ? "as with all tokens" : "another answer";
       tag.classList.add(same ? "same" : "other");
@@ -209,6 +213,15 @@ function tokensieveView(root, data, want) {
   function merge(stop, steps) {  // the answers of another stop
     steps.forEach((step, m) => { if (step) { data.methods[m].steps[stop] = step; unpack(step); } });
     if (stop === state.step) show();
+  }
+
+  function outline(methods) {  // by method and stop, what is kept; answers come later
+    methods.forEach((stops, m) => (stops || []).forEach((fate, i) => {
+      if (!fate || data.methods[m].steps[i]) return;
+      const step = data.methods[m].steps[i] = { pending: true, fate };
+      unpack(step);
+    }));
+    show();
   }
 
   function missing() {  // the stop nearest to the slider of which there is nothing, or -1
@@ -297,5 +310,5 @@ function tokensieveView(root, data, want) {
     "FLOPs are of the LLM and a trained selector; times are of the machine that answered, one run each."));
   if (window.ResizeObserver) new ResizeObserver(show).observe(grid);
   show();
-  return { data, merge, missing, lacks: () => !asked(state.step), at: () => state.step };
+  return { data, merge, outline, missing, lacks: () => !asked(state.step), at: () => state.step };
 }
