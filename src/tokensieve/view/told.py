@@ -210,7 +210,7 @@ def _views(boxes: list[Box], size: tuple[int, int]) -> list[dict[str, Any]]:
     base, tiles = whole_first(boxes, size)
     return [
         {"name": "whole picture", "crops": [base]},
-        {"name": f"{len(tiles)} tiles", "crops": tiles},
+        {"name": f"{len(tiles)} tile{'s' * (len(tiles) > 1)}", "crops": tiles},
     ]
 
 

@@ -91,12 +91,14 @@ function tokensieveView(root, data, want) {
           pen.fillStyle = fate[i] ? "rgba(8,10,14,.45)" : "rgba(8,10,14,.8)";
           pen.fillRect(left, top, right - left, bottom - top);
         }
-        const at = state.at;
-        if (at && at.p === p && at.c === c && at.i === i) {
-          pen.lineWidth = 2 * ratio;
-          pen.strokeStyle = "#fff"; pen.strokeRect(left - 1, top - 1, right - left + 2, bottom - top + 2);
-          pen.lineWidth = ratio;
-          pen.strokeStyle = "#00796b"; pen.strokeRect(left - 1, top - 1, right - left + 2, bottom - top + 2);
+      }
+      const at = state.at;
+      if (at && at.p === p && at.c === c) {  // the token pointed at, above all others
+        const left = x(box[0] + at.k * wide), top = y(box[1] + at.r * tall);
+        const right = x(box[0] + (at.k + 1) * wide), bottom = y(box[1] + (at.r + 1) * tall);
+        for (const [colour, line] of [["#fff", 3], ["#00796b", 1.5]]) {
+          pen.lineWidth = line * ratio; pen.strokeStyle = colour;
+          pen.strokeRect(left, top, right - left, bottom - top);
         }
       }
     }
