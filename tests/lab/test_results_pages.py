@@ -111,6 +111,12 @@ def _payback(study: str, root: Path) -> None:
     _module(study).write_page(suite, Path("results/payback-time"), root)
 
 
+def _coverage(study: str, root: Path) -> None:
+    record = json.loads(Path("results/coverage/nano.json").read_text("utf-8"))
+    text = _module(study, "__main__").page(record)
+    (root / "docs/results/coverage.md").write_text(text, "utf-8")
+
+
 def _gallery(study: str, root: Path) -> None:
     gallery.main(root)
 
@@ -127,6 +133,7 @@ EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes
     "fusion.md": ("fusion", _by_suite),
     "comparison.md": ("methods", _by_suite),
     "nano.md": ("nano", _nano),
+    "coverage.md": ("coverage", _coverage),
     "gallery.md": ("", _gallery),
 }
 WRITERS = {  # a study that was deleted is not missed
