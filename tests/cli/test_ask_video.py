@@ -147,6 +147,19 @@ def test_a_folder_of_frames(tmp_path):
     assert len(open_video(tmp_path, frames=9).frames) == 5
 
 
+def test_an_overlay_does_not_become_a_frame(run, qwen, tmp_path):
+    for i, frame in enumerate(pictures(2)):
+        frame.save(tmp_path / f"{i}.png")
+    before = (tmp_path / "1.png").read_bytes()
+    for name in ("1.png", "new.png"):
+        asked = ("ask", "--video", tmp_path, QUESTION, "--overlay", tmp_path / name)
+        code, _, err = run(*asked, "--method", "stride", "--max-new-tokens", 1)
+        assert code == 2
+        assert "Expected an overlay outside" in err
+    assert (tmp_path / "1.png").read_bytes() == before
+    assert not (tmp_path / "new.png").exists()
+
+
 def test_times_of_a_file(tmp_path):
     film = clip(tmp_path / "clip.gif", 6)
     assert list(open_video(film, 3).seconds) == [0.5, 1.5, 2.5]

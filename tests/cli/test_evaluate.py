@@ -44,6 +44,9 @@ def test_receipts_of_ones_own(run, model_dir, tmp_path):
     assert code == 2
     assert "--receipts FOLDER" in err
     options = (*told, "--receipts", tmp_path / "data", "--seeds", 1, "--out", tmp_path / "out")
+    code, _, err = run("eval", *options, "--text-height", 0)
+    assert code == 2
+    assert "Expected a text height above 0 pixels. Got 0.0" in err
     code, said, err = run("eval", *options)
     assert (code, err) == (0, "")
     assert said.splitlines()[0] == "1 of 1: a"

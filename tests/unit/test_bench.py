@@ -62,6 +62,9 @@ def test_ratios_are_of_what_was_measured(monkeypatch):
     assert selector.whole == sum(full.ms.values()) / sum(selector.ms.values())
     assert min(selector.ms.values()) > 0
     assert "--layers all" in inside.refused
+    for moved in (Settings(layer=1), Settings(by_method={"stride": {"site": "patches"}})):
+        _, refused = bench(one, [Cell("stride", 16)], moved, new=1, rounds=1)
+        assert "--layers all" in refused.refused
     record = record_of(one, [full, inside], rounds=1)
     assert (record["config"]["batch"], record["gpu"], len(record["rows"])) == (2, None, 2)
 

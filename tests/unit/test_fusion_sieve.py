@@ -77,6 +77,7 @@ def test_other_budgets_are_refused(text, error, message):
     [
         (["sieve.keep=0.5"], "Expected a method beside sieve.keep=0.5"),
         (["sieve.layer=2"], "Expected a method beside sieve.layer"),
+        (["sieve.positions=renumber"], "Expected a method beside sieve.positions"),
         (["sieve.method=divprun", "sieve.keep=0.5"], "Did you mean 'divprune'"),
         (["sieve.method=divprune"], "Expected a budget for 'divprune'"),
         (["sieve.method=fastv", "sieve.keep=0.5", "sieve.layer=two"], "Expected sieve.layer as"),

@@ -115,6 +115,12 @@ def test_keys_of_receipts_are_asked_and_found_in_their_lines(tmp_path):
     assert split.where("Atlantis") == ()
 
 
+def test_a_number_within_a_longer_one_is_no_place_of_it(tmp_path):
+    texts = ["19.50", "1,9.50", "9.505", "9.50.1", "RM9.50", "TOTAL: 9.50,", "9.50 9.50X"]
+    receipt = Receipt("c", tmp_path, [(np.array([0, y, 9, y + 1]), t) for y, t in enumerate(texts)])
+    assert [boxes[0][1] for boxes in receipt.where("9.50")] == [4, 5, 6]
+
+
 def test_keys_that_are_not_there_are_told(tmp_path):
     folder = folder_of(tmp_path, key="{}")
     with pytest.raises(ConfigError, match="Add the files"):

@@ -141,6 +141,17 @@ def test_without_the_engine_the_table_says_so(tiny, folder, tmp_path, monkeypatc
     assert json.loads(files[0].read_text())["rows"][0]["area"] == 0.5
 
 
+def test_other_weights_in_the_same_place_are_measured_anew(tiny, folder, tmp_path):
+    weights, cells = tmp_path / "w.safetensors", [Cell("selector", 0.5)]
+    told = (load_receipts(folder, 1), cells, Settings(options={"weights": weights}))
+    made = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        (file,) = legible.legible(tiny, *told, tmp_path / "out")
+        made.append(json.loads(file.read_text())["identity"])
+    assert made[0] != made[1]
+
+
 def test_what_receipts_cannot_be(tiny, folder, tmp_path):
     with pytest.raises(ConfigError, match="Name it: --receipts FOLDER"):
         load_receipts(None)

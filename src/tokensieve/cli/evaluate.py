@@ -164,7 +164,8 @@ def evaluate(
     if suite == RECEIPTS:
         documents = load_receipts(receipts, limit)
         loaded = load_here(model, dtype, device)
-        text_height = text_height or TEXT_HEIGHT.get(model)
+        if text_height is None:
+            text_height = TEXT_HEIGHT.get(model)
         with resumable("document"):
             files = legible(loaded, documents, list(of_pictures(cells)), settings,
                             out / "records", text_height, typer.echo)  # fmt: skip
@@ -175,7 +176,8 @@ def evaluate(
 
     with resumable("question"):
         files = run_cells(loaded, questions, cells, settings, out / "records", typer.echo)
-    if find_spec("matplotlib"):
+    drawn = find_spec("matplotlib") is not None
+    if drawn:
         curves(files, out / "curves.png")
     if lost.lost_of(files):
         write_text(out / "lost.csv", lost.table(files))
@@ -187,7 +189,7 @@ def evaluate(
         files,
         lambda own: markdown(own) + again.markdown(own) + lost.markdown(own),
         table,
-        ", curves.png",
+        ", curves.png" if drawn else "",
     )
 
 

@@ -144,12 +144,13 @@ def bench(
 
 def _run(one: Bench, cell: Cell, settings: Settings, new: int) -> tuple[Call, int]:
     site = method_class(cell.method).site
-    if one.cut and cell != FULL and site not in BEFORE:
+    plan = replace(settings, options={**settings.options, "seed": cell.seed}).plan(cell.method)
+    asked = "a layer of the LLM" if plan.get("layer") is not None else plan.get("site") or site
+    if one.cut and cell != FULL and asked not in BEFORE:
         raise UnsupportedError(
             f"Expected a method before the LLM where layers are left out. Got '{cell.method}', "
-            f"which acts at {site}. Run the whole model: --layers all."
+            f"which acts at {asked}. Run the whole model: --layers all."
         )
-    plan = replace(settings, options={**settings.options, "seed": cell.seed}).plan(cell.method)
     if one.weights is not None and method_class(cell.method).trained and "weights" not in plan:
         plan["weights"] = one.weights
     device = one.model.device

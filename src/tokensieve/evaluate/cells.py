@@ -103,9 +103,7 @@ def _config(
 ) -> dict[str, Any]:
     """Everything that decides a record's numbers."""
     own = settings.plan(cell.method)
-    hashes = {"model": weights, "questions": questions.digest}
-    if isinstance(path := own.get("weights"), str | Path) and Path(path).exists():
-        hashes["method"] = records.file_hash(Path(path))
+    hashes = {"model": weights, "questions": questions.digest, **records.weights_hash(own)}
     return {
         "suite": questions.name, "model": loaded.name, "hashes": hashes, "method": cell.method,
         "keep": cell.keep, "seed": cell.seed, "dtype": str(loaded.model.dtype),

@@ -6,6 +6,7 @@ with dropped tokens painted over. Beside them the picture made smaller, to the s
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -123,14 +124,17 @@ def legible(
     A method that does not fit says why in its rows. Raises `PictureError` for a broken picture,
     `ConfigError` for a folder of others, `UnsupportedError` as `View.of`.
     """
-    if text_height is not None and not text_height > 0:
-        raise ConfigError(f"Expected a text height above 0 pixels. Got {text_height}.")
+    if text_height is not None and not 0 < text_height < math.inf:
+        raise ConfigError(
+            f"Expected a text height above 0 pixels. Got {text_height}. Pass --text-height 17, or "
+            "leave it out."
+        )
     make_folder(folder)
     config = {
         "suite": RECEIPTS, "model": loaded.name, "dtype": str(loaded.model.dtype),
         "hashes": {"model": state_hash(loaded.model)}, "text_height": text_height,
         "engine": tesseract.version() if tesseract.there() else None,
-        "cells": [{**vars(cell), "plan": _plan(cell, settings)} for cell in cells],
+        "cells": [_told(cell, settings) for cell in cells],
     }  # fmt: skip
     files = []
     for number, receipt in enumerate(receipts, 1):
@@ -147,9 +151,11 @@ def legible(
     return [file for file in files if file.exists()]
 
 
-def _plan(cell: Cell, settings: Settings) -> dict[str, str]:
+def _told(cell: Cell, settings: Settings) -> dict[str, Any]:
+    """What decides the numbers of a cell."""
     plan = settings.plan(cell.method)
-    return {name: str(value) for name, value in plan.items() if name != "seed"}
+    own = {name: str(value) for name, value in plan.items() if name != "seed"}
+    return {**vars(cell), "plan": own, **records.weights_hash(plan)}
 
 
 def _record(

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from tokensieve.data.sources.clips import Video
-from tokensieve.errors import UnsupportedError
+from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.evaluate.answer import Answer, Refused
 from tokensieve.evaluate.pictures import picture_path
 from tokensieve.evaluate.prepare import Pictures, listed, prepared
@@ -29,7 +29,13 @@ SHOWN_FOR = 700  # milliseconds of a frame
 
 def check_overlay_path(path: Path, names: Sequence[str], videos: Sequence[str] = ()) -> None:
     """Raise `ConfigError` unless a picture, of videos an animation too, may be written to `path`
-    and it is none of those."""
+    and it is none of those, nor in a folder of frames."""
+    for folder in (Path(name).expanduser().resolve() for name in videos):
+        if folder.is_dir() and folder in path.resolve().parents:
+            raise ConfigError(
+                f"Expected an overlay outside {folder}, whose pictures are the frames. Got {path}. "
+                "Name a file elsewhere."
+            )
     for source in [*map(picture_path, names), *(Path(name).expanduser() for name in videos)]:
         check_picture_path(path, source=source, moving=bool(videos))
 

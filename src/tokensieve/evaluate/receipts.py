@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class Receipt:
         wanted = _plain(value)
         lines = [((float(b[0]), float(b[1]), float(b[2]), float(b[3])), _plain(text))
                  for b, text in self.lines]  # fmt: skip
-        if whole := tuple((box,) for box, text in lines if wanted and wanted in text):
+        if whole := tuple((box,) for box, text in lines if wanted and _holds(text, wanted)):
             return whole
         parts = tuple(box for box, text in lines if len(text) > 3 and text in wanted)
         return (parts,) if parts else ()
@@ -93,6 +94,13 @@ def _keys(folder: Path, name: str) -> dict[str, str]:
 
 def _plain(text: str) -> str:
     return " ".join(text.upper().split())
+
+
+def _holds(text: str, wanted: str) -> bool:
+    """Whether `wanted` stands in `text`, and not within a longer number: 9.00 not in 19.00."""
+    before = r"(?<!\d)(?<!\d[.,])" if wanted[0].isdigit() else ""
+    behind = r"(?![.,]?\d)" if wanted[-1].isdigit() else ""
+    return re.search(before + re.escape(wanted) + behind, text) is not None
 
 
 def _boxes_of(folder: Path, name: str) -> Path:

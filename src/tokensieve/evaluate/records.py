@@ -31,6 +31,14 @@ def identity(config: Mapping[str, Any]) -> str:
 TOLD = "trained_by"  # of a config: what is told of the weights, which decides no number
 
 
+def weights_hash(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Of a method's own weights under "method", where a file or folder of them is named."""
+    path = plan.get("weights")
+    if isinstance(path, str | Path) and Path(path).exists():
+        return {"method": file_hash(Path(path))}
+    return {}
+
+
 def file_hash(path: Path) -> str:
     """Short hash of a weights file or, for a folder, of every file in it by sorted name; not of
     what is only told of them: cards, and the config's `trained_by`."""

@@ -117,8 +117,8 @@ class SieveConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method is None:
-            for one in ("keep", "layer", "options"):
-                if getattr(self, one):
+            for one in ("keep", "layer", "options", "positions"):
+                if getattr(self, one) != getattr(SieveConfig, one):
                     raise ConfigError(
                         f"Expected a method beside sieve.{one}={getattr(self, one)}. Got none. Set "
                         "sieve.method (--sieve NAME)."
