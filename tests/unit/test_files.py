@@ -41,6 +41,8 @@ ELSEWHERE = {  # file: what is written past the room, and why it may
     "train/calibration/dymu.py": ("save", "of Thresholds, which goes through the room"),
     "evaluate/tesseract.py": ("save", "to memory"),
     "data/synth/paper.py": ("save", "to memory"),
+    "view/told.py": ("save", "to memory"),
+    "view/dropped.py": ("write_bytes", "to a folder of the moment, gone once the video is read"),
     "lab/nano/llava.py": ("save_pretrained", "Transformers' own, which names the files"),
     "lab/nano2/pages.py": ("save", "to memory"),
     "cost/memory.py": ("write_text", "to the kernel, which counts anew"),
