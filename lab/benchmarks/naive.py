@@ -44,7 +44,7 @@ def todre(crop: Crop) -> Chosen:
     x = crop.tokens
     near = cosine_similarity(x, x.mean(0, keepdim=True))
     chosen = [int(near.argmax())]
-    return _farthest(_distances(x), chosen, crop.count, lambda far: far.min(0).values), None
+    return _farthest(_distances(x), chosen, crop.count, lambda far: far.sum(0)), None
 
 
 def cdpruner(crop: Crop) -> Chosen:

@@ -39,7 +39,7 @@ def test_options_are_read_as_the_fields_say():
     [
         ("ruel=top", UnknownNameError, r"'ruel'. Did you mean 'rule'\? Known: weights, rule, "
          "counts, words of selector; seed of random; layer, recycle, cover, site, newlines, "
-         "trusted of any"),
+         "frames, trusted of any"),
         ("rule=tpo", UnknownNameError, "Unknown rule 'tpo'. Did you mean 'top'"),
         ("rule", ConfigError, "Expected --option NAME=VALUE. Got 'rule'"),
         ("=top", ConfigError, "Expected --option NAME=VALUE"),

@@ -17,6 +17,13 @@ def test_a_model_of_ones_own_is_measured(run, model_dir, tmp_path):
 
 
 def test_what_only_a_preset_takes(run, model_dir):
-    code, _, err = run("bench", "--model", model_dir, "--tokens", 64)
+    for option in ("--tokens", "--text", "--layers"):
+        code, _, err = run("bench", "--model", model_dir, option, 64)
+        assert code == 2
+        assert "Leave them out" in err
+
+
+def test_a_device_that_is_not_there(run):
+    code, _, err = run("bench", "--device", " ")
     assert code == 2
-    assert "Leave them out" in err
+    assert "Expected a device of this machine" in err

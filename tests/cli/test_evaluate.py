@@ -28,6 +28,9 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
         (("--methods", "sieve"), "Unknown"),
         (("--keep", "2.5"), "Expected `keep`"),
         (("--metric", "bleu"), "Unknown metric"),
+        (("--receipts", tmp_path), "Expected no --receipts with --suite nano"),
+        (("--suite", "keys", "--text-height", 17), "Expected no --text-height with --suite keys"),
+        (("--suite", "receipts", "--overlays", 1), "Expected no --overlays with --suite receipts"),
     ):
         code, out, err = run("eval", "--out", tmp_path / "out", *options)
         assert (code, out) == (2, "")

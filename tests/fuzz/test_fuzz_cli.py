@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fuzz.common import bounded, fuzzed
 from tokensieve import cli
 from tokensieve.errors import ConfigError
-from tokensieve.evaluate import questions
+from tokensieve.evaluate import bench, questions
 
 for _module in ("evaluate.overlay", "data.extraction.extract", "train.selector.run",
                 "train.fusion.run"):  # fmt: skip
@@ -63,6 +63,8 @@ def said(arguments: list[str]) -> tuple[int, str, str]:
     with (
         mock.patch.object(sys, "argv", ["tokensieve", *arguments]),
         mock.patch.object(questions, "_nano", side_effect=ConfigError("Expected less to ask.")),
+        mock.patch.object(bench, "bench", side_effect=ConfigError("Expected less to measure.")),
+        mock.patch.object(bench.Bench, "preset", side_effect=ConfigError("Expected less to run.")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

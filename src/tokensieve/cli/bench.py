@@ -12,6 +12,7 @@ from tokensieve.cli.evaluate import Alone, Keeps, Methods, Options, Weights
 from tokensieve.cli.options import MODEL, OUTPUT, AsJson, Device, load_here, parse_keep
 
 RUN, PROMPT = "Run", "Prompt"
+TEXT = 64  # other tokens of a preset's prompt
 
 Model = Annotated[
     str,
@@ -44,7 +45,14 @@ Batch = Annotated[
     int, typer.Option(min=1, metavar="N", help="Prompts at once.", rich_help_panel=PROMPT)
 ]
 Text = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Other tokens of one.", rich_help_panel=PROMPT)
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Other tokens of one, of a preset.",
+        show_default="64",
+        rich_help_panel=PROMPT,
+    ),
 ]
 New = Annotated[
     int, typer.Option(min=1, metavar="N", help="Tokens answered.", rich_help_panel=PROMPT)
@@ -76,7 +84,7 @@ def bench(
     weights: Weights = None,
     batch: Batch = 1,
     tokens: Tokens = None,
-    text: Text = 64,
+    text: Text = None,
     new: New = 8,
     layers: Layers = None,
     rounds: Rounds = 3,
@@ -97,6 +105,7 @@ def bench(
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.files import make_folder
     from tokensieve.folders import check_ours
+    from tokensieve.hf.load import check_device
 
     names = [name for one in methods.split(",") for name in named_methods(one)]
     names = list(dict.fromkeys(names if alone else [*names, "random"]))
@@ -108,8 +117,9 @@ def bench(
         check_ours(make_folder(out.parent), records.RECORDS)
     if threads is not None:
         torch.set_num_threads(threads)
-    if check_tokens(model, tokens, layers):
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if check_tokens(model, tokens, layers, text):
+        text = text or TEXT
+        where = torch.device(check_device(device))
         one = Bench.preset(model, tokens=tokens, text=text, batch=batch,
                            layers=layers_of(layers, where), device=where)  # fmt: skip
     else:

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from tokensieve.cli.options import MODEL, OUTPUT, Device, Model, load_here, parse_keep
+from tokensieve.cli.options import (
+    MODEL,
+    OUTPUT,
+    Device,
+    Model,
+    check_options,
+    load_here,
+    parse_keep,
+)
 
 Write = Callable[[Sequence[Path]], str]
 COMPARE, SUITE = "What is compared", "Questions"
@@ -148,10 +156,16 @@ def evaluate(
     from tokensieve.evaluate.compare import curves, markdown, table
     from tokensieve.evaluate.legible import RECEIPTS, TEXT_HEIGHT, legible, of_pictures
     from tokensieve.evaluate.options import named_methods, read_options
-    from tokensieve.evaluate.questions import load_questions
+    from tokensieve.evaluate.questions import KEYS, load_questions
     from tokensieve.evaluate.receipts import load_receipts
     from tokensieve.files import write_text
 
+    passed_over = {
+        "--receipts": receipts is not None and suite not in (RECEIPTS, KEYS),
+        "--text-height": text_height is not None and suite != RECEIPTS,
+        "--overlays": overlays > 0 and suite == RECEIPTS,
+    }
+    check_options(f"--suite {suite}", passed_over)
     names = [name for one in methods.split(",") for name in named_methods(one)]
     if not alone:
         names = list(dict.fromkeys([*BESIDE[:2], *names, *BESIDE]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokensieve.budget import parse_keep as parse_keep
+from tokensieve.errors import ConfigError
 
 if TYPE_CHECKING:
     from tokensieve.hf.models.loaded import Loaded
@@ -47,6 +49,16 @@ def load_here(name: str, dtype: str, device: str | None) -> Loaded:
     if name.partition("+")[0] in NANO:
         torch.set_num_threads(1)  # so small a model is slower on several
     return load_model(name, dtype, device)
+
+
+def check_options(where: str, passed_over: Mapping[str, bool]) -> None:
+    """Raise `ConfigError` for an option that would be passed over in silence there."""
+    for option, is_given in passed_over.items():
+        if is_given:
+            raise ConfigError(
+                f"Expected no {option} with {where}, which has no use for it. Got one. Leave it "
+                "out."
+            )
 
 
 Model = Annotated[

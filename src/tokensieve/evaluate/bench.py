@@ -212,15 +212,17 @@ def _gpu(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def check_tokens(name: str, tokens: int | None, layers: str | None) -> bool:
+def check_tokens(
+    name: str, tokens: int | None, layers: str | None, text: int | None = None
+) -> bool:
     """Whether `name` is a preset. Raises `ConfigError` where a checkpoint is given what only a
     preset takes."""
     if name in PRESETS:
         return True
-    if tokens is not None or layers is not None:
+    if not tokens is layers is text is None:
         raise ConfigError(
-            f"Expected --tokens and --layers with a preset: {', '.join(PRESETS)}. Got '{name}', "
-            "whose picture and layers are its own. Leave them out."
+            f"Expected --tokens, --text and --layers with a preset: {', '.join(PRESETS)}. Got "
+            f"'{name}', whose prompt and layers are its own. Leave them out."
         )
     return False
 

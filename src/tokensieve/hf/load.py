@@ -71,6 +71,11 @@ def _checked(name: object, dtype: str, device: str | None) -> str:
             "Pass 'nano', 'org/name' or a folder."
         )
     check_names("dtype to compute in", [dtype], COMPUTE)
+    return check_device(device)
+
+
+def check_device(device: str | None) -> str:
+    """The device asked for, or a GPU if there is one. Raises `ConfigError` for one not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)

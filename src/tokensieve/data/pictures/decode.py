@@ -112,10 +112,8 @@ def decode_picture(
 def animated(
     path: Path, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, tuple[int, int], Callable[[int], Image.Image]]]:
-    """An animation: number of frames, their size, and what gives the frame of a number as RGB.
-
-    Raises `PictureError` as `open_picture` does.
-    """
+    """An animation: number of frames, their size, and what gives the frame of a number as RGB, with
+    its "duration" (ms, 0: not said) in `info`. Raises `PictureError` as `open_picture` does."""
     name = str(path)
     with ExitStack() as stack:
         stack.enter_context(quiet())
@@ -130,7 +128,9 @@ def animated(
                 picture.seek(number)
                 check_size(picture.size, name, limits)
                 picture.load()  # only now is it known whether the frame has alpha
-                return to_rgb(picture, name)
+                shown = to_rgb(picture, name)
+                shown.info["duration"] = picture.info.get("duration", 0)
+                return shown
 
         yield total, picture.size, frame
 

@@ -125,8 +125,8 @@ def _measured(path: Path, limits: Limits) -> tuple[float, int]:
     """Length in seconds (0: not said) and number of frames (`UNTOLD`: not said)."""
     with named(str(path), what="video"):
         if path.suffix.lower() == ".gif":
-            with animated(path, limits) as (total, _, _), Image.open(path) as picture:
-                return total * float(picture.info.get("duration", 0)) / 1000, total
+            with animated(path, limits) as (total, _, frame):
+                return total * float(frame(0).info["duration"]) / 1000, total
         av = need_av()
         check_file(path, None)
         with av.open(str(path), options=SAFE) as container:
