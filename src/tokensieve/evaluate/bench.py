@@ -219,7 +219,7 @@ def check_tokens(
     preset takes."""
     if name in PRESETS:
         return True
-    if not tokens is layers is text is None:
+    if any(given is not None for given in (tokens, layers, text)):
         raise ConfigError(
             f"Expected --tokens, --text and --layers with a preset: {', '.join(PRESETS)}. Got "
             f"'{name}', whose prompt and layers are its own. Leave them out."
