@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DIST, VENV = ROOT / "dist", ROOT / ".venvs" / "wheel"
 PYTHON = VENV / "bin" / "python"
-LIMIT = 12_000_000  # bytes of an archive
+LIMIT = 28_000_000  # bytes of an archive: the weights of nano 2 may have 16 MB, all else 12
 SDIST_NEEDS = ("pyproject.toml", "LICENSE", "CITATION.cff", "Makefile", "src/tokensieve/py.typed")
 SDIST_LEAVES = (
     "results/", "docs/results/", "docs/figures/", "tests/lab/", "tests/docs/", "runs/", "out/",
