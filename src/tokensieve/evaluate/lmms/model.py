@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from lmms_eval.api.model import lmms
 from PIL import Image
 
 from tokensieve.budget import parse_keep
+from tokensieve.data.extras import need
 from tokensieve.data.sources.clips import Video, open_video
 from tokensieve.errors import InputError, UnsupportedError
 from tokensieve.evaluate.ask import BASELINES, Settings
@@ -30,9 +30,10 @@ from tokensieve.hf.sieve import sieve
 
 LONGEST = 64  # tokens of an answer where the task says nothing
 Messages = Sequence[Mapping[str, Any]]
+_Interface: Any = need("lmms_eval.api.model", "eval", "to run public benchmarks").lmms
 
 
-class Tokensieve(lmms):  # type: ignore[misc]  # lmms-eval says no types
+class Tokensieve(_Interface):  # type: ignore[misc]  # lmms-eval says no types
     """Arguments of --model_args.
 
     pretrained: as of `tokensieve ask --model`. method, keep, positions, pool: as of `sieve`.
