@@ -218,7 +218,7 @@ def test_frames_that_make_no_video():
             Video(list(frames))
     with pytest.raises(PictureError, match="frames of one size"):
         Video([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))])
-    for seconds in ([0.0], [1.0, 1.0], [-1.0, 2.0]):
+    for seconds in ([0.0], [1.0, 1.0], [-1.0, 2.0], [0.0, float("inf")]):
         with pytest.raises(ConfigError, match="Expected 2 rising `seconds`"):
             Video(pictures(2), seconds)
     for wrong in ({"frames": 0}, {"fps": 0.0}, {"fps": float("nan")}):

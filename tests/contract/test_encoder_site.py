@@ -219,7 +219,9 @@ def test_attention_may_be_eager(family):
             tiny = build(family, attention)
             instance = ready(method, tiny.model)
             rows.append(rows_of(compress(tiny.model, tiny.inputs([1, 1]), instance, 0.4)))
-        assert_close(*rows, rtol=5e-4, atol=5e-4)
+        # What expediting builds anew is weighed by a sharp softmax: rounding counts seven times.
+        close = {"rtol": 5e-4, "atol": 5e-4} if method == "expediting" else NEARLY
+        assert_close(*rows, **close)
 
 
 # A slow forward of the tower over one crop, with ToMe in it, by loops over tokens.

@@ -39,11 +39,21 @@ def test_a_preset_is_built_with_its_tokens(name):
     model = random_vlm(shape, torch.float32, CPU)
     assert replace(TransformerShape.of_llm(model.config), gated=True) == shape.llm
     tower = TransformerShape.of_encoder(model.config)
-    assert (tower.layers, tower.width, tower.ffn) == (2, 32, 48)
+    layers = 8 if name == "qwen2.5-vl-7b" else 2  # seven windowed ones and a full one
+    assert (tower.layers, tower.width, tower.ffn) == (layers, 32, 48)
     inputs = random_inputs(shape, 2, 20, model)
     assert inputs["input_ids"].shape == (2, shape.tokens + 20)
     encoded = encode(model, inputs, run=False)
     assert sum(len(one.origin_N) for one in encoded.packings) == 2 * shape.tokens
+
+
+def test_windowed_layers_stand_beside_full_ones_as_in_the_whole():
+    """Of Qwen2.5-VL's 32 layers 7, 15, 23 and 31 see all."""
+    for asked, layers, full in ((1, 8, [7]), (9, 16, [7, 15]), (99, 32, [7, 15, 23, 31])):
+        shape = cut_to(small("qwen2.5-vl-7b"), asked)
+        vision = random_vlm(shape, torch.float32, CPU).config.vision_config
+        assert (vision.depth, list(vision.fullatt_block_indexes)) == (layers, full)
+        assert (shape.encoder.transformer.layers, shape.encoder.full_layers) == (layers, len(full))
 
 
 def test_ratios_are_of_what_was_measured(monkeypatch):

@@ -71,6 +71,12 @@ def test_shares_match_a_slow_loop():
         np.testing.assert_allclose(shares(seen, np.array(boxes)), want)
 
 
+def test_two_pictures_of_one_name_are_refused(folder):
+    Image.new("RGB", (60, 80)).save(folder / "img" / "a.png")
+    with pytest.raises(InputError, match=r"Got a\.jpg and a\.png"):
+        load_receipts(folder)
+
+
 def test_tiles_lie_where_they_were_cut(tiny, folder):
     """A page 60 wide, lines of 10: at 16 pixels a line two tiles of 48 share its width."""
     receipt = load_receipts(folder)[0]

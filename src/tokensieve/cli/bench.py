@@ -9,9 +9,18 @@ from typing import Annotated
 import typer
 
 from tokensieve.cli.evaluate import Alone, Keeps, Methods, Options, Weights
-from tokensieve.cli.options import MODEL, OUTPUT, AsJson, Device, load_here, parse_keep
+from tokensieve.cli.options import (
+    MODEL,
+    OUTPUT,
+    RUN,
+    AsJson,
+    Device,
+    Threads,
+    load_here,
+    parse_keep,
+)
 
-RUN, PROMPT = "Run", "Prompt"
+PROMPT = "Prompt"
 TEXT = 64  # other tokens of a preset's prompt
 
 Model = Annotated[
@@ -59,16 +68,6 @@ New = Annotated[
 ]
 Rounds = Annotated[
     int, typer.Option(min=1, metavar="N", help="Runs of each, in turns.", rich_help_panel=RUN)
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="CPU threads.",
-        show_default="as PyTorch chooses",
-        rich_help_panel=RUN,
-    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write a record.", rich_help_panel=OUTPUT)

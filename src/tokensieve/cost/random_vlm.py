@@ -17,14 +17,23 @@ from tokensieve.errors import ConfigError, UnsupportedError
 
 
 def cut_to(shape: VlmShape, layers: int | None) -> VlmShape:
-    """The same with at most so many layers in encoder and LLM. Raises `ConfigError` below 1."""
+    """The same with at most so many layers in encoder and LLM; of a windowed encoder so many that
+    windowed and full layers stand as they do in the whole one, whose times they are to stand for.
+
+    Raises `ConfigError` below 1.
+    """
     if layers is None:
         return shape
     if layers < 1:
-        raise ConfigError(f"Expected at least 1 layer. Got {layers}.")
-    tower = shape.encoder.transformer
-    fewer = replace(tower, layers=min(layers, tower.layers))
-    encoder = replace(shape.encoder, transformer=fewer, layer=-1)
+        raise ConfigError(f"Expected at least 1 layer. Got {layers}. Ask for more: --layers 2.")
+    tower, full = shape.encoder.transformer, shape.encoder.full_layers
+    of_tower = min(layers, tower.layers)
+    if full:
+        pattern = tower.layers // full
+        full = -(-of_tower // pattern)
+        of_tower = full * pattern
+    fewer = replace(tower, layers=of_tower)
+    encoder = replace(shape.encoder, transformer=fewer, full_layers=full, layer=-1)
     llm = replace(shape.llm, layers=min(layers, shape.llm.layers))
     return replace(shape, encoder=encoder, llm=llm)
 

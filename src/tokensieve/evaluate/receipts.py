@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ class Receipt:
 def load_receipts(folder: Path | None, limit: int | None = None) -> list[Receipt]:
     """The documents of a folder by name, the first `limit` of them.
 
-    Raises `ConfigError` for no folder or one without any, `InputError` for one without boxes.
+    Raises `ConfigError` for no folder or one without any, `InputError` for one without boxes and
+    for two pictures of one name, whose boxes and records would be one.
     """
     if folder is None:
         raise ConfigError("Expected a folder of receipts. Got none. Name it: --receipts FOLDER.")
@@ -73,6 +75,12 @@ def load_receipts(folder: Path | None, limit: int | None = None) -> list[Receipt
             f"Expected receipts as {folder}/img/*.jpg with box/*.json. Found none. Name a folder "
             "of that layout with --receipts."
         )
+    for one, other in pairwise(pictures):
+        if one.stem == other.stem:
+            raise InputError(
+                f"Expected one picture a receipt. Got {one.name} and {other.name} in {folder}/img. "
+                "Rename or move one of them."
+            )
     return [Receipt(one.stem, one, read_boxes(_boxes_of(folder, one.stem)), _keys(folder, one.stem))
             for one in pictures[:limit]]  # fmt: skip
 

@@ -58,6 +58,7 @@ class Video:
             )
         seconds = tuple(map(float, self.seconds)) or tuple(map(float, range(len(frames))))
         rising = all(a < b for a, b in pairwise(seconds)) and seconds[0] >= 0
+        rising = rising and seconds[-1] < math.inf
         if len(seconds) != len(frames) or not rising:
             raise ConfigError(
                 f"Expected {len(frames)} rising `seconds` from 0 on, one a frame. Got "
