@@ -92,7 +92,7 @@ def choose(
             row_mask(packing, reduction.kept_nL, drop_newlines=plan.drop_newlines)
             for packing, reduction in zip(encoded.packings, reductions, strict=True)
         ]
-        new_rows = _new_rows(encoded, reductions)
+        new_rows = changed_rows(encoded, reductions)
     if encoded.blank and new_rows is None:  # nothing to resize after all
         return choose(model, plan, encode(model, encoded.inputs), keys, read)
     prompts = prompt_reports(encoded, reductions, masks)
@@ -152,7 +152,7 @@ def _encode(model: Any, plan: Plan, inputs: Mapping[str, Any]) -> Encoded:
     return blank_rows(model, encoded) if ready else encode(model, inputs)
 
 
-def _new_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor | None:
+def changed_rows(encoded: Encoded, reductions: Sequence[ImageReduction]) -> Tensor | None:
     """(R, D) the rows with new values where a method made any; None if none did."""
     if all(reduction.rows_nLD is None for reduction in reductions):
         return None

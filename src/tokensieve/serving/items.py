@@ -1,0 +1,138 @@
+"""What stays of each picture that an engine encodes, by the code that a sieve runs.
+
+N rows of a picture in the prompt, D LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensieve.errors import UnsupportedError
+from tokensieve.hf.choose import changed_rows
+from tokensieve.hf.encoder.encode import Encoded
+from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.families.layout import Packing
+from tokensieve.hf.families.table import crop_features, family_of, placeholders_of
+from tokensieve.hf.load import first_layer_only
+from tokensieve.hf.plan import Plan
+from tokensieve.hf.prompt.reduce import reduce_images
+from tokensieve.hf.report import row_mask
+from tokensieve.methods.base import Method
+from tokensieve.methods.registry import get_method
+from tokensieve.serving.setting import Setting, require_no_signals
+
+View = Mapping[str, Any]  # what the processor says of pictures, by Transformers' names
+
+
+def outline(config: Any) -> Any:
+    """A model of Transformers of that config without weights and with one layer of the LLM: what
+    the table of families asks its questions of.
+
+    Raises `UnsupportedError` for a config that is no vision-language model of Transformers'.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    models: Any = AutoModelForImageTextToText  # untyped in Transformers
+    try:
+        with torch.device("meta"):
+            return models.from_config(first_layer_only(config))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UnsupportedError(
+            "Expected a vision-language model that Transformers has too. Got "
+            f"'{getattr(config, 'model_type', config)}'. Serve it without tokensieve."
+        ) from error
+
+
+class ItemSieve:
+    """A setting made ready for one model; keeps nothing of a request, so threads may share it."""
+
+    def __init__(self, config: Any, setting: Setting, positions: str) -> None:
+        """Raises what `Setting.asked` and the plan of a sieve raise, before a request comes."""
+        self.setting, self.model = setting, outline(config)
+        self.family = family_of(self.model)
+        self.plan = Plan.of(self.model, setting.asked(positions), pure=True)
+        require_no_signals(setting.method, self.plan.method, encoder_info(self.model))
+        self.like: Method = get_method("stride")  # counts come out alike for every exact method
+
+    def use_projector(self, module: nn.Module) -> None:
+        """Merged features are put through the engine's own projector."""
+        *path, last = self.family.projector.split(".")
+        owner = self.model.base_model
+        for name in path:
+            owner = getattr(owner, name)
+        setattr(owner, last, module)
+
+    def counts(self, view: View, rows: Sequence[int], keep: float | int) -> list[int]:
+        """Rows that stay of each picture of `rows` rows."""
+        blank = [torch.zeros(n, 1) for n in rows]
+        encoded = self._encoded(view, blank)
+        return [int(mask.sum()) for mask in self._masks(self.like, encoded, keep)[0]]
+
+    def reduce(
+        self, view: View, rows: Sequence[Tensor], tapped: Sequence[Tensor],
+        keeps: Sequence[float | int],
+    ) -> list[Tensor]:  # fmt: skip
+        """(k, D) rows that stay of each picture, in order.
+
+        rows: (N, D) of each, as the LLM would get them. tapped: what the projector was given.
+        keeps: of each picture.
+        """
+        encoded = self._encoded(view, rows, tapped)
+        done = list(rows)
+        for keep in set(keeps):
+            if keep == 1 and not self.plan.drop_newlines:
+                continue
+            masks, made = self._masks(self.plan.method, encoded, keep)
+            changed = changed_rows(encoded, made)
+            new = encoded.images if changed is None else changed.split(encoded.image_rows)
+            for i, own in enumerate(keeps):
+                if own == keep:
+                    done[i] = new[i][masks[i].to(new[i].device)]
+        return done
+
+    def _masks(
+        self, method: Method, encoded: Encoded, keep: float | int
+    ) -> tuple[list[Tensor], list[Any]]:
+        made = reduce_images(self.model, method, encoded, keep, self.plan.spread)
+        drop = self.plan.drop_newlines
+        masks = [
+            row_mask(packing, one.kept_nL, drop_newlines=drop)
+            for packing, one in zip(encoded.packings, made, strict=True)
+        ]
+        return masks, made
+
+    def _encoded(
+        self, view: View, rows: Sequence[Tensor], tapped: Sequence[Tensor] = ()
+    ) -> Encoded:
+        """The pictures as if each were alone in a prompt: what is kept of one depends on no other,
+        so that the engine may keep its rows for the next prompt."""
+        number = len(rows)
+        ids = torch.zeros(number, 1, dtype=torch.long, device=rows[0].device)
+        inputs = {**view, "input_ids": ids}
+        packings = self._packings(inputs, [len(one) for one in rows])
+        return Encoded(
+            inputs,
+            self.family,
+            placeholders_of(self.model)["image"],
+            packings,
+            prompt_of=tuple(range(number)),
+            item_rows=tuple(len(one) for one in rows),
+            output=SimpleNamespace(pooler_output=list(rows)),
+            features=crop_features(self.model, self.family, inputs, tapped, packings),
+            kinds=("image",) * number,
+        )
+
+    def _packings(self, inputs: View, rows: list[int]) -> tuple[Packing, ...]:
+        packings = tuple(self.family.pack(self.model, inputs, rows))
+        if [len(one.origin_N) for one in packings] != rows:
+            raise UnsupportedError(
+                f"Expected pictures of {[len(one.origin_N) for one in packings]} rows, as "
+                f"Transformers packs them. Got {rows} from the engine. Serve this model without "
+                "tokensieve."
+            )
+        return packings

@@ -1,0 +1,67 @@
+"""Models that vLLM and Transformers are both asked about, with processors, and pictures for them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from serving.engine import TOKENS
+from tokensieve import load_model, sieve
+from tokensieve.hf.models.loaded import Loaded
+from tokensieve.hf.prompt.template import picture_prompt
+
+
+def scrambled(name: str) -> Loaded:
+    """A model of the package whose LLM says anything at all: random weights there, so that an
+    answer changes with each token that is kept."""
+    found = load_model(name)
+    torch.manual_seed(0)
+    for parameter in found.model.model.language_model.parameters():
+        parameter.data.normal_(0, 0.2) if parameter.ndim > 1 else None
+    torch.nn.init.normal_(found.model.lm_head.weight, 0, 0.2)
+    return found
+
+
+MODELS = {"llava": lambda: scrambled("nano"), "nano": lambda: load_model("nano")}
+
+
+@cache
+def model(name: str) -> Loaded:
+    return MODELS[name]()
+
+
+def pictures(folder: Path, sizes: list[tuple[int, int]]) -> list[str]:
+    """Paths of pictures of noise and edges."""
+    made, rng = [], np.random.default_rng(0)
+    for i, (width, height) in enumerate(sizes):
+        small = rng.integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+        path = folder / f"{i}.png"
+        Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST).save(path)
+        made.append(str(path))
+    return made
+
+
+def prompt(loaded: Loaded, question: str, images: int) -> str:
+    """Text as a processor wants it; special tokens are added when it is read."""
+    return picture_prompt(loaded.processor, question, images)[0]
+
+
+def by_sieve(
+    loaded: Loaded, request: dict[str, Any], method: str, keep: float | int, **options: Any
+) -> tuple[int, list[int]]:
+    """(prompt length under the sieve, new tokens) of one request by Transformers."""
+    images = [Image.open(path).convert("RGB") for path in request["images"]]
+    inputs = loaded.processor(images=images, text=request["prompt"], return_tensors="pt")
+    length = inputs["input_ids"].shape[1]
+    with sieve(loaded.model, method, keep=keep, **options) as report:
+        out = loaded.model.generate(
+            **inputs, do_sample=False, max_new_tokens=TOKENS, min_new_tokens=TOKENS
+        )
+    (read,) = report.calls[-1].prompts
+    gone = sum(image.tokens - image.kept for image in read.images)
+    return length - gone, out[0, length:].tolist()

@@ -1,0 +1,140 @@
+"""Tokens of vLLM are those of Transformers under a sieve. Runs where vLLM is: `make serve-test`."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from serving.engine import ask
+from serving.served import by_sieve, model, pictures, prompt
+from tokensieve.serving.folder import write_folder
+from tokensieve.serving.vllm import FAMILIES
+
+pytestmark = pytest.mark.slow
+SIZES = {"llava": [(128, 128), (96, 64), (200, 120)]}
+# what each reads: features, embeddings, a grid, pixels; the last three make new rows
+METHODS = {
+    "selector": {}, "divprune": {}, "stride": {}, "feature-norm": {}, "pixel-variance": {},
+    "avgpool": {}, "token-concat": {}, "divprune+recycle": {"recycle": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """Folders of models, each written once."""
+    return tmp_path_factory.mktemp("served")
+
+
+def served(room, name):
+    folder = room / name
+    return folder if folder.exists() else write_folder(*_parts(name), folder)
+
+
+def _parts(name):
+    loaded = model(name)
+    return loaded.model, loaded.processor
+
+
+def requests(room, name, keeps=(None,)):
+    """One picture, three of several sizes, and the first again; at each of the keeps."""
+    paths = pictures(room, SIZES[name])
+    loaded = model(name)
+    asked = [
+        {"prompt": prompt(loaded, "what is it", len(images)), "images": images}
+        for images in ([paths[0]], paths, [paths[1]], [paths[0]])
+    ]
+    return [{**one, "keep": keep} for keep in keeps for one in asked]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_are_those_of_a_sieve(room, method):
+    name, (plain, *_) = "llava", method.split("+")
+    setting = {"method": plain, "keep": 0.4, "least": 0.1, **METHODS[method]}
+    asked = requests(room, name, (None, 0.15))
+    got = ask(room, served(room, name), asked, setting)
+    for request, answer in zip(asked, got, strict=True):
+        keep = request["keep"] or 0.4
+        length, tokens = by_sieve(
+            model(name), request, plain, keep, positions="renumber", **METHODS[method]
+        )
+        assert (len(answer["prompt"]), answer["answer"]) == (length, tokens)
+
+
+def test_answers_depend_on_the_choice(room):
+    """Else the test above would pass whatever is kept."""
+    (request,) = requests(room, "llava")[:1]
+    answers = {
+        method: tuple(by_sieve(model("llava"), request, method, 0.15, positions="renumber")[1])
+        for method in ("selector", "divprune", "stride", "avgpool")
+    }
+    assert len(set(answers.values())) == len(answers)
+
+
+def test_without_a_setting_vllm_is_as_it_was(room):
+    (request, *_) = asked = requests(room, "llava")[:1]
+    (got,) = ask(room, served(room, "llava"), asked, None)
+    assert (len(got["prompt"]), got["answer"]) == by_sieve(model("llava"), request, "full", 1.0)
+
+
+def test_all_tokens_are_the_model_itself(room):
+    (request, *_) = asked = requests(room, "llava")
+    got = ask(room, served(room, "llava"), asked, {"method": "divprune", "keep": 1})
+    assert (len(got[0]["prompt"]), got[0]["answer"]) == by_sieve(
+        model("llava"), request, "full", 1.0
+    )
+
+
+def test_chunked_prefill_and_full_caches_change_nothing(room):
+    """Prompts of three pictures in steps of 64 tokens, in a KV cache of few blocks."""
+    asked = requests(room, "llava", (None, 0.1))
+    setting = {"method": "divprune", "keep": 0.3, "least": 0.1}
+    small = {"max_num_batched_tokens": 260, "enable_chunked_prefill": True,
+             "num_gpu_blocks_override": 6, "long_prefill_token_threshold": 64}  # fmt: skip
+    assert ask(room, served(room, "llava"), asked, setting, **small) == ask(
+        room, served(room, "llava"), asked, setting
+    )
+
+
+def test_nano_answers_as_under_a_sieve(room):
+    from tokensieve.assets import asset_path
+
+    loaded = model("nano")
+    paths = [str(asset_path("pictures") / f"{name}.png") for name in ("page", "mixed", "scene")]
+    asked = [
+        {"prompt": prompt(loaded, "What is the total?", 1), "images": [path]} for path in paths
+    ]
+    got = ask(room, served(room, "nano"), asked, {"method": "selector", "keep": 0.4})
+    for request, answer in zip(asked, got, strict=True):
+        assert (len(answer["prompt"]), answer["answer"]) == by_sieve(
+            loaded, request, "selector", 0.4, positions="renumber"
+        )
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"method": "fastv", "keep": 0.4}, "drops tokens inside the LLM"),
+        ({"method": "cdpruner", "keep": 0.4}, "reads the question"),
+        ({"method": "visionzip", "keep": 0.4}, "reads the attention"),
+        ({"method": "selector", "keep": 40.5}, "Expected `keep`"),
+        ({"method": "selectr", "keep": 0.4}, "Did you mean 'selector'"),
+    ],
+)
+def test_bad_settings_stop_the_start(room, setting, words):
+    with pytest.raises(RuntimeError, match=words):
+        ask(room, served(room, "llava"), [], setting)
+
+
+def test_bad_requests_are_refused_and_the_next_are_answered(room):
+    first, *_ = requests(room, "llava")
+    asked = [{**first, "keep": 0.05, "alone": True}, {**first, "keep": 0.9}, first]
+    setting = {"method": "divprune", "keep": 0.4, "least": 0.1}
+    low, high, good = ask(room, served(room, "llava"), asked, setting)
+    assert "from 0.1 to 0.4" in low["error"]
+    assert "from 0.1 to 0.4" in high["error"]
+    assert good["answer"]
+
+
+def test_every_family_of_the_plugin_is_asked_here():
+    assert {type(model(name).model).__name__ for name in SIZES} == set(FAMILIES)
