@@ -1,4 +1,4 @@
-"""Models that vLLM and Transformers are both asked about, with processors, and pictures for them."""
+"""Models that vLLM and Transformers are both asked about, and pictures for them."""
 
 from __future__ import annotations
 

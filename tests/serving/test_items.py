@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families.tiny import build
 
+from families.tiny import build
 from tokensieve import compress
 from tokensieve.errors import EncoderMismatchError, UnsupportedError
 from tokensieve.hf.encoder.encode import encode

@@ -99,7 +99,8 @@ def test_two_settings_never_share_a_key():
 
 
 def test_vllm_is_imported_only_when_it_calls():
-    code = "import sys, tokensieve.serving.vllm, tokensieve.serving.items; sys.exit('vllm' in sys.modules)"
+    rooms = "tokensieve.serving.vllm, tokensieve.serving.items"
+    code = f"import sys, {rooms}; sys.exit('vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
