@@ -89,7 +89,7 @@ class ItemSieve:
                 continue
             masks, made = self._masks(self.plan.method, encoded, keep)
             changed = changed_rows(encoded, made)
-            new = encoded.images if changed is None else changed.split(encoded.image_rows)
+            new = encoded.images if changed is None else torch.split(changed, encoded.image_rows)
             for i, own in enumerate(keeps):
                 if own == keep:
                     done[i] = new[i][masks[i].to(new[i].device)]
