@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -104,13 +105,30 @@ def test_vllm_is_imported_only_when_it_calls():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_registering_twice_is_registering_once(monkeypatch):
-    from tokensieve.serving.vllm import FAMILIES, register
+@dataclass
+class Known:
+    module_name: str
+    class_name: str
 
-    named: dict[str, str] = {}
-    registry = SimpleNamespace(register_model=named.__setitem__)
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=registry))
-    register()
-    once = dict(named)
-    register()
-    assert named == once == {name: f"tokensieve.serving.vllm.models:{name}" for name in FAMILIES}
+
+def test_registering_twice_is_registering_once(monkeypatch):
+    from tokensieve.serving import vllm as plugin
+
+    def told(name, ours):
+        models[name] = Known(*ours.split(":"))
+
+    llava, mine, text = "LlavaForConditionalGeneration", "TransformersMultiModal", "Llama"
+    models = {name: Known("vllm.some", name) for name in (llava, mine, text)}
+    registry = SimpleNamespace(models=models, register_model=told)
+    fake = SimpleNamespace(ModelRegistry=registry, __version__="1.2")
+    inner = SimpleNamespace(_MULTIMODAL_MODELS={llava: ()})
+    monkeypatch.setattr(plugin, "OWN", {})
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setitem(sys.modules, "vllm.model_executor.models.registry", inner)
+    plugin.register()
+    once = dict(models)
+    plugin.register()
+    assert models == once
+    assert {llava: f"vllm.some:{llava}", mine: f"vllm.some:{mine}"} == plugin.OWN
+    assert models[llava] == Known("tokensieve.serving.vllm.models", f"{llava}@1.2")
+    assert models[text] == Known("vllm.some", text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("vllm")
 
 from serving.engine import ask
 from serving.served import by_sieve, model, pictures, prompt
+from tokensieve.errors import UnsupportedError
 from tokensieve.serving.folder import write_folder
 from tokensieve.serving.vllm import FAMILIES
 
@@ -124,6 +127,35 @@ def test_nano_answers_as_under_a_sieve(room):
 def test_bad_settings_stop_the_start(room, setting, words):
     with pytest.raises(RuntimeError, match=words):
         ask(room, served(room, "llava"), [], setting)
+
+
+def told(setting):
+    hf_config = SimpleNamespace(tokensieve=setting)
+    return SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config))
+
+
+def test_a_family_that_nobody_compared_is_refused():
+    from tokensieve.serving.vllm import OWN, register
+    from tokensieve.serving.vllm.models import guarded
+
+    register()
+    name = "PaliGemmaForConditionalGeneration"
+    assert name in OWN
+    with pytest.raises(UnsupportedError, match=f"Got {name}, which is not shown"):
+        guarded(name)(vllm_config=told({"method": "divprune", "keep": 0.4}))
+    info = SimpleNamespace(ctx=told({"method": "divprune", "keep": 0.4}))
+    with pytest.raises(UnsupportedError, match=f"Got {name}, which is not shown"):
+        guarded(name)._processor_factory.processor(info, None)
+
+
+def test_without_a_setting_every_class_is_vllms_own():
+    from tokensieve.serving.vllm import register
+    from tokensieve.serving.vllm.models import guarded
+
+    register()
+    kind = guarded("LlavaForConditionalGeneration")
+    kind = type("Own", (kind,), {"own": lambda vllm_config, prefix: "own"})
+    assert kind(vllm_config=told(None)) == "own"
 
 
 def test_bad_requests_are_refused_and_the_next_are_answered(room):

@@ -6,15 +6,22 @@ server without "tokensieve" in its config gets vLLM's own classes.
 
 from __future__ import annotations
 
-# vLLM's module and class by architecture: those whose answers tests have shown to be the same
-FAMILIES = {
-    "LlavaForConditionalGeneration": "llava",
-}
+# Architectures whose answers tests have shown to be those of Transformers under a sieve. The others
+# of vLLM's table for pictures refuse a setting; those without pictures are not touched.
+FAMILIES = ("LlavaForConditionalGeneration",)
+OWN: dict[str, str] = {}  # vLLM's "module:class" of each architecture that is guarded
 
 
 def register() -> None:
-    """Put the sieved classes in the place of vLLM's own; again changes nothing."""
-    from vllm import ModelRegistry
+    """Put our classes in front of vLLM's own; again changes nothing."""
+    from vllm import ModelRegistry, __version__
+    from vllm.model_executor.models.registry import _MULTIMODAL_MODELS
 
-    for architecture in FAMILIES:
-        ModelRegistry.register_model(architecture, f"{__name__}.models:{architecture}")
+    for architecture, known in list(ModelRegistry.models.items()):
+        module, name = getattr(known, "module_name", __name__), getattr(known, "class_name", "")
+        takes_pictures = architecture in _MULTIMODAL_MODELS or "MultiModal" in name
+        if takes_pictures and not module.startswith(__name__):
+            OWN[architecture] = f"{module}:{name}"
+            # vLLM keeps what it read of a class under its name: that of another vLLM is another's
+            ours = f"{__name__}.models:{architecture}@{__version__}"
+            ModelRegistry.register_model(architecture, ours)

@@ -14,27 +14,27 @@ from typing import Any
 from torch import Tensor, nn
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from tokensieve.serving.items import ItemSieve
-from tokensieve.serving.vllm import FAMILIES
-from tokensieve.serving.vllm.processor import KEEP, processor_factory, setting_of
+from tokensieve.serving.vllm import OWN
+from tokensieve.serving.vllm.processor import KEEP, processor_factory, setting_of, sieve_of
 
 
 def __getattr__(name: str) -> type[nn.Module]:
-    if name not in FAMILIES:
+    architecture = name.partition("@")[0]
+    if architecture not in OWN:
         raise AttributeError(name)
-    return sieved(name)
+    return guarded(architecture)
 
 
 @lru_cache
-def sieved(architecture: str) -> type[nn.Module]:
+def guarded(architecture: str) -> type[nn.Module]:
     """A subclass of vLLM's class of that architecture."""
-    own = import_module(f"vllm.model_executor.models.{FAMILIES[architecture]}")
-    base: Any = getattr(own, architecture)
-    inside = {"__module__": __name__, "__qualname__": architecture, "own": base}
-    made = type(architecture, (Sieved, base), inside)
+    module, name = OWN[architecture].split(":")
+    base: Any = getattr(import_module(module), name)
+    inside = {"__module__": __name__, "__qualname__": name, "own": base}
+    made: Any = type(name, (Sieved, base), inside | {"architecture": architecture})
     factories = base._processor_factory
     put = MULTIMODAL_REGISTRY.register_processor(
-        processor_factory(factories.processor),
+        processor_factory(factories.processor, architecture),
         info=factories.info,
         dummy_inputs=factories.dummy_inputs,
     )
@@ -42,23 +42,23 @@ def sieved(architecture: str) -> type[nn.Module]:
 
 
 class Sieved:
-    """In front of vLLM's class `own`: its rows, less those that the setting drops."""
+    """In front of vLLM's class `own`, which it gives where the config asks for nothing."""
 
     own: Any
+    architecture: str
+    sieve: Any  # an `ItemSieve`
 
-    def __new__(cls, *_args: Any, vllm_config: Any, prefix: str = "") -> Any:
-        """vLLM's own model where the config asks for nothing."""
+    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+        """A model whose pictures have fewer rows, or vLLM's own."""
         if setting_of(vllm_config.model_config.hf_config) is None:
             return cls.own(vllm_config=vllm_config, prefix=prefix)
         return super().__new__(cls)
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        """Raises what `sieve_of` raises, before weights are read."""
+        sieve = sieve_of(self.architecture, vllm_config.model_config.hf_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        config = vllm_config.model_config.hf_config
-        setting = setting_of(config)
-        if setting is None:  # `__new__` has seen to that
-            return
-        self.sieve = ItemSieve(config, setting, "renumber")
+        self.sieve = sieve
         self.sieve.use_projector(self.projector)
 
     @property
@@ -89,4 +89,5 @@ class Sieved:
         if keeps is None:
             return rows  # type: ignore[no-any-return]
         asked = [int(keep) if keep > 1 else float(keep) for keep in keeps.flatten().tolist()]
-        return self.sieve.reduce(inputs, list(rows), seen, asked)
+        left: list[Tensor] = self.sieve.reduce(inputs, list(rows), seen, asked)
+        return left

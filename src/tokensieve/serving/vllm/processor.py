@@ -14,6 +14,7 @@ import torch
 from tokensieve.errors import UnsupportedError
 from tokensieve.serving.items import ItemSieve
 from tokensieve.serving.setting import NAME, Setting
+from tokensieve.serving.vllm import FAMILIES
 
 KEEP = "tokensieve_keep"  # a field of each picture, from the processor to the encoder
 
@@ -24,17 +25,33 @@ def setting_of(config: Any) -> Setting | None:
     return None if given is None else Setting.of(given)
 
 
-def processor_factory(own: Callable[..., Any]) -> Callable[..., Any]:
+def sieve_of(architecture: str, config: Any) -> ItemSieve | None:
+    """The same, made ready for the model of that config.
+
+    Raises `UnsupportedError` for an architecture whose answers nobody has compared, and what
+    `ItemSieve` raises.
+    """
+    if (setting := setting_of(config)) is None:
+        return None
+    if architecture not in FAMILIES:
+        raise UnsupportedError(
+            f"Expected one of the architectures {', '.join(FAMILIES)}. Got {architecture}, which "
+            f'is not shown to answer as under a sieve. Leave "{NAME}" out of --hf-overrides, or '
+            "serve with Transformers."
+        )
+    return ItemSieve(config, setting, "renumber")
+
+
+def processor_factory(own: Callable[..., Any], architecture: str) -> Callable[..., Any]:
     """A factory of processors like vLLM's `own`, which it gives where nothing is asked for."""
 
-    def make(info: Any, dummy_inputs: Any) -> Any:
-        made = own(info, dummy_inputs)
-        config = info.ctx.model_config.hf_config
-        if (setting := setting_of(config)) is None:
-            return made
-        kind = type(f"Sieved{type(made).__name__}", (SievedProcessor, type(made)), {})
-        sieved = kind(info, dummy_inputs)
-        sieved.sieve = ItemSieve(config, setting, "renumber")
+    def make(info: Any, dummy_inputs: Any, **more: Any) -> Any:
+        if (sieve := sieve_of(architecture, info.ctx.model_config.hf_config)) is None:
+            return own(info, dummy_inputs, **more)
+        plain = type(own(info, dummy_inputs, **more))
+        kind = type(f"Sieved{plain.__name__}", (SievedProcessor, plain), {})
+        sieved = kind(info, dummy_inputs, **more)
+        sieved.sieve = sieve
         return sieved
 
     return make
