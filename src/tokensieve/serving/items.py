@@ -40,7 +40,7 @@ def outline(config: Any) -> Any:
     models: Any = AutoModelForImageTextToText  # untyped in Transformers
     try:
         with torch.device("meta"):
-            return models.from_config(first_layer_only(config))
+            return models.from_config(first_layer_only(config), trust_remote_code=False)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UnsupportedError(
             "Expected a vision-language model that Transformers has too. Got "
@@ -84,7 +84,7 @@ class ItemSieve:
         """
         encoded = self._encoded(view, rows, tapped)
         done = list(rows)
-        for keep in set(keeps):
+        for keep in dict.fromkeys(keeps):
             if keep == 1 and not self.plan.drop_newlines:
                 continue
             masks, made = self._masks(self.plan.method, encoded, keep)

@@ -12,10 +12,14 @@ from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from tokensieve.data.extras import need
 from tokensieve.serving.vllm import OWN
 from tokensieve.serving.vllm.processor import KEEP, processor_factory, setting_of, sieve_of
+
+MULTIMODAL_REGISTRY: Any = need(
+    "vllm.multimodal", "vllm", "whose models are served"
+).MULTIMODAL_REGISTRY
 
 
 def __getattr__(name: str) -> type[nn.Module]:
