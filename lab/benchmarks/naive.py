@@ -98,17 +98,14 @@ def prumerge(crop: Crop) -> Chosen:
     """For each kept token, all others sorted."""
     attention, keys = crop.signals["attention"], normalize(crop.signals["keys"], dim=-1)
     kept = _top(attention, crop.count)
-    pruned = _others(kept, len(attention))
     values = []
     for i in kept:
 
         def far(j: int, i: int = i) -> float:
             return -float(keys[i] @ keys[j])
 
-        alike = sorted(pruned, key=far)[:32]
-        near = [i, *alike]
-        weight = attention[near] / attention[near].sum()
-        values.append((weight[:, None] * crop.tokens[near]).sum(0))
+        near = sorted(_others([i], len(attention)), key=far)[:32]
+        values.append(crop.tokens[i] + (attention[near, None] * crop.tokens[near]).sum(0))
     return kept, torch.stack(values)
 
 

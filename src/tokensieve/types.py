@@ -43,15 +43,16 @@ class Kind(StrEnum):
     """
 
     CLS_ATTENTION = "cls-attention"  # (B, L) from CLS; from all queries where there is no CLS
+    CLS_UNSPLIT = "cls-unsplit"  # (B, L) the same, as if all heads were one of the full width
     RECEIVED_ATTENTION = "received-attention"  # (B, L) mean over all queries
     ATTENTION_MAP = "attention-map"  # (B, L, L) row: query; CLS left out, not renormalised
     KEYS = "keys"  # (B, L, K) mean over heads
+    ALL_KEYS = "all-keys"  # (B, L, K) keys of all heads side by side
     # inside the LLM
     LAST_ATTENTION = "last-attention"  # (B, L) from the last token of the prompt
     TEXT_ATTENTION = "text-attention"  # (B, L, T) from each text token of `TextContext`
     TEXT_PRIORITY = "text-priority"  # (B, L, T) the same, of the half of the heads in which text
     # attends to visual tokens most
-    ALL_KEYS = "all-keys"  # (B, L, K) keys of all heads side by side
     LAST_UNROTATED = "last-unrotated"  # (B, L) as from the last token, without rotary positions
     LAST_TO_VISUAL = "last-to-visual"  # (B, L) the same, its softmax over visual tokens only
     MEAN_UNROTATED = "mean-unrotated"  # (B, L) by the mean query of visual tokens, no rotary
@@ -67,14 +68,17 @@ class Signal:
     """One `Kind` of signal of one attention layer.
 
     block: the encoder's layer, counted from 0; None: the one just run (sites "encoder", "llm").
-    ahead: site "llm" only: of the layer at the cut, as it would attend to what it is handed if
-        nothing were dropped. Its queries and keys are computed once more for that. Where it has no
-        attention: of the layer just run.
+    ahead: sites "encoder" and "llm": of the layer at the cut, as it would attend to what it is
+        handed if nothing were dropped. Its queries and keys are computed once more for that. Where
+        it has no attention, or there is no such layer: of the layer just run.
+    above: of `RECEIVED_ATTENTION` before the LLM: only that from tokens which themselves receive
+        more than so many times the mean, or most of all.
     """
 
     kind: Kind
     block: int | None = None
     ahead: bool = False
+    above: float = 0.0
 
     def layer_at(self, cut: int) -> int:
         """Site "llm": the layer it is of, for a cut before layer `cut`."""
@@ -175,6 +179,7 @@ class VisionTokens:
         is treated alike alone and in a batch.
     signals: what `Method.signals` asked for, by its names; shapes as `Kind` says.
     sizes: (B, L) how many patches each token stands for (site "encoder"); None: one.
+    cls: whether a CLS token, which always stays, stands before them (site "encoder").
     frames: crops are the frames of a video, one after another.
     tiles: (rows, columns) of the crops behind the first, which shows the whole picture; None: the
         crops are not laid out so.
@@ -189,6 +194,7 @@ class VisionTokens:
     keys: tuple[int, ...] | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     sizes: Float[Tensor, "B L"] | None = None
+    cls: bool = False
     tiles: tuple[int, int] | None = None
     frames: bool = False
 

@@ -22,7 +22,8 @@ from tokensieve.types import Kind, Signal, Site
 
 FAMILIES = ["llava", "llava_next", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl"]
 FAMILIES += ["fused_llava", "fused_internvl"]
-KINDS = [Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.KEYS]
+KINDS = [Kind.CLS_ATTENTION, Kind.CLS_UNSPLIT, Kind.RECEIVED_ATTENTION, Kind.KEYS]
+KINDS += [Kind.ALL_KEYS]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,24 @@ def test_cls_attention_is_what_an_eager_tower_returns(implementation):
     assert_close(torch.cat(got), maps.mean(1)[:, 0, 1:])
 
 
+def test_unsplit_attention_is_one_product_of_full_width():
+    tiny = build("llava")
+    layer = encoder_layers(tiny.model)[0]
+    found = {}
+    hooks = [
+        part.register_forward_hook(lambda _m, _a, out, name=name: found.update({name: out}))
+        for name, part in (("q", layer.self_attn.q_proj), ("k", layer.self_attn.k_proj))
+    ]
+    signals = [Signal(kind, 0) for kind in (Kind.CLS_UNSPLIT, Kind.ALL_KEYS)]
+    told = encode(tiny.model, tiny.inputs([1]), signals=signals).signals
+    for hook in hooks:
+        hook.remove()
+    q, k = found["q"][:, :1], found["k"]
+    want = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)[:, 0, 1:]
+    assert_close(told[signals[0]][0], want)
+    assert_close(told[signals[1]][0], k[:, 1:])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.one_of_each
@@ -66,7 +85,7 @@ def test_signals_lie_along_the_tokens(family, kind):
     for encoded in (both, alone):
         for found, packing in zip(encoded.signals[signal], encoded.packings, strict=True):
             assert found.shape[:2] == (packing.crops, packing.length)
-            assert found.ndim == (3 if kind is Kind.KEYS else 2)
+            assert found.ndim == (3 if "keys" in kind else 2)
     assert_close(both.signals[signal][0], alone.signals[signal][0])
 
 

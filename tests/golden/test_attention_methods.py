@@ -14,6 +14,7 @@ import torch
 
 from tokensieve.errors import ConfigError, UnknownNameError, UnsupportedError
 from tokensieve.functional.entropy import patch_entropy
+from tokensieve.functional.grid import cells
 from tokensieve.functional.tiles import sums_under_tiles
 from tokensieve.methods.registry import get_method
 from tokensieve.types import EncoderInfo, Kind, VisionTokens
@@ -66,8 +67,8 @@ def test_layers_asked_for_are_those_of_the_papers() -> None:
         "fopru": {(received, 22)},
         "hired": {(cls, 0), (cls, 22)},
         "visionzip": {(cls, 22), (Kind.KEYS, 22)},
-        "prumerge": {(cls, 22), (Kind.KEYS, 22)},
-        "prumerge-plus": {(cls, 22), (Kind.KEYS, 22)},
+        "prumerge": {(cls, 22), (Kind.ALL_KEYS, 22)},
+        "prumerge-plus": {(cls, 22), (Kind.ALL_KEYS, 22)},
         "hiprune": {(received, 8), (received, 22)},  # "layer 9 of 24" counted from 1
         "vflowopt": {(received, 22)},
         "mustdrop": {(cls, 22)},
@@ -244,7 +245,7 @@ def entropy_by_loop(patches: np.ndarray) -> np.ndarray:
     for patch in grey:
         levels = [min(int((g - low) / (high - low) * 256), 255) for g in patch]
         shares = [levels.count(level) / len(levels) for level in set(levels)]
-        out.append(-sum(p * math.log(p) for p in shares))
+        out.append(-sum(p * math.log2(p) for p in shares))
     return np.array(out)
 
 
@@ -279,12 +280,19 @@ def test_vflowopt(k: int, alpha: float, recycle: float) -> None:
     best = top(scores, k - r)
     pruned = [i for i in range(N) if i not in best]
     want = {i: v.tokens[0, i].numpy() for i in best}
-    runs: list[list[int]] = [[] for _ in range(r)]
-    for rank, i in enumerate(pruned):
+    groups: list[list[int]] = [[] for _ in range(r)]
+    for i in pruned:
         if r:
-            runs[rank * r // len(pruned)].append(i)
-    for run in runs:
-        want[run[(len(run) - 1) // 2]] = v.tokens[0, run].numpy().mean(0)
+            groups[int(cells(GRID, r)[0][i])].append(i)
+    heads = [max(group, key=lambda i: (scores[i], -i)) for group in groups if group]
+    free = [i for i in pruned if i not in heads]
+    fill = sorted(free, key=lambda i: (-scores[i], i))[: k - len(best) - len(heads) if r else 0]
+    for i in fill:
+        want[i] = v.tokens[0, i].numpy()
+    for head, group in zip(heads, [group for group in groups if group], strict=True):
+        left = [i for i in group if i == head or i not in want]
+        weight = scores[left] / scores[left].sum()
+        want[head] = (weight[:, None] * v.tokens[0, left].numpy()).sum(0)
     reduction = get_method("vflowopt", alpha=alpha, recycled=recycle).reduce(v, torch.tensor([k]))
     assert reduction.indices()[0].tolist() == sorted(want)
     np.testing.assert_allclose(
@@ -293,7 +301,7 @@ def test_vflowopt(k: int, alpha: float, recycle: float) -> None:
     if k == 20 and recycle:
         plain = top(attention(9)[0].numpy(), k - r)
         assert plain != best  # entropy matters
-        assert [len(run) for run in runs] != [len(pruned)]
+        assert [len(group) for group in groups] != [len(pruned)]
 
 
 # --- options that cannot be

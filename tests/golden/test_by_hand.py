@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from tokensieve.functional.blocks import blocks_run
+from tokensieve.hf.attention.signals import EncoderSignals
 from tokensieve.methods.registry import get_method
-from tokensieve.types import EncoderInfo, TextContext, VisionTokens
+from tokensieve.types import EncoderInfo, Kind, Signal, TextContext, VisionTokens
 
 
 def kept(
@@ -120,3 +121,102 @@ def test_fopru_rows_and_ranks() -> None:
     assert kept("fopru", v, 2) == [1, 2]
     assert kept("fopru", v, 2, strategy="row") == [0, 1]
     assert kept("fastervlm", v, 2) == [1, 2]  # CLS: .5 and .3
+
+
+def test_prumerge_sums() -> None:
+    """Tokens 1, 2, 4, 8 of attention .4, .3, .2, .1; keys (1, 0), (0, 1), (.6, .8), (.8, .6); two
+    stay, the first two. Nearest to the first is the fourth (cosine .8): 1 + .1 * 8 = 1.8; to the
+    second the third (.8): 2 + .2 * 4 = 2.8. As means (.4 + .8) / .5 and (.6 + .8) / .5.
+
+    As released one stays, 1.8, and all others are one token: .3 * 2 + .2 * 4 + .1 * 8 = 2.2, where
+    the second stood. With three neighbours kept tokens are taken in too: 1 + .6 + .8 + .8 = 3.2.
+    """
+    v = VisionTokens(
+        torch.tensor([[[1.0], [2], [4], [8]]]),
+        signals={
+            "attention": torch.tensor([[0.4, 0.3, 0.2, 0.1]]),
+            "keys": torch.tensor([[[1.0, 0], [0, 1], [0.6, 0.8], [0.8, 0.6]]]),
+        },
+    )
+    for options, values in (
+        ({"neighbours": 1}, [1.8, 2.8]),
+        ({"neighbours": 1, "averaged": True}, [2.4, 2.8]),
+        ({"neighbours": 1, "as_released": True}, [1.8, 2.2]),
+        ({"neighbours": 3}, [3.2, 4.0]),
+    ):
+        found = get_method("prumerge", **options).reduce(v, torch.tensor([2]))
+        assert found.indices()[0].tolist() == [0, 1]
+        torch.testing.assert_close(found.apply(v.tokens)[0][:, 0], torch.tensor(values))
+    alone = get_method("prumerge", as_released=True).reduce(v, torch.tensor([1]))
+    assert alone.indices()[0].tolist() == [0]
+    info = EncoderInfo("any", 8, -2, 24, 2, 8)
+    assert get_method("prumerge", as_released=True).signals(info) == {
+        "attention": Signal(Kind.CLS_UNSPLIT, 23),
+        "keys": Signal(Kind.ALL_KEYS, 23),
+    }
+
+
+def test_hired_shares() -> None:
+    """A whole view of 4 x 4 and 2 x 2 tiles. Early attention is 0 but for .5 and .1 in the first
+    row, one above each tile of the upper two, .3 in the third row (lower left), .1 in the last
+    (lower right): shares .5, .1, .3, .1 of the half that alpha leaves.
+
+    As released half of the tokens, 8, are taken for seen: those four and the first four zeros, the
+    places 1, 2, 4, 5. Runs of four tokens, here rows: 4, 2, 1, 1 of 8.
+    """
+    early = torch.zeros(5, 16)
+    early[0, [0, 3, 8, 14]] = torch.tensor([0.5, 0.1, 0.3, 0.1])
+    v = VisionTokens(torch.zeros(5, 16, 1), grid=(4, 4), tiles=(2, 2), signals={"early": early})
+    for released, share in (
+        (False, [0.5, 0.25, 0.05, 0.15, 0.05]),
+        (True, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+    ):
+        found = get_method("hired", as_released=released).share(v)  # type: ignore[attr-defined]
+        torch.testing.assert_close(found, torch.tensor(share))
+
+
+def test_vflowopt_recycles_by_cells() -> None:
+    """2 x 4, alpha 0: attention .3 .1 .2 .05 / .15 .05 .1 .05, tokens 1 to 8. Half of a budget of
+    4 is recycled: the first and the third token stay, the two cells are the left and the right
+    half. Left are .1 .15 .05 of 2 5 6, which become (.2 + .75 + .3) / .3 where 5 stood; right
+    .05 .1 .05 of 4 7 8, (.2 + .7 + .4) / .2, at 7."""
+    v = VisionTokens(
+        torch.arange(1.0, 9)[None, :, None],
+        grid=(2, 4),
+        patches=torch.rand(1, 8, 3, generator=torch.Generator().manual_seed(0)),
+        signals={"attention": torch.tensor([[0.3, 0.1, 0.2, 0.05, 0.15, 0.05, 0.1, 0.05]])},
+    )
+    method = get_method("vflowopt", alpha=0.0, recycled=0.5)
+    found = method.reduce(v, torch.tensor([4]))
+    assert found.indices()[0].tolist() == [0, 2, 4, 6]
+    want = torch.tensor([1.0, 3, 1.25 / 0.3, 6.5])
+    torch.testing.assert_close(found.apply(v.tokens)[0][:, 0], want)
+    # a pruned token alone in its cell is the cell's; the last place goes to the best of the others
+    assert kept("vflowopt", v, 7, alpha=0.0, recycled=0.2) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_vflowopt_entropy_is_in_bits() -> None:
+    """Two grey levels, half each: one bit; one level: none. exp(1) / (exp(1) + 1) = .731."""
+    v = VisionTokens(
+        torch.zeros(1, 2, 1),
+        patches=torch.tensor([[[0.0, 1, 0, 1, 0, 1], [1.0, 1, 1, 1, 1, 1]]]),
+        signals={"attention": torch.zeros(1, 2)},
+    )
+    found = get_method("vflowopt", alpha=2.0).importance(v)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, torch.tensor([[1.4621, 0.5379]]), atol=1e-4, rtol=0)
+
+
+def test_who_is_much_attended() -> None:
+    """Rows (.8, .1, .1), (.6, .2, .2), (.1, .1, .8): on average .5, .133, .367, mean 1/3. Above
+    the mean are the first and the third, whose rows give .45, .1, .45; above twice the mean nobody
+    is, so the most attended speaks alone."""
+    rows = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]])
+    query, key = torch.eye(3)[None, None], rows.log().mT[None, None]
+    said = EncoderSignals.__new__(EncoderSignals)
+    said.cls = False
+    for above, want in (
+        (0.0, [0.5, 0.4 / 3, 1.1 / 3]), (1.0, [0.45, 0.1, 0.45]), (2.0, [0.8, 0.1, 0.1]),
+    ):  # fmt: skip
+        signal = Signal(Kind.RECEIVED_ATTENTION, 0, above=above)
+        found = said._of(signal, query, key, 1.0, None, None) / 3
+        torch.testing.assert_close(found, torch.tensor([want]))

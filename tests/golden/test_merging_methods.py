@@ -104,25 +104,31 @@ def test_visionzip_has_the_papers_budgets(k: int, c: int) -> None:
 # --- PruMerge
 
 
-def merged(v: VisionTokens, kept: list[int], neighbours: int, weighted: bool = True) -> Values:
+def merged(
+    v: VisionTokens, kept: list[int], neighbours: int, weighted: bool = True, mean: bool = False
+) -> Values:
     x, a, keys = arrays(v)
     a = a if weighted else np.ones_like(a)
-    pruned = [i for i in range(N) if i not in kept]
     out = {}
     for i in kept:
-        near = sorted(pruned, key=lambda j: -cosine(keys[i], keys[j]))[:neighbours]
-        total = a[i] + sum(a[j] for j in near)
-        out[i] = (a[i] * x[i] + sum(a[j] * x[j] for j in near)) / total if near else x[i]
+        others = [j for j in range(N) if j != i]
+        near = sorted(others, key=lambda j: -cosine(keys[i], keys[j]))[:neighbours]
+        out[i] = x[i] + sum(a[j] * x[j] for j in near)
+        if mean:
+            out[i] = (a[i] * x[i] + sum(a[j] * x[j] for j in near)) / a[[i, *near]].sum()
+        out[i] = out[i] if len(kept) < N else x[i]
     return out
 
 
 @pytest.mark.parametrize("k", [1, 6, 20, 40, N])
 @pytest.mark.parametrize("neighbours", [3, 32])
-def test_prumerge(k: int, neighbours: int) -> None:
+@pytest.mark.parametrize("mean", [False, True])
+def test_prumerge(k: int, neighbours: int, mean: bool) -> None:
     v = crop(3)
-    r = get_method("prumerge", neighbours=neighbours).reduce(v, torch.tensor([k]))
+    method = get_method("prumerge", neighbours=neighbours, averaged=mean)
+    r = method.reduce(v, torch.tensor([k]))
     kept = top(v.signals["attention"][0].numpy(), k)
-    compare(r, v, merged(v, kept, neighbours))
+    compare(r, v, merged(v, kept, neighbours, mean=mean))
     if k == 6:
         with pytest.raises(AssertionError):
             compare(r, v, merged(v, kept, neighbours, weighted=False))

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-from tokensieve.functional.places import positions
+from tokensieve.functional.places import own_places, positions
+from tokensieve.functional.topk import topk_mask
 
 _PART = 512  # tokens compared with others at a time
 _TINY = torch.finfo(torch.float32).tiny
@@ -23,36 +24,43 @@ def absorb_nearest(
     kept_BL: Bool[Tensor, "B L"],
     valid_BL: Bool[Tensor, "B L"],
     neighbours: int,
+    *,
+    averaged: bool = False,
 ) -> Float[Tensor, "B L C"]:
-    """Each kept token as the weighted mean of itself and the `neighbours` real tokens that are not
-    kept and whose keys are most alike in cosine. Many to many: a token may be taken in twice.
+    """Each kept token plus the weighted sum of the `neighbours` other real tokens, kept or not,
+    whose keys are most alike in cosine. Many to many: a token may be taken in twice.
 
-    Where nothing is pruned, or nothing weighs, tokens stay bit for bit. weight: not negative.
-    Compared in parts; neighbours are summed without being gathered.
+    averaged: the weighted mean of itself and those instead. Where all stay, or nothing weighs,
+    tokens stay bit for bit. weight: not negative. Compared in parts; neighbours are summed without
+    being gathered.
     """
     B, L, C = tokens_BLC.shape
     index_BT, there_BT = positions(kept_BL)
     unit_BLK = normalize(keys_BLK.float(), dim=-1)
-    pruned_BL = valid_BL & ~kept_BL
+    whole_B11 = (kept_BL == valid_BL).all(-1)[:, None, None]
     weight_BL = weight_BL.float().masked_fill(~valid_BL, 0)
     source_NC = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0).flatten(0, 1)
     first_B = torch.arange(B, device=index_BT.device)[:, None, None] * L
     means = []
     for part_BP in torch.split(index_BT, _PART, dim=1) if index_BT.shape[1] else ():
         own_BPK = unit_BLK.gather(1, part_BP[..., None].expand(-1, -1, unit_BLK.shape[-1]))
-        alike_BPL = (own_BPK @ unit_BLK.mT).masked_fill(~pruned_BL[:, None], -torch.inf)
+        alike_BPL = (own_BPK @ unit_BLK.mT).masked_fill(~valid_BL[:, None], -torch.inf)
+        alike_BPL.scatter_(2, part_BP[..., None], -torch.inf)
         best_BPN, near_BPN = alike_BPL.topk(min(neighbours, L), dim=-1)
         near_BPN = torch.cat([part_BP[..., None], near_BPN], -1)
         mass_BPN = weight_BL.gather(1, near_BPN.flatten(1)).view_as(near_BPN)
         mass_BPN[..., 1:].masked_fill_(best_BPN == -torch.inf, 0)
-        share_BPN = mass_BPN / mass_BPN.sum(-1, keepdim=True).clamp_min(_TINY)
+        took_BP1 = (mass_BPN[..., 1:] > 0).any(-1, keepdim=True) & ~whole_B11
+        if averaged:
+            mass_BPN = mass_BPN / mass_BPN.sum(-1, keepdim=True).clamp_min(_TINY)
+        else:
+            mass_BPN[..., 0] = 1
         mean_PC = embedding_bag(
             (near_BPN + first_B).flatten(0, 1), source_NC, mode="sum",
-            per_sample_weights=share_BPN.flatten(0, 1),
+            per_sample_weights=mass_BPN.flatten(0, 1),
         )  # fmt: skip
         old_BPC = tokens_BLC.gather(1, part_BP[..., None].expand(-1, -1, C))
-        took_BP = (mass_BPN[..., 1:] > 0).any(-1, keepdim=True)
-        means.append(mean_PC.view(B, -1, C).to(tokens_BLC.dtype).where(took_BP, old_BPC))
+        means.append(mean_PC.view(B, -1, C).to(tokens_BLC.dtype).where(took_BP1, old_BPC))
     if not means:
         return tokens_BLC
     mean_BTC = torch.cat(means, dim=1)
@@ -62,17 +70,37 @@ def absorb_nearest(
     return out_BLC
 
 
-def runs_of(rest_BL: Bool[Tensor, "B L"], runs_B: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
-    """The rest of each crop, in order, cut into `runs_B[b]` near-equal runs: for each of its tokens
-    the one in the middle of its run; -1 elsewhere and where there are no runs."""
-    index_BT, _ = positions(rest_BL)
-    if index_BT.shape[1] == 0:
-        return torch.full_like(rest_BL, -1, dtype=torch.long)
-    m_B1 = rest_BL.sum(-1, keepdim=True).clamp_min(1)
-    r_B1 = runs_B[:, None].clamp_min(1)
-    rank_BL = rest_BL.long().cumsum(-1) - 1
-    run_BL = rank_BL * r_B1 // m_B1
-    start_BL = (run_BL * m_B1 + r_B1 - 1) // r_B1
-    stop_BL = ((run_BL + 1) * m_B1 + r_B1 - 1) // r_B1
-    middle_BL = ((start_BL + stop_BL - 1) // 2).clamp(0, index_BT.shape[1] - 1)
-    return index_BT.gather(1, middle_BL).masked_fill(~rest_BL | (runs_B[:, None] == 0), -1)
+def rest_as_one(
+    tokens_BLC: Float[Tensor, "B L C"],
+    new_BLC: Float[Tensor, "B L C"],
+    weight_BL: Float[Tensor, "B L"],
+    kept_BL: Bool[Tensor, "B L"],
+    valid_BL: Bool[Tensor, "B L"],
+    more_B: Int[Tensor, "B"],
+) -> tuple[Bool[Tensor, "B L"], Float[Tensor, "B L C"]]:
+    """Where `more_B[b]` is 1, one more token of the crop is kept, the heaviest of the others: the
+    weighted sum of all others, written into `new`. Where it is 0, nothing."""
+    rest_BL = valid_BL & ~kept_BL
+    at_BL = topk_mask(weight_BL, more_B, rest_BL)
+    source_BLC = tokens_BLC.float().masked_fill(~rest_BL[..., None], 0)
+    sum_B1C = weight_BL.float().masked_fill(~rest_BL, 0)[:, None] @ source_BLC
+    return kept_BL | at_BL, sum_B1C.to(new_BLC.dtype).where(at_BL[..., None], new_BLC)
+
+
+def best_of_cells(
+    scores_BL: Float[Tensor, "B L"], cell_BL: Int[Tensor, "B L"], mask_BL: Bool[Tensor, "B L"]
+) -> Int[Tensor, "B L"]:
+    """For each token of the mask the one of highest score among those of its cell, the earlier on
+    a tie; -1 for all others.
+
+    cell: any token of the crop that stands for the cell, the same one for all of it.
+    """
+    mask_BL = mask_BL & (cell_BL >= 0)
+    cell_BL = cell_BL.clamp_min(0)
+    scores_BL = scores_BL.float().masked_fill(~mask_BL, -torch.inf)
+    most_BL = torch.full_like(scores_BL, -torch.inf)
+    most_BL = most_BL.scatter_reduce(1, cell_BL, scores_BL, "amax").gather(1, cell_BL)
+    L = scores_BL.shape[1]
+    place_BL = own_places(mask_BL).masked_fill(~mask_BL | (scores_BL < most_BL), L)
+    first_BL = torch.full_like(place_BL, L).scatter_reduce(1, cell_BL, place_BL, "amin")
+    return first_BL.gather(1, cell_BL).masked_fill(~mask_BL, -1)

@@ -5,6 +5,8 @@ B crops, L tokens, P pixel values under a token, colour channel after colour cha
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,7 +19,7 @@ _LEVELS = 256
 def patch_entropy(
     patches_BLP: Float[Tensor, "B L P"], valid_BL: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
-    """Shannon entropy, in nats, of the grey values under each token; 0 in padding.
+    """Shannon entropy, in bits, of the grey values under each token; 0 in padding.
 
     Grey is the mean of the colour channels, in 256 levels from the darkest to the brightest of the
     crop's real tokens: pixels may be normalised in any way.
@@ -33,4 +35,4 @@ def patch_entropy(
     hits_BLV = level.new_zeros(*level.shape[:2], _LEVELS)
     hits_BLV.scatter_add_(2, level_BLG, torch.ones_like(level))
     entropy_BL: Tensor = torch.special.entr(hits_BLV / level.shape[-1]).sum(-1)
-    return entropy_BL
+    return entropy_BL / math.log(2)

@@ -5,6 +5,7 @@ B crops of a picture, L tokens of a crop, n of them behind the whole view.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,9 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokensieve.budget import EPS
 from tokensieve.errors import ConfigError
 from tokensieve.fields import option
 from tokensieve.functional.tiles import sums_under_tiles
+from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import ScoringMethod
 from tokensieve.types import EncoderInfo, Kind, Signal, Site, TextContext, VisionTokens
 
@@ -32,11 +35,15 @@ class HiRED(ScoringMethod):
     alpha: the whole view's share of the budget.
     early, late: layers, counted from 0; late=None: the one the VLM reads (22 of CLIP-L's 24 in
         LLaVA).
+    as_released: a tile's part counts the tokens of highest early attention, a share 1 - `alpha` of
+        all (at least one), not how high it is; and the whole view's tokens are cut into as many
+        runs, in reading order, as there are tiles, not into the tiles' places.
 
-    Differs from the released code: the budget is spent exactly, what rounding or a full crop leaves
-    goes to the others, and each crop keeps at least one token; a tile's part of the whole view
-    leaves out the tile's padding. With a budget pooled over crops (pool="image" or "prompt") they
-    compete token by token, by late attention alone.
+    Differs from paper and released code: the budget is spent exactly, what rounding or a full crop
+    leaves goes to the others, and each crop keeps at least one token; a tile's part of the whole
+    view leaves out the tile's padding. With a budget pooled over crops (pool="image" or "prompt")
+    they compete token by token, by late attention alone. The release leaves newline tokens out, here
+    they stay.
 
     Raises `ConfigError` for a share outside 0 to 1, or a layer that the encoder does not have.
 
@@ -50,6 +57,7 @@ class HiRED(ScoringMethod):
     alpha: float = option(0.5, low=0, high=1)
     early: int = 0
     late: int | None = None
+    as_released: bool = False
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
         late = encoder.block if self.late is None else self.late
@@ -67,8 +75,16 @@ class HiRED(ScoringMethod):
     def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
         if vision.tiles is None or vision.grid is None or len(vision.tokens) == 1:
             return None
-        early_HW = vision.signal("early")[0].float().view(vision.grid)
-        seen_n = sums_under_tiles(early_HW, vision.valid_BL[1:], vision.tiles)
+        early_L = vision.signal("early")[0].float()
+        if self.as_released:
+            most = early_L.new_tensor([(1 - self.alpha) * len(early_L) + EPS]).long().clamp_min(1)
+            best_L = topk_mask(early_L[None], most, vision.valid_BL[:1])[0].float()
+            runs = best_L.tensor_split(math.prod(vision.tiles))
+            seen_n = torch.stack([run.sum() for run in runs])
+        else:
+            seen_n = sums_under_tiles(
+                early_L.view(vision.grid), vision.valid_BL[1:], vision.tiles
+            )
         seen_n = seen_n / seen_n.sum().clamp_min(torch.finfo(torch.float32).tiny)
         return torch.cat([seen_n.new_tensor([self.alpha]), (1 - self.alpha) * seen_n])
 

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.fields import option
-from tokensieve.functional.absorb import absorb_nearest
+from tokensieve.functional.absorb import absorb_nearest, rest_as_one
 from tokensieve.functional.counts import outlier_counts
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method, merged
@@ -32,21 +32,31 @@ COUNTS = ("fixed", "outliers")
 
 @dataclass(frozen=True)
 class PruMerge(Method):
-    """Keep what CLS attends to most; each kept token takes in its nearest pruned ones [1].
+    """Keep what CLS attends to most; each kept token takes in those most like it [1].
 
-    A kept token becomes the mean of itself and the `neighbours` pruned tokens whose keys are most
-    alike in cosine, weighted by attention. A pruned token may be taken in by several, or by none:
-    there is no assignment to show. Where there is no CLS (SigLIP, Qwen-VL): the mean attention of
-    all tokens to each.
+    To a kept token is added the sum of the `neighbours` others, kept or not, whose keys (of all
+    heads) are most alike in cosine, each times the attention that CLS pays it. A token may be taken
+    in by several, or by none: there is no assignment to show. Where there is no CLS (SigLIP,
+    Qwen-VL): the mean attention of all tokens to each.
 
     counts: "fixed" keeps as many as asked. "outliers" keeps those whose attention lies more than
         1.5 interquartile ranges above the third quartile, as the paper does: one or more, and no
         more than asked; all where all are asked for. The paper's outliers are the tokens of highest
         attention, so with "fixed" the budget cuts, or prolongs, the same ranking.
     neighbours: how many each kept token takes in.
+    averaged: a kept token becomes the mean of itself and its neighbours by attention, so that
+        tokens keep their size, which a VLM that was not trained with merged tokens may want.
+    as_released: attention and keys of the encoder's last block, which the VLM does not read, the
+        attention of all heads as one of the full width; and the last token of the budget is the sum
+        of all that are not kept, by attention, where the most attended of them stood.
 
-    Differs from the released code: that seeks neighbours among kept tokens too, and adds their sum
-    by attention to the kept token as it is; here weights sum to 1, so that tokens keep their size.
+    Differs from the paper: its printed sum is of the neighbours alone (from memory: the paper could
+    not be looked at again); in the released code, and here, it is added to the kept token. Heads
+    are averaged, the paper writes attention for one.
+    Differs from the released code, as_released=True: a budget, unless counts="outliers"; the token
+    of the others counts in it, and stands at a place of its own instead of behind all.
+    Records of nano's first model were made with averaged=True, neighbours among pruned tokens alone
+    and the mean of heads' keys.
 
     Raises `UnknownNameError` for other `counts`, `ConfigError` for fewer than one neighbour.
 
@@ -59,27 +69,35 @@ class PruMerge(Method):
 
     counts: str = option("fixed", choices=COUNTS)
     neighbours: int = option(32, low=1, high=2**20)
+    averaged: bool = False
+    as_released: bool = False
 
     def __post_init__(self) -> None:
         # An instance says of itself what its class says of the default.
         object.__setattr__(self, "exact", self.counts == "fixed")
 
     def signals(self, encoder: EncoderInfo) -> dict[str, Signal]:
-        return {
-            "attention": Signal(Kind.CLS_ATTENTION, encoder.block),
-            "keys": Signal(Kind.KEYS, encoder.block),
-        }
+        kind = Kind.CLS_UNSPLIT if self.as_released else Kind.CLS_ATTENTION
+        block = encoder.depth - 1 if self.as_released else encoder.block
+        return {"attention": Signal(kind, block), "keys": Signal(Kind.ALL_KEYS, block)}
 
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
-        attention_BL, valid_BL = vision.signal("attention"), vision.valid_BL
+        attention_BL, valid_BL = vision.signal("attention").float(), vision.valid_BL
+        whole_B = counts >= valid_BL.sum(-1)
+        rest_B = (self.as_released & ~whole_B & (counts > 1)).long()
         if self.counts == "outliers":
-            found_B = torch.minimum(outlier_counts(attention_BL, valid_BL).clamp_min(1), counts)
-            counts = counts.where(counts >= valid_BL.sum(-1), found_B)
-        kept_BL = topk_mask(attention_BL, counts, valid_BL)
+            found_B = outlier_counts(attention_BL, valid_BL).clamp_min(1)
+            counts = counts.where(whole_B, torch.minimum(found_B + rest_B, counts))
+        kept_BL = topk_mask(attention_BL, counts - rest_B, valid_BL)
         tokens_BLC = absorb_nearest(
-            vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours
-        )
+            vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours,
+            averaged=self.averaged,
+        )  # fmt: skip
+        if self.as_released:
+            kept_BL, tokens_BLC = rest_as_one(
+                vision.tokens, tokens_BLC, attention_BL, kept_BL, valid_BL, rest_B
+            )
         return merged(vision, kept_BL, tokens_BLC)

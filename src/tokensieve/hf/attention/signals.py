@@ -23,7 +23,10 @@ from tokensieve.hf.families.table import Family, family_of
 from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls
 from tokensieve.types import Kind, Signal
 
-OF_ENCODERS = (Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.KEYS)
+OF_ENCODERS = (
+    Kind.CLS_ATTENTION, Kind.CLS_UNSPLIT, Kind.RECEIVED_ATTENTION, Kind.KEYS, Kind.ALL_KEYS,
+)  # fmt: skip
+_OF_CLS = (Kind.CLS_ATTENTION, Kind.CLS_UNSPLIT)
 
 
 class EncoderSignals:
@@ -68,7 +71,7 @@ class EncoderSignals:
         query, key = query.detach(), key.detach()
         real_BP = _real(mask, key) if self.padded else None
         for signal in self.wanted[id(module)]:
-            found = self._of(signal.kind, query, key, scaling, mask, real_BP)
+            found = self._of(signal, query, key, scaling, mask, real_BP)
             if not bool(torch.isfinite(found).all()):
                 raise NonFiniteError(
                     f"Expected finite numbers in layer {signal.block} of the vision encoder. Got "
@@ -80,18 +83,29 @@ class EncoderSignals:
             self.parts[signal].append(found[:, 1:] if self.cls else found)
 
     def _of(
-        self, kind: Kind, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None,
+        self, signal: Signal, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None,
         real_BP: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """(B, P) or (B, P, K) of every patch, CLS and padding among them."""
+        kind = signal.kind
         if kind is Kind.KEYS:
             return key.float().mean(1)
-        if kind is Kind.CLS_ATTENTION and self.cls:
+        if kind is Kind.ALL_KEYS:
+            return key.float().transpose(1, 2).flatten(2)
+        if kind is Kind.CLS_UNSPLIT:
+            query, key, scaling = _as_one_head(query, key)
+        if kind in _OF_CLS and self.cls:
             rows = mask if mask is None or mask.shape[-2] == 1 else mask[..., :1, :]
             return attention_rows(query[:, :, :1], key, scaling, rows)[:, 0]
         if mask is not None and mask.ndim == 2:  # FlashAttention's: of padding
             mask = mask.bool()[:, None, None]
-        return received_attention(query, key, scaling, mask, real_BP)
+        found_BP = received_attention(query, key, scaling, mask, real_BP)
+        if not signal.above:
+            return found_BP
+        real_BP = torch.ones_like(found_BP).bool() if real_BP is None else real_BP
+        from_BP = _much_attended(found_BP, real_BP, signal.above)
+        found_BP = received_attention(query, key, scaling, mask, from_BP)
+        return found_BP * real_BP.sum(-1, keepdim=True) / from_BP.sum(-1, keepdim=True)
 
     def by_picture(
         self, family: Family, inputs: Mapping[str, Any], packings: Sequence[Packing]
@@ -125,7 +139,7 @@ class EncoderSignals:
         for part, packing in zip(torch.split(rows, sizes), packings, strict=True):
             crops = part.view(packing.crops, packing.length, *part.shape[1:])
             summed = signal.kind is Kind.RECEIVED_ATTENTION or (
-                signal.kind is Kind.CLS_ATTENTION and not self.cls
+                signal.kind in _OF_CLS and not self.cls
             )
             parts.append(crops / (packing.length * merged + self.cls) if summed else crops)
         return tuple(parts)
@@ -139,6 +153,23 @@ def _real(mask: Tensor | None, key: Tensor) -> Bool[Tensor, "B P"] | None:
     if mask.ndim == 2:
         return mask.bool()
     return seen.any(1).any(1).expand(len(key), -1)
+
+
+def _as_one_head(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+    """(B, 1, N, H * d) queries and keys, and the scaling for their width."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    query, key = (part.transpose(1, 2).flatten(2)[:, None] for part in (query, key))
+    return query, key, query.shape[-1] ** -0.5
+
+
+def _much_attended(
+    found_BP: Tensor, real_BP: Bool[Tensor, "B P"], above: float
+) -> Bool[Tensor, "B P"]:
+    """Real patches that receive more than so many times the mean, or most of all."""
+    found_BP = found_BP.masked_fill(~real_BP, 0)
+    mean_B1 = found_BP.sum(-1, keepdim=True) / real_BP.sum(-1, keepdim=True).clamp_min(1)
+    most_B1 = found_BP.amax(-1, keepdim=True)
+    return real_BP & ((found_BP > above * mean_B1) | (found_BP == most_B1))
 
 
 def patches_of_tokens(
