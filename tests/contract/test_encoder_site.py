@@ -18,9 +18,11 @@ from families.registry import crops_of, kept_of, rows_of
 from families.tiny import IMAGE, Tiny, build
 from tokensieve.errors import BudgetError, ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.blocks import even_blocks
+from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.encoder import left as left_module
 from tokensieve.hf.encoder.encode import encode
 from tokensieve.hf.families.fingerprint import encoder_info
+from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls
 from tokensieve.hf.models.random import RANDOM_MODELS
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.base import Method, ScoringMethod
@@ -266,9 +268,9 @@ def manual_tome(tiny: Tiny, pixels, keep: int, proportional=True):
         h, keys = attend(layers[block], h, sizes, cls, proportional)
         tokens = list(h[cls:])
         pairs = []
-        for a in range(0, len(tokens), 2):
+        for a in range(cls, len(tokens), 2):  # a CLS token is dealt first
             near = [(torch.cosine_similarity(keys[a], keys[b], 0).item(), -b)
-                    for b in range(1, len(tokens), 2)]  # fmt: skip
+                    for b in range(1 - cls, len(tokens), 2)]  # fmt: skip
             pairs.append((*max(near), -a))
         gone = set()
         for _, b, a in sorted(pairs, reverse=True)[: len(tokens) - n]:
@@ -588,17 +590,39 @@ def test_a_reduction_says_what_went_where():
 
 
 @dataclass(frozen=True)
-class Ahead(Norm):
-    """Asks what an encoder does not tell."""
+class Ahead(Peek):
+    """Asks what the next layer would attend to."""
 
     def signals(self, encoder):
-        return {"keys": Signal(Kind.KEYS, ahead=True)}
+        asked = (Kind.KEYS, Kind.RECEIVED_ATTENTION)
+        now = {kind.value: Signal(kind) for kind in asked}
+        return now | {f"next {kind.value}": Signal(kind, ahead=True) for kind in asked}
 
 
-def test_a_look_ahead_inside_the_encoder_is_refused():
-    tiny = build("llava")
-    with (
-        pytest.raises(ConfigError, match="which only LLMs give"),
-        sieve(tiny.model, Ahead(), 0.5),
-    ):
-        tiny.model(**tiny.inputs([1]))
+@pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl"])
+def test_a_look_ahead_is_the_next_layers_attention_if_nothing_were_dropped(family):
+    """Before the first step by eager attention; the run itself is as without a look."""
+    tiny, method, plain = build(family), Ahead(), Norm()
+    inputs = tiny.inputs([1])
+    layers = encoder_layers(tiny.model)
+    found = {}
+
+    def seen(module, query, key, scaling, mask):
+        found[id(module)] = query, key, scaling
+
+    modules = [attention_in(layer) for layer in layers]
+    with tapped(modules, seen):
+        encode(tiny.model, inputs)
+    short = compress(tiny.model, inputs, method, 0.75)
+    first, last = method.seen[0], method.seen[-1]
+    cls = int(has_cls(tiny.model))
+    for name, block in (("", 0), ("next ", 1)):
+        query, key, scaling = found[id(modules[block])]
+        rows = (query @ key.mT * scaling).softmax(-1).mean((1, 2))[:, cls:]
+        keys = key.mean(1)[:, cls:]
+        assert_close(first.signals[f"{name}received-attention"], rows[: len(first.tokens)])
+        assert_close(first.signals[f"{name}keys"], keys[: len(first.tokens)])
+    if len(layers) == len(method.seen):  # behind the last there is none to look at
+        assert torch.equal(last.signals["next keys"], last.signals["keys"])
+    unseen = compress(tiny.model, inputs, plain, 0.75)
+    assert_close(rows_of(short), rows_of(unseen))

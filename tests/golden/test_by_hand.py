@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tokensieve.functional.blocks import blocks_run
@@ -220,3 +222,40 @@ def test_who_is_much_attended() -> None:
         signal = Signal(Kind.RECEIVED_ATTENTION, 0, above=above)
         found = said._of(signal, query, key, 1.0, None, None) / 3
         torch.testing.assert_close(found, torch.tensor([want]))
+
+
+KEYS = [[1.0, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]]  # cosines 01 .8, 03 .6, 12 .6, 23 .8
+
+
+def test_tome_deals_cls_first() -> None:
+    """Of 1 2 4 8, standing for 1 1 1 3 patches, one joins another. Without CLS tokens 0 and 2 are
+    sources: 0 joins 1 (.8, the earlier of two), their mean 1.5. With CLS 1 and 3 are: 1 joins 0."""
+    v = VisionTokens(
+        torch.tensor([[[1.0], [2], [4], [8]]]),
+        signals={"keys": torch.tensor([KEYS])},
+        sizes=torch.tensor([[1.0, 1, 1, 3]]),
+    )
+    for cls, places in ((False, [1, 2, 3]), (True, [0, 2, 3])):
+        found = get_method("tome").reduce(replace(v, cls=cls), torch.tensor([3]))
+        assert found.indices()[0].tolist() == places
+        torch.testing.assert_close(found.apply(v.tokens)[0], torch.tensor([[1.5], [4], [8]]))
+    found = get_method("tome").reduce(v, torch.tensor([2]))  # 2 joins 3: (4 + 3 * 8) / 4
+    torch.testing.assert_close(found.apply(v.tokens)[0], torch.tensor([[1.5], [7]]))
+
+
+def test_mctf_half_the_pairs_one_way_half_the_other() -> None:
+    """Attention .1 .3 .2 .4. Without CLS 0 and 2 go first: 01 attracts by .9 / .03^.05 = 1.07, 23
+    by .9 / .08^.05 = 1.02: 0 joins 1. Then 1 or 3 goes to 2, what is left of the first half: 3 by
+    1.02 before 1 by .8 / .06^.05 = .92. Means by attention: (.1 t0 + .3 t1) / .4 and
+    (.2 t2 + .4 t3) / .6. With CLS 1 and 3 go first: 1 joins 0, then 2 joins 3."""
+    v = VisionTokens(
+        torch.tensor([KEYS]), signals={"attention": torch.tensor([[0.1, 0.3, 0.2, 0.4]])}
+    )
+    want = torch.tensor([[0.85, 0.45], [0.4, 0.52 / 0.6]])
+    for cls, places in ((False, [1, 2]), (True, [0, 3])):
+        found = get_method("mctf").reduce(replace(v, cls=cls), torch.tensor([2]))
+        assert found.indices()[0].tolist() == places
+        torch.testing.assert_close(found.apply(v.tokens)[0], want)
+    info = EncoderInfo("any", 8, -2, 24, 2, 8)
+    ahead = {"attention": Signal(Kind.RECEIVED_ATTENTION, ahead=True)}
+    assert get_method("mctf").signals(info) == ahead

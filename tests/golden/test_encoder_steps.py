@@ -204,13 +204,13 @@ def mctf(x: dict[str, np.ndarray], count: int, info: float = 0.05, size: float =
     groups = {i: [i] for i in range(L)}
     weight = x["row"] * x["sizes"]
 
-    def attraction(i: int, j: int) -> float:
-        def of(place: int) -> tuple[np.ndarray, float, float]:
-            s, w = x["sizes"][groups[place]], weight[groups[place]]
-            token = (x["tokens"][groups[place]] * w[:, None]).sum(0) / w.sum()
-            return token, float((x["row"][groups[place]] * s).sum() / s.sum()), float(s.sum())
+    def of(place: int) -> tuple[np.ndarray, float, float]:
+        s, w = x["sizes"][groups[place]], weight[groups[place]]
+        token = (x["tokens"][groups[place]] * w[:, None]).sum(0) / w.sum()
+        return token, float((x["row"][groups[place]] * s).sum() / s.sum()), float(s.sum())
 
-        (xi, ai, si), (xj, aj, sj) = of(i), of(j)
+    def attraction(i: int, j: int) -> float:
+        (xi, ai, si), (xj, aj, sj) = before[i], before[j]
         return (1 + cosine(xi, xj)) / 2 / (ai * aj) ** info / (si * sj) ** size
 
     def send(sources: list[int], targets: list[int], remove: int) -> None:
@@ -223,9 +223,10 @@ def mctf(x: dict[str, np.ndarray], count: int, info: float = 0.05, size: float =
 
     while len(groups) > count:
         places = sorted(groups)
+        before = {place: of(place) for place in places}
         remove = min(len(places) - count, len(places) // 2)
-        send(places[0::2], places[1::2], (remove + 1) // 2)
-        send(places[1::2], [a for a in places[0::2] if a in groups], remove // 2)
+        send(places[0::2], places[1::2], remove // 2)
+        send(places[1::2], [a for a in places[0::2] if a in groups], (remove + 1) // 2)
     return sorted(groups), merged(groups, x["tokens"], weight)
 
 

@@ -24,9 +24,12 @@ _PART = 1024  # tokens compared with all they may join at a time
 Match = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def deal(valid_BL: Bool[Tensor, "B L"]) -> tuple[Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """Real tokens dealt in turn to two halves."""
-    odd_BL = (valid_BL.cumsum(-1) - 1) % 2 == 1
+def deal(
+    valid_BL: Bool[Tensor, "B L"], cls: bool = False
+) -> tuple[Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Real tokens dealt in turn to two halves. cls: a CLS token, which is not among them, is dealt
+    first, to the first half, so that the first of them goes to the second."""
+    odd_BL = (valid_BL.cumsum(-1) - 1 + cls) % 2 == 1
     return valid_BL & ~odd_BL, valid_BL & odd_BL
 
 
@@ -87,17 +90,18 @@ def bipartite_match(
     keys_BLK: Float[Tensor, "B L K"],
     remove_B: Int[Tensor, "B"],
     valid_BL: Bool[Tensor, "B L"],
+    cls: bool = False,
 ) -> Int[Tensor, "B L"]:
     """The token each one joins: its own place if kept, -1 in padding [1].
 
-    Real tokens are dealt in turn to two halves. Each of the first half finds the one of the second
-    with the highest cosine of keys; the `remove_B[b]` pairs with the highest cosines are joined,
-    the second token staying. At most half of the tokens (rounded down) can go in one call.
+    Real tokens are dealt in turn to two halves (`deal`). Each of the first half finds the one of
+    the second with the highest cosine of keys; the `remove_B[b]` pairs with the highest cosines are
+    joined, the second token staying. At most half of the tokens (rounded down) can go in one call.
 
     [1] Token Merging, arXiv 2210.09461.
     """
     most_B = torch.minimum(remove_B, valid_BL.sum(-1) // 2)
-    return join(*best_edges(keys_BLK, *deal(valid_BL)), most_B, valid_BL)
+    return join(*best_edges(keys_BLK, *deal(valid_BL, cls)), most_B, valid_BL)
 
 
 def follow(assign_BL: Int[Tensor, "B L"], target_BL: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
@@ -134,16 +138,17 @@ def match_down(
     valid_BL: Bool[Tensor, "B L"],
     sizes_BL: Float[Tensor, "B L"] | None = None,
     assign_BL: Int[Tensor, "B L"] | None = None,
+    cls: bool = False,
 ) -> tuple[Bool[Tensor, "B L"], Int[Tensor, "B L"]]:
     """`join_down` by rounds of `bipartite_match`; joined tokens are compared by their mean key.
 
-    sizes: how much each token counts in that mean; None: all alike.
+    sizes: how much each token counts in that mean; None: all alike. cls: as of `deal`.
     """
 
     def match(assign_BL: Tensor, alive_BL: Tensor, remove_B: Tensor) -> Tensor:
         if torch.equal(alive_BL, valid_BL):  # nothing has joined: no need of another L x K
-            return bipartite_match(keys_BLK, remove_B, alive_BL)
-        return bipartite_match(mean_at(keys_BLK, assign_BL, sizes_BL), remove_B, alive_BL)
+            return bipartite_match(keys_BLK, remove_B, alive_BL, cls)
+        return bipartite_match(mean_at(keys_BLK, assign_BL, sizes_BL), remove_B, alive_BL, cls)
 
     return join_down(counts_B, valid_BL, match, assign_BL)
 

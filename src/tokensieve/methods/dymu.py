@@ -89,11 +89,13 @@ class DyMu(Method):
         """Keep as many as the threshold says, from half to twice `counts[b]`."""
         vision.require_finite(f"the site '{self.site}'")
         keys_BLK, valid_BL, sizes_BL = vision.signal("keys"), vision.valid_BL, vision.sizes
-        good_BL, into_BL = best_edges(keys_BLK, *deal(valid_BL))
+        good_BL, into_BL = best_edges(keys_BLK, *deal(valid_BL, vision.cls))
         alike_B = (good_BL > self.threshold_B(counts, valid_BL)[:, None]).sum(-1)
         alike_B = alike_B.masked_fill(counts >= valid_BL.sum(-1), 0)
         joined_BL = join(good_BL, into_BL, alike_B, valid_BL)  # at most half of all join
-        kept_BL, assign_BL = match_down(keys_BLK, 2 * counts, valid_BL, sizes_BL, joined_BL)
+        kept_BL, assign_BL = match_down(
+            keys_BLK, 2 * counts, valid_BL, sizes_BL, joined_BL, vision.cls
+        )
         return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
 
 
@@ -141,7 +143,7 @@ class Calibration(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         valid_BL = vision.valid_BL
-        good_BL, into_BL = best_edges(vision.signal("keys"), *deal(valid_BL))
+        good_BL, into_BL = best_edges(vision.signal("keys"), *deal(valid_BL, vision.cls))
         best_E = good_BL[good_BL > -torch.inf].sort(descending=True).values
         ends_E = torch.cat([best_E.new_tensor([1.1]), best_E, best_E.new_tensor([-1.1])])
         merges = min(max(int(valid_BL.sum() - counts.sum()), 0), len(best_E))

@@ -42,8 +42,8 @@ class HiRED(ScoringMethod):
     Differs from paper and released code: the budget is spent exactly, what rounding or a full crop
     leaves goes to the others, and each crop keeps at least one token; a tile's part of the whole
     view leaves out the tile's padding. With a budget pooled over crops (pool="image" or "prompt")
-    they compete token by token, by late attention alone. The release leaves newline tokens out, here
-    they stay.
+    they compete token by token, by late attention alone. The release leaves out newline tokens,
+    which stay here.
 
     Raises `ConfigError` for a share outside 0 to 1, or a layer that the encoder does not have.
 
@@ -82,9 +82,7 @@ class HiRED(ScoringMethod):
             runs = best_L.tensor_split(math.prod(vision.tiles))
             seen_n = torch.stack([run.sum() for run in runs])
         else:
-            seen_n = sums_under_tiles(
-                early_L.view(vision.grid), vision.valid_BL[1:], vision.tiles
-            )
+            seen_n = sums_under_tiles(early_L.view(vision.grid), vision.valid_BL[1:], vision.tiles)
         seen_n = seen_n / seen_n.sum().clamp_min(torch.finfo(torch.float32).tiny)
         return torch.cat([seen_n.new_tensor([self.alpha]), (1 - self.alpha) * seen_n])
 

@@ -22,14 +22,18 @@ from tokensieve.types import EncoderInfo, Kind, Reduction, Signal, Site, TextCon
 class ToMe(Method):
     """Behind every encoder layer, merge the tokens most alike in their keys [1].
 
-    Tokens are dealt in turn to two halves; each of the first is paired with the one of the second
-    whose key has the highest cosine, and the best pairs become one token, the mean by the number
-    of patches they stand for. The same number goes behind every layer.
+    Tokens are dealt in turn to two halves, CLS first where there is one; each of the first is
+    paired with the one of the second whose key (mean of heads) has the highest cosine, and the best
+    pairs become one token, the mean by the number of patches they stand for. The same number goes
+    behind every layer. CLS joins nothing and is not joined.
 
     proportional: later layers add the logarithm of that number to a token's attention logits.
 
-    Differs from the paper: pairs merge behind the layer, not between its attention and its MLP,
-    which reads them unmerged; keys are those of the layer, as in the paper.
+    Differs from paper and released code: pairs merge behind the layer, not between its attention
+    and its MLP, which reads them unmerged; keys are those of the layer, as in the paper. Tokens are
+    dealt in the order of the picture at every layer; the released code lines up what is left of the
+    first half before the second, so that from the second layer on the halves are others.
+    Records of nano's first model were made with CLS not dealt.
 
     Raises `BudgetError` where halving at every layer does not get down to the budget.
 
@@ -56,5 +60,5 @@ class ToMe(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         keys_BLK, sizes_BL = vision.signal("keys"), vision.sizes
-        kept_BL, assign_BL = match_down(keys_BLK, counts, vision.valid_BL, sizes_BL)
+        kept_BL, assign_BL = match_down(keys_BLK, counts, vision.valid_BL, sizes_BL, cls=vision.cls)
         return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)

@@ -7,13 +7,16 @@ width, G tokens of a crop as the LLM counts them, M patches that make one (Inter
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokensieve.errors import ConfigError
 from tokensieve.functional.topk import topk_mask
+from tokensieve.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,22 @@ class Left:
         M = groups_GM.shape[1]
         counts_B = (alive_BP.sum(-1) + M - 1) // M
         return topk_mask(held_BG.float(), counts_B, reaches_BP[:, groups_GM].all(-1))
+
+
+def schedule_of(method: Method, length: int, keep: int, blocks: int) -> list[int]:
+    """The method's schedule, checked. Raises `ConfigError`."""
+    counts = method.block_counts(length, keep, blocks)
+    if len(counts) != blocks or counts[-1] != keep or keep < 1:
+        raise ConfigError(
+            f"Expected a schedule of {blocks} counts that ends with {keep}. Got {counts} from "
+            f"{type(method).__name__}."
+        )
+    if any(fewer > more for more, fewer in pairwise([length, *counts])):
+        raise ConfigError(
+            f"Expected a schedule that never grows from {length}. Got {counts} from "
+            f"{type(method).__name__}."
+        )
+    return counts
 
 
 def _last(owner_BP: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.functional.attention import attention_rows, received_attention
 from tokensieve.hf.attention.tap import tapped
-from tokensieve.hf.encoder.left import Left, Wanted
+from tokensieve.hf.encoder.left import Left, Wanted, schedule_of
 from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls, tower_of
 from tokensieve.hf.runtime.devices import moved
 from tokensieve.hf.runtime.hooks import Point, When, acting
@@ -32,6 +31,10 @@ from tokensieve.methods.base import Method
 from tokensieve.types import EncoderInfo, Kind, VisionTokens
 
 _MASKED = ("sdpa", "eager")  # attention that takes a mask of numbers
+
+
+class _HeardError(Exception):
+    """A layer's queries and keys are known, which is all that was wanted of it."""
 
 
 class EncoderSteps:
@@ -49,19 +52,16 @@ class EncoderSteps:
         config: Any = tower_of(model).config
         self.kind = str(config._attn_implementation)
         self.asked = method.signals(info)
-        if any(signal.ahead for signal in self.asked.values()):
-            raise ConfigError(
-                "Expected signals of the encoder layer just run. Got one of a layer ahead, which "
-                "only LLMs give. Leave `ahead` out."
-            )
         self.schedules = {
-            (n, c): _schedule(method, n, c, self.block + 1)
+            (n, c): schedule_of(method, n, c, self.block + 1)
             for n, c, less in zip(wanted.lengths, wanted.counts, wanted.shrinks, strict=True)
             if less
         }
         crops, patches = wanted.reaches_BP.shape
         self.left = Left.whole(crops, patches, wanted.reaches_BP.device)
-        self.signals: dict[Kind, Tensor] = {}
+        self.signals: dict[tuple[Kind, bool], Tensor] = {}  # by kind, and whether of a layer ahead
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # to the layer at work
+        self.looking = False  # ahead
         self.bias: Tensor | None = None
         self.short: Tensor | None = None  # what the layers behind the one that is read go on with
         self.put_back = False
@@ -84,12 +84,48 @@ class EncoderSteps:
                 )
             if i <= self.block:
                 actions[Point(layer, When.AFTER)] = self._hook(i)
+                actions[Point(layer, When.BEFORE)] = self._remember
             else:
                 actions[Point(layer, When.BEFORE)] = self._go_on
             actions[Point(module, When.BEFORE)] = self._attend
-        heard = [module for i in steps if (module := attention[i]) is not None]
-        with acting(actions), tapped(heard, self._seen):
+        heard = {id(attention[i]): i for i in steps if self._kinds(i, ahead=False)}
+
+        def seen(module: nn.Module, *told: Any) -> None:
+            if not self.looking:
+                self._hear(heard[id(module)], False, *told)
+
+        modules = [module for module in attention if module is not None and id(module) in heard]
+        with acting(actions), tapped(modules, seen):
             yield
+
+    def _kinds(self, block: int, *, ahead: bool) -> list[Kind]:
+        """What this layer is to tell, or the one behind it; where there is none, this tells all."""
+        last = block + 1 == len(self.layers)
+        asked = [s.kind for s in self.asked.values() if (s.ahead and not last) == ahead]
+        return list(dict.fromkeys(asked))
+
+    def _look_ahead(self, block: int, hidden: Tensor) -> None:
+        """Hear the next layer's queries and keys, as if nothing were dropped; it stops there."""
+        if not self._kinds(block, ahead=True):
+            return
+
+        def seen(_module: nn.Module, *told: Any) -> None:
+            self._hear(block, True, *told)
+            raise _HeardError
+
+        layer, (args, kwargs) = self.layers[block + 1], self.given
+        module = attention_in(layer)
+        self.looking = True
+        try:
+            with tapped([] if module is None else [module], seen), torch.no_grad():
+                if args:
+                    layer(hidden, *args[1:], **kwargs)
+                else:
+                    layer(**{**kwargs, "hidden_states": hidden})
+        except _HeardError:
+            pass
+        finally:
+            self.looking = False
 
     def _steps_at(self, block: int) -> list[tuple[int, int]]:
         """The kinds of crops, by patches and tokens wanted, that lose tokens behind this layer."""
@@ -100,13 +136,14 @@ class EncoderSteps:
             or (not self.method.exact and counts[block] < n)
         ]
 
-    def _seen(
-        self, _module: nn.Module, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
-    ) -> None:
+    def _hear(
+        self, block: int, ahead: bool, query: Tensor, key: Tensor, scaling: float,
+        mask: Tensor | None,
+    ) -> None:  # fmt: skip
         query, key = query.detach(), key.detach()
         self._follow(key.device)
-        for kind in dict.fromkeys(signal.kind for signal in self.asked.values()):
-            self.signals[kind] = self._signal(kind, query, key, scaling, mask)
+        for kind in self._kinds(block, ahead=ahead):
+            self.signals[kind, ahead] = self._signal(kind, query, key, scaling, mask)
 
     def _signal(
         self, kind: Kind, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
@@ -139,6 +176,9 @@ class EncoderSteps:
         hidden = args[0] if args else kwargs["hidden_states"]
         return args, {**kwargs, "attention_mask": self.bias.to(hidden.device)}
 
+    def _remember(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.given = args, kwargs
+
     def _go_on(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -160,8 +200,9 @@ class EncoderSteps:
         if block == 0:
             self._check_run(hidden)
         if steps := self._steps_at(block):
+            self._look_ahead(block, hidden)
             hidden = self._step(block, hidden, steps)
-        self.signals = {}
+        self.signals, self.given = {}, ((), {})
         if block == self.block:
             self.short, self.put_back = hidden, True
             hidden = self._whole(hidden)
@@ -189,7 +230,7 @@ class EncoderSteps:
         assign = own.masked_fill(~real_BS, -1)
         for n, c in steps:
             rows = self._crops_of(n, c)
-            vision = self._vision(tokens, reaches, rows)
+            vision = self._vision(block, tokens, reaches, rows)
             vision.require_finite(f"layer {block} of the vision encoder")
             counts = torch.full((len(rows),), self.schedules[n, c][block], device=rows.device)
             counts = torch.minimum(counts, vision.valid_BL.sum(-1))
@@ -212,11 +253,12 @@ class EncoderSteps:
         rows = [b for b, pair in enumerate(pairs) if pair == (n, c)]
         return torch.tensor(rows, device=self.wanted.reaches_BP.device)
 
-    def _vision(self, tokens: Tensor, reaches: Tensor, rows: Tensor) -> VisionTokens:
+    def _vision(self, block: int, tokens: Tensor, reaches: Tensor, rows: Tensor) -> VisionTokens:
         valid = reaches[rows]
         signals = {}
         for name, asked in self.asked.items():
-            found = self.signals[asked.kind][rows]
+            ahead = asked.ahead and block + 1 < len(self.layers)
+            found = self.signals[asked.kind, ahead][rows]
             if asked.kind is Kind.ATTENTION_MAP:
                 found = found.masked_fill(~(valid[:, None] & valid[..., None]), 0)
             else:
@@ -228,6 +270,7 @@ class EncoderSteps:
             keys=tuple(self.wanted.keys[row] for row in rows.tolist()),
             signals=signals,
             sizes=self.left.size_BS[rows],
+            cls=bool(self.cls),
         )
 
     def _set_bias(self, dtype: torch.dtype) -> None:
@@ -254,19 +297,3 @@ def _recomputed(layer: nn.Module) -> bool:
 
 def _with_cls(real_BS: Tensor, cls: int) -> Tensor:
     return torch.cat([real_BS.new_ones(len(real_BS), cls), real_BS], dim=1)
-
-
-def _schedule(method: Method, length: int, keep: int, blocks: int) -> list[int]:
-    """The method's schedule, checked."""
-    counts = method.block_counts(length, keep, blocks)
-    if len(counts) != blocks or counts[-1] != keep or keep < 1:
-        raise ConfigError(
-            f"Expected a schedule of {blocks} counts that ends with {keep}. Got {counts} from "
-            f"{type(method).__name__}."
-        )
-    if any(fewer > more for more, fewer in pairwise([length, *counts])):
-        raise ConfigError(
-            f"Expected a schedule that never grows from {length}. Got {counts} from "
-            f"{type(method).__name__}."
-        )
-    return counts
