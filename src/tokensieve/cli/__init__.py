@@ -16,6 +16,7 @@ from tokensieve.cli.bench import bench
 from tokensieve.cli.calibrate import calibrate
 from tokensieve.cli.demo import demo
 from tokensieve.cli.evaluate import evaluate
+from tokensieve.cli.export import export
 from tokensieve.cli.extract import extract
 from tokensieve.cli.flops import flops
 from tokensieve.cli.help import Verb, Verbs
@@ -92,7 +93,7 @@ def _root(
     """Options of no verb."""
 
 
-for verb in (ask, view, methods, demo, extract, flops, bench, calibrate):
+for verb in (ask, view, methods, demo, extract, flops, bench, calibrate, export):
     app.command(cls=Verb)(verb)
 app.command("eval", cls=Verb)(evaluate)
 app.add_typer(train, name="train")

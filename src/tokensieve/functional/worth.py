@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokensieve.functional.cosine import Cosines, crops_at_once
 
-_ALIKE = 1e-6  # distance of equal tokens: above 0, so that among them the heaviest comes first
+ALIKE = 1e-6  # distance of equal tokens: above 0, so that among them the heaviest comes first
 _MANY = 4  # a logarithm of all distances pays where a quarter of the rows is asked for
 
 
@@ -193,7 +193,7 @@ def _log_distances(cosines: Cosines, steps: int) -> Callable[[int], NDArray[np.f
 
 def _log_far(cosine: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:
     np.subtract(1, cosine, out=out)
-    np.maximum(out, _ALIKE, out=out)
+    np.maximum(out, ALIKE, out=out)
     return np.log(out, out=out)
 
 
@@ -222,7 +222,7 @@ def _take_together(
             closed_BL1[row[:, None], beside_BL2[row, pick_B]] = 0  # of -1 the place behind the last
         order_BK[:, step], worth_BK[:, step] = pick_B, worth_B
         free_BL[row, pick_B] = -torch.inf
-        far_BL = (1 - cosines.row(pick_B)).clamp_min_(_ALIKE).log_()
+        far_BL = (1 - cosines.row(pick_B)).clamp_min_(ALIKE).log_()
         near_BL = torch.minimum(near_BL, far_BL) if step else far_BL
 
 
