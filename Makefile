@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test test-all test-versions view-test fuzz check lint types layers docs wheel clean
+.PHONY: help setup demo test test-all test-versions view-test export-test fuzz check lint types layers docs wheel clean
 
 ##@ Use
 help:  ## Show this list
@@ -44,6 +44,10 @@ $(BIN)/python:
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
+.venv/.export: .venv/.test
+	$(PIP) --editable '.[export]'
+	@touch $@
+
 # An environment of its own: gradio takes older Pillows and tomlkits only.
 .venvs/view/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv .venvs/view
@@ -75,6 +79,9 @@ test-versions: .venv/.test  ## The contracts on other versions (VERSIONS="floor 
 
 view-test: .venvs/view/.ready  ## The viewer in a browser (CHROMIUM=/usr/bin/chromium; SHOTS=FOLDER keeps pictures)
 	TOKENSIEVE_BROWSER=$(CHROMIUM) .venvs/view/bin/python -m pytest tests/view
+
+export-test: .venv/.export  ## Exported selectors under ONNX Runtime and OpenVINO
+	$(BIN)/python -m pytest tests/unit/test_export.py tests/cli/test_export_command.py
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz

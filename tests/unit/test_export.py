@@ -115,7 +115,7 @@ def test_engines_keep_what_pytorch_keeps(files, name, by):
 
 def test_words_depend_on_the_columns(files):
     """Without them neighbours are not known: the test above can fail."""
-    selector, file, _ = files("selector-nano2")
+    _, file, _ = files("selector-nano2")
     run, tokens = engine("onnxruntime", file), tokens_of("noise", 1, 576, 192)
     of = [run(tokens=tokens.numpy(), count=np.array(115), columns=np.array(w))[0] for w in (24, 1)]
     assert (of[0] != of[1]).any()
@@ -127,9 +127,7 @@ def test_of_a_token_that_comes_again_as_many_stay(files, by):
     selector, file, _ = files("selector-nano2")
     tokens_BLC = tokens_of("noise", 1, 144, 192).repeat(1, 4, 1)
     want, _ = chosen(selector, tokens_BLC, 115, None)
-    got, _ = engine(by, file)(
-        tokens=tokens_BLC.numpy(), count=np.array(115), columns=np.array(1)
-    )
+    got, _ = engine(by, file)(tokens=tokens_BLC.numpy(), count=np.array(115), columns=np.array(1))
     assert sorted(got[0] % 144) == sorted(want[0] % 144)
 
 
@@ -165,7 +163,7 @@ def test_the_file_says_what_it_is(files):
     sizes = [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == ["crops", "length", 128]
     sys.modules["onnx"].checker.check_model(model, full_check=True)
-    with pytest.raises(ConfigError, match="Expected a new file to write to. Got .*nano.onnx"):
+    with pytest.raises(ConfigError, match=r"Expected a new file to write to. Got .*nano.onnx"):
         export_selector(selector, file)
 
 
@@ -194,7 +192,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_made(tmp_path, monke
         export_selector(tiny(site=Site.LLM), file)
     with pytest.raises(UnsupportedError, match="positions='sincos', whose table is made for one"):
         export_selector(tiny(positions="sincos"), file)
-    with pytest.raises(ConfigError, match="`grid` and `keep` together.*Got only `keep`"):
+    with pytest.raises(ConfigError, match=r"`grid` and `keep` together.*Got only `keep`"):
         export_selector(tiny(), file, keep=0.4)
     with pytest.raises(ConfigError, match=r"Expected the grid \(4, 4\) of the encoder trained for"):
         export_selector(tiny(grid=(4, 4)), file, grid=(2, 8), keep=0.4)

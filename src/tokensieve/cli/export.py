@@ -86,7 +86,7 @@ def export(
     check_target(to)
     size, share = _grid(grid), None if keep is None else parse_keep(keep)
     shipped = {folder.name.removeprefix("selector-"): folder for folder in folders()}
-    options = {} if rule is None else {"rule": rule}
+    options: dict[str, Any] = {} if rule is None else {"rule": rule}
     selector = Selector.from_pretrained(shipped.get(weights, weights), **options)
     told = export_selector(selector, to, grid=size, keep=share)
     if as_json:
@@ -96,7 +96,7 @@ def export(
 
 
 def _grid(text: str | None) -> tuple[int, int] | None:
-    """"24x24" as rows and columns. Raises `ConfigError` for another text."""
+    """ "24x24" as rows and columns. Raises `ConfigError` for another text."""
     if text is None:
         return None
     sides = text.split("x")

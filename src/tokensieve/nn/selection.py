@@ -18,7 +18,7 @@ _OPEN = 1.0  # a token beside a chosen one, by which its word can go on
 
 
 class Selection(nn.Module):
-    """Tokens to the indices that stay, by the selector's scores and its rule; of any number of crops
+    """Tokens to the indices that stay, by a selector's scores and its rule; of any number of crops
     and tokens.
 
     The same choice as `tokensieve.nn.ranking.choose` of crops of one length, all of whose tokens
@@ -32,8 +32,8 @@ class Selection(nn.Module):
         config = selector.config
         if config.rule == "gated":
             raise UnsupportedError(
-                "Expected weights whose rule is 'top' or 'diverse'. Got 'gated', which goes crop by "
-                "crop. Pass rule='diverse' or rule='top'."
+                "Expected weights whose rule is 'top' or 'diverse'. Got 'gated', which goes crop "
+                "by crop. Pass rule='diverse' or rule='top'."
             )
         self.selector = selector
         self.diverse = config.rule == "diverse"
@@ -97,7 +97,8 @@ class Selection(nn.Module):
 
         start = torch.zeros((), dtype=torch.long, device=tokens_BLC.device)
         none_BL, closed_BL = torch.zeros_like(scores_BL), torch.zeros_like(scores_BL)  # no aliases
-        _, left_BL, _, _ = torch.while_loop(going, take, (start, free_BL, none_BL, closed_BL))
+        state = (start, free_BL, none_BL, closed_BL)
+        _, left_BL, _, _ = torch.while_loop(going, take, state)  # type: ignore[no-untyped-call]
         taken_BL: Tensor = left_BL == -torch.inf
         return taken_BL
 

@@ -4,6 +4,6 @@ An engine fixes how many rows a picture has before it looks at the picture. So t
 choose by the picture alone and keep as many tokens as asked.
 
 `setting`: what a server is told. `items`: what stays of each picture, by the same code as under a
-sieve. `vllm`: the plugin; it imports vLLM only where vLLM calls it. `export`:
-a selector as a file that ONNX Runtime and OpenVINO run by themselves.
+sieve. `vllm`: the plugin; it imports vLLM only where vLLM calls it. `export`: a selector as a file
+that ONNX Runtime and OpenVINO run by themselves.
 """

@@ -52,10 +52,6 @@ def export_selector(
     """
     path = check_target(path)
     _check(selector, grid, keep)
-    need("onnx", "export", "of which the file is made")
-    need("onnxscript", "export", "by which PyTorch writes ONNX")
-    if path.suffix == ".xml":
-        need("openvino", "export", "whose format that is")
     C = selector.config.encoder.width
     told: dict[str, Any] = {
         "tokensieve": __version__,
@@ -74,10 +70,13 @@ def export_selector(
         sizes = (1, L, kept)
         told |= {"grid": list(grid), "count": kept}
     crops, length, left = sizes
-    shapes = ([crops, length, C], [], [])
+    shapes: tuple[list[str | int], ...] = ([crops, length, C], [], [])
     told["inputs"] = dict(zip(_INPUTS, shapes[: len(example)], strict=False))
     told["outputs"] = {"kept": [crops, left], "scores": [crops, length]}
-    _write(_graph(module.eval(), example, told), path, told)
+    need("onnx", "export", "of which the file is made")
+    need("onnxscript", "export", "by which PyTorch writes ONNX")
+    openvino = need("openvino", "export", "whose format that is") if path.suffix == ".xml" else None
+    _write(_graph(module.eval(), example, told), path, told, openvino)
     return told
 
 
@@ -91,8 +90,8 @@ def check_target(path: str | Path) -> Path:
     for file in (path, path.with_suffix(".bin") if path.suffix == ".xml" else path):
         if file.exists():
             raise ConfigError(
-                f"Expected a new file to write to. Got {file}, which is there already. Name another "
-                "or remove it."
+                f"Expected a new file to write to. Got {file}, which is there already. Name "
+                "another or remove it."
             )
     return path
 
@@ -157,14 +156,12 @@ def _quietly() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _write(program: Any, path: Path, told: dict[str, Any]) -> None:
+def _write(program: Any, path: Path, told: dict[str, Any], openvino: Any) -> None:
     """The file, or OpenVINO's two, whole or not at all."""
     with refused_in_words(path), written_folder(path.parent) as part:
-        if path.suffix == ".onnx":
+        if openvino is None:
             program.save(part / path.name, external_data=False)
             return
-        import openvino
-
         program.save(onnx := part / "graph.onnx", external_data=False)
         model = openvino.convert_model(onnx)
         model.set_rt_info(json.dumps(told), "tokensieve")
