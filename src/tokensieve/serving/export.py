@@ -61,12 +61,12 @@ def export_selector(
     example: tuple[torch.Tensor, ...]
     if grid is None or keep is None:
         B, H, W = _TRIED
-        module, example = Selection(selector), (torch.randn(B, H * W, C), tensor(H), tensor(W))
+        module, example = Selection(selector), (torch.zeros(B, H * W, C), tensor(H), tensor(W))
         sizes: tuple[str | int, ...] = ("crops", "length", "kept")
     else:
         L = grid[0] * grid[1]
         kept = count(keep, L)
-        module, example = FixedSelection(selector, grid, kept), (torch.randn(1, L, C),)
+        module, example = FixedSelection(selector, grid, kept), (torch.zeros(1, L, C),)
         sizes = (1, L, kept)
         told |= {"grid": list(grid), "count": kept}
     crops, length, left = sizes
