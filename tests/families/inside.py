@@ -50,9 +50,10 @@ def kept_positions(model, inputs, stage):
 
 
 @contextmanager
-def blocked(model, inputs, stages, forgets=False):
+def blocked(model, inputs, stages, forgets=False, weights_BS=None):
     """Layers from each stage's on may not look at what it dropped; nothing is shorter. forgets:
-    once the prompt is read, layers from the first stage's on look at what the last one left."""
+    once the prompt is read, layers from the first stage's on look at what the last one left.
+    weights: how often they look at each place of the prompt; None: once."""
     decoder = decoder_of(model)
     S = inputs["input_ids"].shape[1]
     windows = windows_of(model)
@@ -84,8 +85,12 @@ def blocked(model, inputs, stages, forgets=False):
                     places, allowed, left = places[-held:], allowed[:, -held:], left[:, -held:]
             mask = left[:, None] & allowed
             mask = (mask | (places == at))[:, None]  # no row is empty
-            if decoder.config._attn_implementation == "eager":
+            if decoder.config._attn_implementation == "eager" or weights_BS is not None:
                 mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+            if weights_BS is not None:
+                log = weights_BS.log().repeat_interleave(rows // len(weights_BS), 0)
+                log = torch.nn.functional.pad(log, (0, seen + Q - S))[:, places]
+                mask = mask + log[:, None, None]
             return args, {**kwargs, "attention_mask": mask}
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))

@@ -153,7 +153,8 @@ class Method(ABC):
 
     @property
     def weighs_attention(self) -> bool:
-        """Site "encoder" only: later layers attend to a token as often as it stands for patches."""
+        """Sites "encoder" and "llm": later layers attend to a token as often as it stands for
+        patches, or for tokens that joined it (`Reduction.assign`)."""
         return False
 
     def block_counts(self, length: int, keep: int, blocks: int) -> list[int]:

@@ -39,14 +39,15 @@ class Pact(Method):
     within `recover` * `cutoff` of one.
 
     important: share of the tokens that is not dropped at once; at least what is to be kept.
+    proportional: later layers add the logarithm of a cluster's size to its attention logits, for
+        what is decoded too. FlashAttention takes no such mask and is refused.
     as_released: density is the sum of exp(-(d / 2)^2), as in the released code.
 
     Differs from paper and released code: the budget is exact. Where there are more centres than it
     allows, the densest take in all; where fewer, the most important of the others stay by
-    themselves. Merged tokens weigh as one in attention: there the logarithm of a cluster's size is
-    added to every later layer's mask, which would cost FlashAttention.
-    Records of nano's first model were made with keys of the block before, without rotary positions:
-    they found a single cluster.
+    themselves.
+    Records of nano's first model were made with keys of the block before, without rotary positions,
+    which found a single cluster, and with proportional=False.
 
     Raises `ConfigError` for options out of range.
 
@@ -59,7 +60,12 @@ class Pact(Method):
     important: float = option(0.55, over=0, high=1)
     cutoff: float = option(0.21, over=0, high=2)
     recover: float = option(1.5, low=0)
+    proportional: bool = True
     as_released: bool = False
+
+    @property
+    def weighs_attention(self) -> bool:
+        return self.proportional
 
     def llm_stages(self, depth: int, keep: float | int) -> Mapping[int, float | int]:
         return geometric(depth, _PLACES, keep)
@@ -87,4 +93,4 @@ class Pact(Method):
             asked_BL | (1 - cosine_BL <= self.recover * self.cutoff)
         )
         target_BL = into_BL.masked_fill(~(kept_BL | joins_BL), -1)
-        return Reduction(kept_BL, mean_at(vision.tokens, target_BL))
+        return Reduction(kept_BL, mean_at(vision.tokens, target_BL), target_BL)

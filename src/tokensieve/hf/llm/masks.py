@@ -130,6 +130,12 @@ def window_of(decoder: Any, number: int) -> int | None:
     return window
 
 
+def held_by(cache: Any, number: int) -> int:
+    """Tokens that a cache's layer has read; 0 without a cache."""
+    layers = getattr(cache, "layers", ())
+    return int(layers[number].get_seq_length()) if number < len(layers) else 0
+
+
 def _plain(layer: Any) -> bool:
     """Whether a cache's layer holds all it was given, and keys and values only."""
     return not getattr(layer, "is_sliding", False) and not hasattr(layer, "update_conv_state")

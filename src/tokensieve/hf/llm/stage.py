@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from tokensieve.budget import Spread
-from tokensieve.errors import UnsupportedError
+from tokensieve.errors import PromptError, UnsupportedError
 from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.families.layout import Packing
+from tokensieve.hf.prompt.reduce import scatter_rows
 from tokensieve.hf.report import PromptReport
 from tokensieve.methods.base import PROTECTED, Method
 from tokensieve.types import Signal
@@ -89,6 +90,18 @@ def renewed(
     return whole_ESD.masked_scatter(place_ES[..., None], torch.cat(repeated))
 
 
+def of_pictures(values_RK: Tensor, encoded: Encoded) -> list[Tensor]:
+    """(n, L, K) per picture of values along all visual rows; zeros where a token has no row."""
+    parts = []
+    for rows, packing in zip(
+        torch.split(values_RK, encoded.image_rows), encoded.packings, strict=True
+    ):
+        shape = (packing.crops, packing.length, values_RK.shape[-1])
+        total = packing.crops * packing.length
+        parts.append(scatter_rows(rows, packing.origin_N, total).view(shape))
+    return parts
+
+
 def require_growing(cache: Cache | None) -> None:
     """Raise `UnsupportedError` for a cache whose layers may not differ in length."""
     if cache is None or type(cache) is DynamicCache:
@@ -98,6 +111,15 @@ def require_growing(cache: Cache | None) -> None:
         f"{type(cache).__name__}. Leave out `cache_implementation` and `past_key_values`, or use a "
         "method that acts before the LLM."
     )
+
+
+def require_any(kept_BS: Bool[Tensor, "B S"], number: int) -> None:
+    """Raise `PromptError` for a prompt of which nothing is left from layer `number` on."""
+    if not bool(kept_BS.any(-1).all()):
+        raise PromptError(
+            f"Expected text beside the picture. Got a prompt of which nothing stays from layer "
+            f"{number} of the LLM on. Add a question."
+        )
 
 
 def require_once(decoder: Any) -> None:

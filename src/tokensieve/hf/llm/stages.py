@@ -19,18 +19,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokensieve.errors import PromptError
 from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.encoder.reduction import ImageReduction, crop_keys
 from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.llm import cut
 from tokensieve.hf.llm.heard import Held
 from tokensieve.hf.llm.inside import Listening, by_kind, require_finite
-from tokensieve.hf.llm.masks import Masks
+from tokensieve.hf.llm.masks import Masks, held_by
 from tokensieve.hf.llm.probe import Probe
-from tokensieve.hf.llm.stage import Before, Policy, Stage, renewed, require_growing, require_once
+from tokensieve.hf.llm.stage import (
+    Before,
+    Policy,
+    Stage,
+    of_pictures,
+    renewed,
+    require_any,
+    require_growing,
+    require_once,
+)  # fmt: skip
+from tokensieve.hf.llm.weights import Weights
 from tokensieve.hf.prompt.compaction import Gather, pads_left
-from tokensieve.hf.prompt.reduce import reduce_visions, scatter_rows
+from tokensieve.hf.prompt.reduce import reduce_visions
 from tokensieve.hf.prompt.text import Asked
 from tokensieve.hf.report import Call, StageReport, prompt_reports, row_mask, since
 from tokensieve.hf.runtime.compat import cache_at
@@ -70,7 +79,7 @@ class Stages:
         self.cache: Any = None  # if it is to forget what later cuts drop
         self.reports = [] if before is None else [StageReport(0, before.prompts)]
         self.ms: dict[str, float] = {}
-        self.masks = Masks.of(self.decoder, mask_BS)
+        self.masks, self.weights = Masks.of(self.decoder, mask_BS), Weights(self.decoder)
         wanted = {at: s.signals for at, (s, made) in self.stages.items() if made is None}
         self.listening = Listening(self.decoder, wanted)  # to the layers before cuts
         self.probe = Probe(model.get_output_embeddings(), self.decoder, wanted)
@@ -134,13 +143,16 @@ class Stages:
             return None
         kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
         mask = kwargs.get("attention_mask")
+        past = None
         if self.filled:
             cache = cache_at(self.decoder.layers[number], args, kwargs)
-            kwargs["attention_mask"] = self.masks.decode(number, mask, gather, cache, hidden)
+            mask = self.masks.decode(number, mask, gather, cache, hidden)
+            past = held_by(cache, number)
         else:
             kwargs = cut.take_arguments(kwargs, gather)
-            kwargs["attention_mask"] = self.masks.prefill(number, mask, gather)
-        return (hidden, *rest), kwargs
+            mask = self.masks.prefill(number, mask, gather)
+        mask = self.weights.added(number, mask, gather, hidden, past)
+        return (hidden, *rest), kwargs | {"attention_mask": mask}
 
     def _probe(self, number: int, hidden_ETD: Tensor, kwargs: dict[str, Any]) -> None:
         """Run the layer on all it would hold."""
@@ -169,6 +181,7 @@ class Stages:
         if self.cache is not None:
             cut.forget(self.cache, self.gathers, len(self.decoder.layers), self.length)
             self.gathers, self.cache = {min(self.gathers): gather}, None
+            self.weights.only_last()
         if isinstance(output, tuple):
             return (cut.put_back(output[0], gather, self.length), *output[1:])
         return cut.put_back(output, gather, self.length)
@@ -196,14 +209,12 @@ class Stages:
         kept_BS &= alive_BS
         if torch.equal(kept_BS, alive_BS):
             return hidden_ETD
-        if not bool(kept_BS.any(-1).all()):
-            raise PromptError(
-                f"Expected text beside the picture. Got a prompt of which nothing stays from layer "
-                f"{number} of the LLM on. Add a question."
-            )
+        require_any(kept_BS, number)
         if any(reduction.rows_nLD is not None for reduction in reductions):
             whole = renewed(whole, self.encoded, self.place_BS, reductions)
             hidden_ETD = whole if before is None else cut.take_rows(whole, before.index_BT)
+        if self.stages[number][0].method.weighs_attention:
+            self.weights.join(number, reductions, self.encoded, self.place_BS, self._of_pictures)
         self.keep_BS = kept_BS
         gather = Gather.of(kept_BS.repeat_interleave(repeats, 0), left=self.left)
         self.gathers[number] = gather
@@ -219,10 +230,10 @@ class Stages:
         self, number: int, whole_BSD: Float[Tensor, "B S D"], before: Gather | None, repeats: int
     ) -> list[ImageReduction]:
         """What a stage keeps of each picture. before: what the layers up to it held."""
-        stage, early = self.stages[number]
+        (stage, early), encoded = self.stages[number], self.encoded
         if early is not None:
             return early
-        encoded, packings = self.encoded, self.encoded.packings
+        packings = encoded.packings
         whole = packings if self.before is None else self.before.packings
         told = self._signals(number, before, repeats)
         alive = self._of_pictures(self.keep_BS[..., None])
@@ -257,8 +268,7 @@ class Stages:
         self, number: int, before: Gather | None, repeats: int
     ) -> dict[str, list[Float[Tensor, "n L *K"]]]:
         """What the stage's method is told of the layer before, or of its own, per picture."""
-        wanted = self.stages[number][0].signals
-        if not wanted:
+        if not (wanted := self.stages[number][0].signals):
             return {}
         first = None
         if before is not None:
@@ -275,25 +285,14 @@ class Stages:
         lengths = [texts[prompt] for prompt in self.encoded.prompt_of]
         found = {}
         for name, values_BNK in heard.items():
-            whole = values_BNK
-            if first is not None:
-                whole = cut.put_back(values_BNK, first, self.length)
+            whole = values_BNK if first is None else cut.put_back(values_BNK, first, self.length)
             parts = by_kind(wanted[name].kind, self._of_pictures(whole), lengths)
             require_finite(parts, wanted[name].layer_at(number))
             found[name] = parts
         return found
 
     def _of_pictures(self, values_BSK: Tensor) -> list[Tensor]:
-        """(n, L, K) per picture of values along the prompts; zeros where a token has no row, or
-        where it is gone."""
-        alive_BS1 = self.keep_BS[..., None]
+        """(n, L, K) per picture of values along the prompts; zeros where a token is gone."""
         zero = torch.zeros((), dtype=values_BSK.dtype, device=values_BSK.device)
-        values = torch.where(alive_BS1, values_BSK, zero)[self.place_BS]
-        parts = []
-        for rows, packing in zip(
-            torch.split(values, self.encoded.image_rows), self.encoded.packings, strict=True
-        ):
-            shape = (packing.crops, packing.length, values.shape[-1])
-            total = packing.crops * packing.length
-            parts.append(scatter_rows(rows, packing.origin_N, total).view(shape))
-        return parts
+        values = torch.where(self.keep_BS[..., None], values_BSK, zero)[self.place_BS]
+        return of_pictures(values, self.encoded)
