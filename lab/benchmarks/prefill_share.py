@@ -55,7 +55,7 @@ def signals_seconds(method: Method, rounds: int) -> float:
     g = torch.Generator().manual_seed(0)
     q, k = (torch.randn(shape, generator=g) for _ in range(2))
     scale = shape[-1] ** -0.5
-    rows = {Kind.TEXT_ATTENTION: TEXT, Kind.TEXT_PRIORITY: TEXT, Kind.ATTENTION_MAP: shape[2]}
+    rows = {Kind.TEXT_ATTENTION: TEXT, Kind.TEXT_PRIORITY: TEXT, Kind.HEAD_MAPS: shape[2]}
     total = 0.0
     for signal in method.signals(LLM if inside else ENCODER).values():
         if signal.kind in (Kind.KEYS, Kind.ALL_KEYS, Kind.KEYS_UNROTATED):

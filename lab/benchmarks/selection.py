@@ -38,7 +38,7 @@ from tokensieve.types import EncoderInfo, Kind, Reduction, Site, TextContext, Vi
 
 ENCODER = EncoderInfo("clip_vision_model", 1024, -2, 24, 16, 4096)
 LLM = EncoderInfo("llama", 4096, 2, 32, 32, 11008, site=Site.LLM)
-PIXELS, KEY, TEXT, HEADS = 588, 64, 32, 32
+PIXELS, KEY, TEXT, HEADS, MAPS = 588, 64, 32, 32, 4
 FOLDER, PAGE = Path("results/selection"), Path("docs/results/selection.md")
 PRODUCT_UP_TO = 2880  # tokens; above, the product alone takes longer than all methods
 ALIKE = 0.99  # of tokens kept by both forms: a greedy choice may turn on the last bit
@@ -81,8 +81,10 @@ def inputs(method: Method, n: int, batch: int, dtype: torch.dtype) -> VisionToke
 
 
 def _signal(kind: Kind, B: int, n: int, g: torch.Generator) -> Tensor:
+    if kind is Kind.HEAD_MAPS:
+        return torch.randn(B, n, n, MAPS, generator=g).softmax(2)
     width = {Kind.KEYS: KEY, Kind.ALL_KEYS: KEY * HEADS, Kind.KEYS_UNROTATED: KEY * HEADS,
-             Kind.ATTENTION_MAP: n, Kind.TEXT_ATTENTION: TEXT,
+             Kind.TEXT_ATTENTION: TEXT,
              Kind.TEXT_KEY_NORMS: TEXT, Kind.TEXT_PRIORITY: TEXT}.get(kind)  # fmt: skip
     if width is None:
         return torch.randn(B, n, generator=g).softmax(-1)

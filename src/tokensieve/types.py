@@ -45,7 +45,8 @@ class Kind(StrEnum):
     CLS_ATTENTION = "cls-attention"  # (B, L) from CLS; from all queries where there is no CLS
     CLS_UNSPLIT = "cls-unsplit"  # (B, L) the same, as if all heads were one of the full width
     RECEIVED_ATTENTION = "received-attention"  # (B, L) mean over all queries
-    ATTENTION_MAP = "attention-map"  # (B, L, L) row: query; CLS left out, not renormalised
+    HEAD_MAPS = "head-maps"  # (B, L, L, H) row: query, then key, then head; CLS left out, not
+    # renormalised
     KEYS = "keys"  # (B, L, K) mean over heads
     ALL_KEYS = "all-keys"  # (B, L, K) keys of all heads side by side
     # inside the LLM

@@ -66,10 +66,10 @@ def _signal(kind: Kind, B: int, L: int, g: torch.Generator) -> torch.Tensor:
         return torch.randn(B, L, KEY, generator=g)
     if kind is Kind.TEXT_KEY_NORMS:
         return torch.rand(TEXT, generator=g).expand(B, L, TEXT).clone()
-    columns = {Kind.ATTENTION_MAP: L, **dict.fromkeys(OF_TEXT, TEXT)}.get(kind, 1)
+    if kind is Kind.HEAD_MAPS:
+        return torch.randn(B, L, L, 2, generator=g).softmax(2)
+    columns = TEXT if kind in OF_TEXT else 1
     drawn = torch.randn(B, L, columns, generator=g)
-    if kind is Kind.ATTENTION_MAP:
-        return drawn.softmax(-1)
     return drawn.softmax(1) if kind in OF_TEXT else drawn[..., 0].softmax(-1)
 
 
@@ -90,8 +90,8 @@ def padded(v: VisionTokens, junk: float) -> tuple[VisionTokens, torch.Tensor]:
 def _spread(kind: Kind, signal: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     """A signal among padding, of which no attention layer says anything: zeros."""
     B, L = signal.shape[0], len(place) + 9
-    if kind is Kind.ATTENTION_MAP:
-        wide = signal.new_zeros(B, L, L)
+    if kind is Kind.HEAD_MAPS:
+        wide = signal.new_zeros(B, L, L, signal.shape[-1])
         wide[:, place[:, None], place] = signal
         return wide
     wide = signal.new_zeros(B, L, *signal.shape[2:])

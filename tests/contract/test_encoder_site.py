@@ -99,7 +99,7 @@ class Peek(Norm):
     seen: list = dataclasses.field(default_factory=list)
 
     def signals(self, encoder):
-        asked = (Kind.KEYS, Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.ATTENTION_MAP)
+        asked = (Kind.KEYS, Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.HEAD_MAPS)
         return {kind.value: Signal(kind) for kind in asked}
 
     def reduce(self, vision, counts, text=None):
@@ -348,9 +348,10 @@ def test_pruning_is_the_tower_in_which_the_dropped_are_not_attended_to(family):
     short = compress(tiny.model, inputs, peek, 0.5, newlines="drop")
     first, second = peek.seen[0], peek.seen[-1]
     assert second.tokens.shape[1] < first.tokens.shape[1]
-    for name in (Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.ATTENTION_MAP):
+    for name in (Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.HEAD_MAPS):
         assert bool((second.signals[name.value] >= 0).all())
-        assert bool((second.signals[name.value].sum(-1) <= 1 + 1e-5).all())
+        keys = 2 if name is Kind.HEAD_MAPS else -1
+        assert bool((second.signals[name.value].sum(keys) <= 1 + 1e-5).all())
     tower = tiny.model.base_model.vision_tower
     layers = getattr(tower.encoder, "layers", None) or tower.encoder.layer
     cls = int(encoder_info(tiny.model).model_type != "siglip_vision_model")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from tokensieve.functional.attention import telling_heads
 from tokensieve.functional.blocks import blocks_run
 from tokensieve.hf.attention.signals import EncoderSignals
 from tokensieve.methods.registry import get_method
@@ -259,3 +260,34 @@ def test_mctf_half_the_pairs_one_way_half_the_other() -> None:
     info = EncoderInfo("any", 8, -2, 24, 2, 8)
     ahead = {"attention": Signal(Kind.RECEIVED_ATTENTION, ahead=True)}
     assert get_method("mctf").signals(info) == ahead
+
+
+def test_zero_tprune_filters_heads() -> None:
+    """Ranks of two tokens by three heads, (.5, .5), (.8, .2), (1, 0): scaled to a mean of 1 their
+    variances are 0, .36 and 1. Only the second is within .01 and .7. Without bounds the roots of
+    (.25 + .64 + 1) / 3 and (.25 + .04 + 0) / 3."""
+    rank = torch.tensor([[[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]]])
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    torch.testing.assert_close(telling_heads(rank, valid, 0.01, 0.7), torch.tensor([[0.8, 0.2]]))
+    every = torch.tensor([[0.63, 0.29 / 3]]).sqrt()
+    torch.testing.assert_close(telling_heads(rank, valid, 0.0, 9.0), every)
+    torch.testing.assert_close(telling_heads(rank, valid, 5.0, 9.0), every)
+
+
+def test_zero_tprune_alike_first() -> None:
+    """All attend to tokens 0 1 2 3 with .4 .3 .2 .1: so they are ranked, at one step or many. The
+    lower half is 2 and 3, keys a a b a; of two to go one goes for its likeness. Alike first: 3, a
+    copy of 0, goes, then 2, the least important. Unimportant first: 3 goes, and of 0 1 2 the lower
+    half is 2, which goes. Three stay: 3 both ways at similar=1, at 0; with 2 a copy too the
+    earlier, 2, goes for its likeness."""
+    rows = torch.tensor([0.4, 0.3, 0.2, 0.1]).expand(4, 4)[None, ..., None]
+    v = VisionTokens(
+        torch.zeros(1, 4, 1),
+        signals={"attention": rows, "keys": torch.tensor([[[1.0, 0], [1, 0], [0, 1], [1, 0]]])},
+    )
+    assert kept("zero-tprune", v, 2) == [0, 1]
+    assert kept("zero-tprune", v, 3, similar=1.0) == [0, 1, 2]
+    assert kept("zero-tprune", v, 3, similar=0.0) == [0, 1, 2]
+    v.signals["keys"][0, 2] = torch.tensor([1.0, 0])
+    assert kept("zero-tprune", v, 3, similar=1.0) == [0, 1, 3]
+    assert kept("zero-tprune", v, 3, similar=1.0, first="unimportant") == [0, 1, 3]

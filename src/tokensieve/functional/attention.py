@@ -83,3 +83,16 @@ def page_rank(
         next_BL = next_BL.masked_fill(~valid_BL, 0)
         rank_BL = next_BL / next_BL.sum(-1, keepdim=True).clamp_min(1e-30)
     return rank_BL
+
+
+def telling_heads(
+    rank_BHL: Float[Tensor, "B H L"], valid_BL: Bool[Tensor, "B L"], low: float, high: float
+) -> Float[Tensor, "B L"]:
+    """The root of the mean of squares over the heads whose ranks, scaled to a mean of 1 over real
+    tokens, have a variance from `low` to `high`; over all heads where none has."""
+    n_B11 = valid_BL.sum(-1)[:, None, None].clamp_min(1)
+    off_BHL = (rank_BHL * n_B11 - 1).masked_fill(~valid_BL[:, None], 0)
+    variance_BH1 = off_BHL.square().sum(-1, keepdim=True) / n_B11
+    told_BH1 = (variance_BH1 >= low) & (variance_BH1 <= high)
+    told_BH1 = (told_BH1 | ~told_BH1.any(1, keepdim=True)).float()
+    return ((rank_BHL.square() * told_BH1).sum(1) / told_BH1.sum(1)).sqrt()

@@ -17,6 +17,13 @@ from tokensieve.types import Reduction, Site, TextContext, VisionTokens
 class DivPrune(Method):
     """Greedy max-min diversity in cosine distance [1].
 
+    First the token whose nearest other one is farthest, then always the one farthest from the
+    nearest of those chosen; the earlier on a tie.
+
+    Differs from the released code in nothing found: the same tokens on the same embeddings.
+    There all tokens of a picture are one set, newline tokens among them: with crops that is
+    pool="image" here, without newlines.
+
     [1] DivPrune, arXiv 2503.02175.
     """
 

@@ -29,6 +29,9 @@ class Interpolate(Method):
     differ by one place, so that the budget is met exactly. Tokens without a grid, or whose padding
     leaves no rectangle, are read as one line.
 
+    A baseline. Differs from `torch.nn.functional.interpolate`, by which published ones resize: that
+    gives grids only; where the budget is a grid both agree ("bilinear" without aligned corners).
+
     Raises `UnknownNameError` for another mode.
     """
 

@@ -22,7 +22,7 @@ class TokenConcat(Method):
     A baseline. Published forms write the m tokens of a cell one behind the other, m C channels,
     and train a projector to read them. Without training the LLM reads C channels, so each token of
     a cell is heard in its own part of them: nothing is averaged, and all but 1 / m of each token
-    is lost.
+    is lost. Cells of any number, so that the budget is exact; published ones are 2 x 2.
     """
 
     site: ClassVar[Site] = Site.EMBEDS

@@ -31,8 +31,9 @@ class TokenTransforming(Method):
     temperature: of the softmax; near 0 each token joins only the nearest kept one.
     stages: layers where tokens go, evenly between first and last; the same share goes at each.
 
-    Differs from the paper: tokens go behind the layer, and the matrix is as said above; what the
-    paper leaves open (temperature, what is compared) is a choice made here.
+    Differs from the paper: tokens go behind the layer. That a kept token has weight 1 and rows are
+    divided by their sums is the paper's matrix as its abstract has it; temperature, what is
+    compared and which layers are choices made here. The released code was not looked at.
 
     [1] Token Transforming, arXiv 2506.05709.
     """

@@ -25,6 +25,9 @@ class VtcCls(ScoringMethod):
     layers: how many, the one that the VLM reads the last of them; all there are in a shallower
         encoder. The paper sums over several; that it is eight, and the last ones, is our choice.
 
+    Neither the paper's number of layers nor its released code could be looked at; what else differs
+    is not known.
+
     Raises `ConfigError` for fewer than one layer.
 
     [1] [CLS] Token Tells Everything Needed for Training-free Efficient MLLMs (VTC-CLS),

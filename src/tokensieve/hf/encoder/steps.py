@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError, UnsupportedError
-from tokensieve.functional.attention import attention_rows, received_attention
+from tokensieve.functional.attention import attention_heads, attention_rows, received_attention
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.encoder.left import Left, Wanted, schedule_of
 from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls, tower_of
@@ -153,8 +153,9 @@ class EncoderSteps:
             return key[:, :, cls:].float().mean(1)
         if kind is Kind.CLS_ATTENTION and cls:
             return attention_rows(query[:, :, :1], key, scaling, mask)[:, 0, 1:]
-        if kind is Kind.ATTENTION_MAP:
-            return attention_rows(query[:, :, cls:], key, scaling, mask)[:, :, cls:]
+        if kind is Kind.HEAD_MAPS:
+            maps_BHSS = attention_heads(query[:, :, cls:], key, scaling, mask)[..., cls:]
+            return maps_BHSS.permute(0, 2, 3, 1)
         if kind not in (Kind.CLS_ATTENTION, Kind.RECEIVED_ATTENTION):
             raise ConfigError(f"Expected a signal of an encoder layer. Got '{kind}'.")
         real_BS = _with_cls(self.left.real_BS, cls)
@@ -259,8 +260,8 @@ class EncoderSteps:
         for name, asked in self.asked.items():
             ahead = asked.ahead and block + 1 < len(self.layers)
             found = self.signals[asked.kind, ahead][rows]
-            if asked.kind is Kind.ATTENTION_MAP:
-                found = found.masked_fill(~(valid[:, None] & valid[..., None]), 0)
+            if asked.kind is Kind.HEAD_MAPS:
+                found = found.masked_fill(~(valid[:, None] & valid[..., None])[..., None], 0)
             else:
                 found = found.masked_fill(~valid.view(*valid.shape, *[1] * (found.ndim - 2)), 0)
             signals[name] = found
