@@ -152,13 +152,17 @@ def check_valid_only(method: Method) -> None:
 
 
 def check_partition(method: Method) -> None:
-    """Where tokens are merged, every real one belongs to exactly one kept one."""
+    """Where tokens are merged, every real one belongs to exactly one kept one; in the LLM, where
+    some merge and some are dropped, to one or none."""
     for v in (vision(), padded(vision(), junk=3.0)[0]):
         r = reduce(method, v)
         if r.assign is None:
             continue
-        assert torch.equal(r.assign >= 0, v.valid_BL)
-        assert bool(r.kept.gather(1, r.assign.clamp_min(0))[v.valid_BL].all())
+        joined = r.assign >= 0
+        assert torch.equal(
+            joined, v.valid_BL if method.site is not Site.LLM else joined & v.valid_BL
+        )
+        assert bool(r.kept.gather(1, r.assign.clamp_min(0))[joined].all())
         own = torch.arange(r.assign.shape[1]).expand_as(r.assign)
         assert torch.equal(r.assign[r.kept], own[r.kept])
 
