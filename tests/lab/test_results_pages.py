@@ -117,6 +117,12 @@ def _coverage(study: str, root: Path) -> None:
     (root / "docs/results/coverage.md").write_text(text, "utf-8")
 
 
+def _steady(study: str, root: Path) -> None:
+    record = json.loads(Path("results/steady/nano.json").read_text("utf-8"))
+    text = _module(study, "__main__").page(record)
+    (root / "docs/results/steady.md").write_text(text, "utf-8")
+
+
 def _gallery(study: str, root: Path) -> None:
     gallery.main(root)
 
@@ -134,6 +140,7 @@ EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes
     "comparison.md": ("methods", _by_suite),
     "nano.md": ("nano", _nano),
     "coverage.md": ("coverage", _coverage),
+    "steady.md": ("steady", _steady),
     "gallery.md": ("", _gallery),
 }
 WRITERS = {  # a study that was deleted is not missed

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensieve.errors import BudgetError
 from tokensieve.hf.encoder.encode import Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.inside import encode_inside
 from tokensieve.hf.encoder.patches import encode_fewer, lay_out
@@ -24,6 +25,7 @@ from tokensieve.hf.prompt.reduce import reduce_images
 from tokensieve.hf.report import PromptReport, prompt_reports, row_mask
 from tokensieve.hf.runtime.arguments import require_keys
 from tokensieve.hf.runtime.timing import timed
+from tokensieve.hf.steady import Steady
 from tokensieve.types import Site
 
 
@@ -66,6 +68,8 @@ def choose(
 
     read: crops of each prompt that an earlier turn has read.
     """
+    if plan.steady is not None:
+        return _steadied(model, plan, plan.steady, inputs, keys, read)
     if _keeps_all(plan):
         return _all(model, plan, inputs, keys)
     inside = None
@@ -98,6 +102,20 @@ def choose(
     prompts = prompt_reports(encoded, reductions, masks)
     protected = tuple(r.protected_nL for r in reductions if r.protected_nL is not None)
     return Choice(encoded, masks, new_rows, prompts, ms, protected=protected)
+
+
+def _steadied(
+    model: Any, plan: Plan, steady: Steady, inputs: Mapping[str, Any] | Encoded,
+    keys: Sequence[int] | None, read: Mapping[int, int] | None,
+) -> Choice:  # fmt: skip
+    """The same with a `keep` that makes up for what earlier calls kept."""
+    try:
+        corrected = replace(plan, keep=steady.now, steady=None)
+        choice = choose(model, corrected, inputs, keys, read)
+    except BudgetError:  # beyond what the method can reach, which what was asked may not be
+        choice = choose(model, replace(plan, steady=None), inputs, keys, read)
+    steady.saw(choice.prompts)
+    return choice
 
 
 def _before_encoder(

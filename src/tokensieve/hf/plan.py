@@ -19,6 +19,7 @@ from tokensieve.hf.families.table import decoder_of, family_of, first_cut
 from tokensieve.hf.llm.inside import check_signals
 from tokensieve.hf.llm.stage import Policy, Stage
 from tokensieve.hf.report import Call, Report
+from tokensieve.hf.steady import Steady
 from tokensieve.methods.base import Method, TrainedFor
 from tokensieve.methods.compose import composed
 from tokensieve.methods.registry import get_method
@@ -34,7 +35,7 @@ class Plan:
     stages: where the LLM drops tokens, by layer; none: they never reach it.
     before: what another method does before the LLM, where two are composed; all shares are of the
         tokens there were at first.
-    watch: looks at the pictures that go by.
+    watch: looks at the pictures that go by. steady: corrects what is asked of each call.
     trusted: a model of an unlisted family need not prove itself.
     """
 
@@ -47,6 +48,7 @@ class Plan:
     stages: tuple[Stage, ...] = ()
     before: Plan | None = None
     watch: Watch | None = None
+    steady: Steady | None = None
     frames: str | int | None = None
     trusted: bool = False
 
@@ -125,10 +127,9 @@ class Plan:
         warn_of_other_weights(model, bound)
         if stages and (isinstance(layer, Mapping) or _fixed(layer)):
             budget = stages[-1].keep
-        pool, drop = Pool(asked.pool), asked.newlines == "drop"
-        frames = frames_of(name, chosen, asked)
-        more: dict[str, Any] = {"frames": frames, "trusted": asked.trusted}
-        return cls(name, bound, budget, renumber, pool, drop, stages, **more)
+        more: dict[str, Any] = {"frames": frames_of(name, chosen, asked), "trusted": asked.trusted}
+        drop = asked.newlines == "drop"
+        return cls(name, bound, budget, renumber, Pool(asked.pool), drop, stages, **more)
 
 
 def encoder_signals(model: Any, method: Method) -> tuple[Signal, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.plan import Plan
 from tokensieve.hf.report import Report
 from tokensieve.hf.session import Session
+from tokensieve.hf.steady import Steady
 from tokensieve.methods.base import Method
 from tokensieve.schedules import Schedule
 
@@ -33,7 +35,7 @@ def sieve(
     layer: int | Mapping[int, float | int] | Schedule | None = None,
     recycle: bool = False, cover: int = 0, site: str | None = None, history: int | None = 1000,
     calibration: str | Path | Calibration | None = None, group: str = ALL, trusted: bool = False,
-    **options: Any,
+    steady: bool = False, **options: Any,
 ) -> Iterator[Report]:  # fmt: skip
     """Inside, `model.generate(**inputs)` and `model(**inputs)` read fewer visual tokens.
 
@@ -56,6 +58,8 @@ def sieve(
     site: "patches" lets a method that reads pixels or nothing choose what is encoded at all.
     calibration: a file of `tokensieve calibrate` for this model, method and settings; group: of its
         groups of questions the one asked now. Pictures that look otherwise are told by a warning.
+    steady: of adaptive counts, calls keep `keep` on average over any mix of pictures: each makes up
+        for those before it, and a picture keeps from a fifth to five times as many.
     trusted: a model of a family that tokensieve does not know need not show on its first prompt, in
         the time of four prefills, that it reads shortened prompts rightly.
     history: of how many calls the report holds what was kept (None: all); it counts all of them.
@@ -83,6 +87,13 @@ def sieve(
         method, keep, positions, pool, newlines, layer, recycle, cover, site, options,
         calibration, group, frames, trusted,
     ))  # fmt: skip
+    plan = _steadied(plan, auto=calibration is not None) if steady else plan
     report = plan.report(history=history)
     with Session(model, plan, report):
         yield report
+
+
+def _steadied(plan: Plan, *, auto: bool) -> Plan:
+    """The plan with a running correction of its own. auto: a calibration said its `keep`."""
+    told = (plan.name, plan.method, plan.keep, plan.pool)
+    return replace(plan, steady=Steady.of(*told, inside=bool(plan.stages), calibrated=auto))

@@ -1,0 +1,1 @@
+"""Do adaptive counts come to what was asked on mixes that they were not measured for?"""
