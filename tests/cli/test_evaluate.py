@@ -18,6 +18,9 @@ def test_nanos_suite_as_a_table_and_again(run, tmp_path):
     assert sorted(row["method"] for row in whole) == sorted((*BESIDE, "divprune"))
     assert {row["tokens"] for row in whole if row["method"] == "full"} == {"256.0"}
     assert Image.open(out / "curves.png").size[0] > 500
+    assert Image.open(out / "benchmarks.png").size[0] > 500
+    assert (out / "layout.csv").read_text().count("\n") == 1 + len(whole)
+    assert (out / "hard.csv").exists()
     code, said, _ = run("eval", *options)
     assert (code, len(said.splitlines())) == (0, 1)  # nothing was left to ask
 
@@ -30,6 +33,8 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
         (("--metric", "bleu"), "Unknown metric"),
         (("--receipts", tmp_path), "Expected no --receipts with --suite nano"),
         (("--suite", "keys", "--text-height", 17), "Expected no --text-height with --suite keys"),
+        (("--metric", "anls"), "Expected no --metric with --suite nano"),
+        (("--suite", "receipts", "--max-new-tokens", 3), "no --max-new-tokens with --suite rec"),
         (("--suite", "receipts", "--overlays", 1), "Expected no --overlays with --suite receipts"),
     ):
         code, out, err = run("eval", "--out", tmp_path / "out", *options)

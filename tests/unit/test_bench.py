@@ -61,7 +61,7 @@ def test_ratios_are_of_what_was_measured(monkeypatch):
     one = Bench.preset("tiny", tokens=None, text=20, batch=2, layers=2, device=CPU)
     assert (one.of, one.cut) == ((12.0, 2.0), True)
     cells = [Cell("selector", 0.5), Cell("stride", 16), Cell("fastv", 0.5), Cell("none", 0.0)]
-    full, selector, stride, inside = bench(one, cells, Settings(), new=2, rounds=1)
+    full, selector, stride, inside, none = bench(one, cells, Settings(), new=2, rounds=1)
     assert (full.tokens, selector.tokens, stride.tokens) == (128, 64, 32)
     assert full.ideal == 1
     llm = replace(LLM, layers=2)
@@ -72,6 +72,8 @@ def test_ratios_are_of_what_was_measured(monkeypatch):
     assert selector.whole == sum(full.ms.values()) / sum(selector.ms.values())
     assert min(selector.ms.values()) > 0
     assert "--layers all" in inside.refused
+    assert (none.tokens, none.refused) == (0, "")
+    assert none.ideal == prefill_flops(llm, 148) / prefill_flops(llm, 20)
     for moved in (Settings(layer=1), Settings(by_method={"stride": {"site": "patches"}})):
         _, refused = bench(one, [Cell("stride", 16)], moved, new=1, rounds=1)
         assert "--layers all" in refused.refused

@@ -9,6 +9,7 @@ from tokensieve.evaluate.stats import (
     pack_hits,
     paired_difference,
     seed_mean,
+    sign_flips,
     unpack_hits,
     wilson,
 )
@@ -65,6 +66,16 @@ def test_pairing_is_what_narrows_the_difference() -> None:
     assert paired.low > 0
     shuffled = paired_difference([ours], [rng.permutation(theirs)])
     assert shuffled.low < 0 < shuffled.high
+
+
+def test_signs_are_flipped_in_pairs() -> None:
+    """Ten differences of one sign: two of 1,024 draws are as far, p = .002."""
+    none, all_ = np.zeros(10), np.ones(10)
+    assert sign_flips([all_], [none]) == pytest.approx(2 / 1024, abs=0.003)
+    assert sign_flips([all_], [all_]) == 1
+    mixed = np.array([1.0, 0.0] * 5)
+    assert sign_flips([mixed], [1 - mixed]) == 1
+    assert sign_flips([mixed, mixed], [none]) == pytest.approx(2 / 32, abs=0.02)
 
 
 def test_seeds_are_averaged_per_picture() -> None:

@@ -121,6 +121,17 @@ def test_a_number_within_a_longer_one_is_no_place_of_it(tmp_path):
     assert [boxes[0][1] for boxes in receipt.where("9.50")] == [4, 5, 6]
 
 
+def test_a_price_equal_to_the_total_is_not_the_total(tmp_path):
+    lines = [((60, 10, 80, 20), "9.50"), ((0, 12, 40, 20), "SUBTOTAL TEA"),
+             ((0, 30, 40, 40), "Total (RM):"), ((60, 32, 80, 42), "9.50"),
+             ((0, 50, 40, 60), "CASH 9.50")]  # fmt: skip
+    receipt = Receipt("d", tmp_path, [(np.array(box), text) for box, text in lines])
+    assert receipt.where("9.50", "TOTAL") == (((60, 32, 80, 42),),)
+    assert len(receipt.where("9.50")) == 3
+    assert len(receipt.where("9.50", "SUM")) == 3  # no row has that word
+    assert receipt.where("Total (RM):", "TOTAL") == (((0, 30, 40, 40),),)
+
+
 def test_keys_that_are_not_there_are_told(tmp_path):
     folder = folder_of(tmp_path, key="{}")
     with pytest.raises(ConfigError, match="Add the files"):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokensieve.cli.evaluate import Dtype, Limit, Most, Options, Positions, Suite, Weights
+from tokensieve.cli.evaluate import ANSWER, Dtype, Limit, Most, Options, Positions, Suite, Weights
 from tokensieve.cli.options import OUTPUT, Device, Model, load_here
 
 PROMISE = "Promise"
@@ -54,7 +54,7 @@ def calibrate(
     option: Options = None,
     weights: Weights = None,
     positions: Positions = "keep",
-    max_new_tokens: Most = 32,
+    max_new_tokens: Most = None,
     dtype: Dtype = "auto",
     device: Device = None,
 ) -> None:
@@ -74,7 +74,7 @@ def calibrate(
     plan, by_method = read_options(option or (), [name])
     settings = Settings(
         positions=positions,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or ANSWER,
         options={} if weights is None else {"weights": weights},
         by_method=by_method,
         **plan,

@@ -21,6 +21,7 @@ from tokensieve.cli.options import (
 
 Write = Callable[[Sequence[Path]], str]
 COMPARE, SUITE = "What is compared", "Questions"
+ANSWER = 32  # tokens of an answer at most
 
 Suite = Annotated[
     str,
@@ -61,10 +62,11 @@ TextHeight = Annotated[
     ),
 ]
 Metric = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
-        help="exact, anls, relaxed, choice, yes-no or vqa, where a line names none.",
+        help="Of a file: exact, anls, relaxed, choice, yes-no or vqa, where a line names none.",
+        show_default="exact",
         rich_help_panel=SUITE,
     ),
 ]
@@ -98,8 +100,14 @@ Positions = Annotated[
     str, typer.Option(metavar="NAME", help="keep or renumber.", rich_help_panel=COMPARE)
 ]
 Most = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="Most tokens of an answer.", rich_help_panel=MODEL),
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Most tokens of an answer.",
+        show_default="32",
+        rich_help_panel=MODEL,
+    ),
 ]
 Dtype = Annotated[
     str,
@@ -119,7 +127,7 @@ Out = Annotated[
     Path,
     typer.Option(
         metavar="FOLDER",
-        help="Where records, table.md, table.csv and curves.png go.",
+        help="Where records, table.md, the same as CSV and pictures go.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -134,13 +142,13 @@ def evaluate(
     seeds: Seeds = 3,
     alone: Alone = False,
     limit: Limit = None,
-    metric: Metric = "exact",
+    metric: Metric = None,
     receipts: Receipts = None,
     text_height: TextHeight = None,
     option: Options = None,
     weights: Weights = None,
     positions: Positions = "keep",
-    max_new_tokens: Most = 32,
+    max_new_tokens: Most = None,
     dtype: Dtype = "auto",
     device: Device = None,
     overlays: Overlays = 0,
@@ -150,13 +158,12 @@ def evaluate(
     Run it again and it goes on where it was cut off; run it twice at once and both share the work.
     """
     from tokensieve.data.progress import resumable
-    from tokensieve.evaluate import again, legible_table, lost
+    from tokensieve.evaluate import again, compare, hard, layout, legible_table, lost, plots
     from tokensieve.evaluate.ask import Settings
     from tokensieve.evaluate.cells import BESIDE, cells_of, run_cells
-    from tokensieve.evaluate.compare import curves, markdown, table
     from tokensieve.evaluate.legible import RECEIPTS, TEXT_HEIGHT, legible, of_pictures
     from tokensieve.evaluate.options import named_methods, read_options
-    from tokensieve.evaluate.questions import KEYS, load_questions
+    from tokensieve.evaluate.questions import KEYS, NANO, load_questions
     from tokensieve.evaluate.receipts import load_receipts
     from tokensieve.files import write_text
 
@@ -164,6 +171,8 @@ def evaluate(
         "--receipts": receipts is not None and suite not in (RECEIPTS, KEYS),
         "--text-height": text_height is not None and suite != RECEIPTS,
         "--overlays": overlays > 0 and suite == RECEIPTS,
+        "--metric": metric is not None and suite in (NANO, RECEIPTS, KEYS),
+        "--max-new-tokens": max_new_tokens is not None and suite == RECEIPTS,
     }
     check_options(f"--suite {suite}", passed_over)
     names = [name for one in methods.split(",") for name in named_methods(one)]
@@ -172,7 +181,11 @@ def evaluate(
     plan, by_method = read_options(option or (), names)
     own = {} if weights is None else {"weights": weights}
     settings = Settings(
-        positions=positions, max_new_tokens=max_new_tokens, options=own, by_method=by_method, **plan
+        positions=positions,
+        max_new_tokens=max_new_tokens or ANSWER,
+        options=own,
+        by_method=by_method,
+        **plan,
     )
     cells = cells_of(names, [parse_keep(text.strip()) for text in keep.split(",")], seeds)
     if suite == RECEIPTS:
@@ -185,25 +198,30 @@ def evaluate(
                             out / "records", text_height, typer.echo)  # fmt: skip
         _tables(out, files, legible_table.markdown, legible_table.table)
         return
-    questions = load_questions(suite, limit, metric, receipts=receipts)
+    questions = load_questions(suite, limit, metric or "exact", receipts=receipts)
     loaded = load_here(model, dtype, device)
 
     with resumable("question"):
         files = run_cells(loaded, questions, cells, settings, out / "records", typer.echo)
-    drawn = find_spec("matplotlib") is not None
-    if drawn:
-        curves(files, out / "curves.png")
+    more = ", layout.csv"
+    write_text(out / "layout.csv", layout.table(files))
+    if find_spec("matplotlib") is not None:
+        plots.curves(files, out / "curves.png")
+        several = plots.by_group(files, out / "benchmarks.png")
+        more += ", curves.png" + (", benchmarks.png" if several else "")
     if lost.lost_of(files):
         write_text(out / "lost.csv", lost.table(files))
+    if list(hard.hard_of(files)):
+        write_text(out / "hard.csv", hard.table(files))
     if overlays:
         made = lost.overlays(loaded, questions, files, settings, out / "lost", overlays)
         typer.echo(f"{made} questions that were lost, drawn: {out / 'lost'}")
     _tables(
         out,
         files,
-        lambda own: markdown(own) + again.markdown(own) + lost.markdown(own),
-        table,
-        ", curves.png" if drawn else "",
+        lambda own: "".join(part.markdown(own) for part in (compare, layout, hard, again, lost)),
+        compare.table,
+        more,
     )
 
 

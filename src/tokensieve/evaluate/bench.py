@@ -121,7 +121,7 @@ def bench(
     """
     if rounds < 1 or new < 1:
         raise ConfigError(f"Expected 1 or more rounds and new tokens. Got {rounds} and {new}.")
-    todo = [FULL, *(cell for cell in cells if cell.method not in ("full", "none"))]
+    todo = [FULL, *(cell for cell in cells if cell.method != "full")]
     times: dict[Cell, list[dict[str, float]]] = {cell: [] for cell in todo}
     calls, memory, refused = dict[Cell, Call](), dict[Cell, int](), dict[Cell, str]()
     for number in range(rounds + 1):
@@ -155,7 +155,7 @@ def _run(one: Bench, cell: Cell, settings: Settings, new: int) -> tuple[Call, in
         plan["weights"] = one.weights
     device = one.model.device
     reset_peak(device)
-    with torch.inference_mode(), sieve(one.model, cell.method, cell.keep, **plan) as report:
+    with torch.inference_mode(), sieve(one.model, cell.method, cell.keep or 1.0, **plan) as report:
         one.model.generate(**one.inputs, max_new_tokens=new, min_new_tokens=new, do_sample=False)
     return report.calls[0], peak(device)
 

@@ -1,4 +1,4 @@
-"""Records of `tokensieve eval` as one comparison: Markdown, CSV and a picture.
+"""Records of `tokensieve eval` as one comparison: Markdown and CSV.
 
 Intervals: 95 %, bootstrap over questions, seeds averaged a question; differences in pairs.
 """
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from tokensieve.errors import InputError
 from tokensieve.evaluate.records import Record, read
-from tokensieve.evaluate.stats import Estimate, bootstrap_mean, paired_difference
+from tokensieve.evaluate.stats import Estimate, bootstrap_mean, paired_difference, sign_flips
 
 ALL = "all"  # the group of every question
-SIMPLE = ("random", "stride", "avgpool", "downsample")  # grey in a picture
 
 
 @dataclass(frozen=True)
 class Line:
     """One method at one keep, over its seeds.
 
-    score, to_full: in [0, 1]; to_full is None for all tokens and where they were not asked.
+    score, to_full, to_random: in [0, 1]; the differences, in pairs, are None where the other was
+    not asked, or is itself. p: of the difference to random at the same keep (`sign_flips`).
     kept: visual tokens a question; refused: why there is nothing else.
     """
 
@@ -38,6 +38,8 @@ class Line:
     kept: float
     select_ms: float
     refused: str = ""
+    to_random: Estimate | None = None
+    p: float | None = None
 
 
 def compared(files: Sequence[Path], group: str = ALL) -> list[Line]:
@@ -57,11 +59,15 @@ def compared(files: Sequence[Path], group: str = ALL) -> list[Line]:
             lines.append(Line(method, keep, 0, None, None, 0.0, 0.0, found[0]["refused"]))
             continue
         rows = [row for one in found for row in one["rows"] if group in (ALL, row["group"])]
+        drawn = [one for one in scores.get(("random", keep), []) if len(one)]
+        beside = bool(drawn) and method not in ("random", "full", "none")
         lines.append(Line(
             method, keep, len(seeds), bootstrap_mean(np.mean(seeds, axis=0)),
             paired_difference(seeds, full) if full and method != "full" else None,
             float(np.mean([row["kept"] for row in rows])),
             float(np.mean([row["ms"]["select"] for row in rows])),
+            to_random=paired_difference(seeds, drawn) if beside else None,
+            p=sign_flips(seeds, drawn) if beside else None,
         ))  # fmt: skip
     return lines
 
@@ -79,13 +85,15 @@ def markdown(files: Sequence[Path]) -> str:
     for group in groups_of(files):
         lines = compared(files, group)
         whole = next((one.score for one in lines if one.method == "full" and one.score), None)
-        parts.append(f"\n## {group}\n\n{_message(lines)}\n\n")
-        parts.append("| method | keep | tokens | score, % | of full, % | to full, points |\n"
-                     "| :-- | --: | --: | --: | --: | --: |\n")  # fmt: skip
+        parts.append(f"\n## {group}\n\n{message(lines)}\n\n")
+        parts.append("| method | keep | tokens | score, % | of full, % | to full, points | "
+                     "to random, points | p |\n"
+                     "| :-- | --: | --: | --: | --: | --: | --: | --: |\n")  # fmt: skip
         for one in lines:
             parts.append(_row(one, whole))
     parts.append("\nIntervals: 95 %, bootstrap over questions, seeds averaged a question; "
-                 "differences over the same questions.\n")  # fmt: skip
+                 "differences over the same questions; *p*: of the difference to random at the "
+                 "same keep, by a paired permutation test.\n")  # fmt: skip
     return "".join(parts)
 
 
@@ -94,56 +102,18 @@ def table(files: Sequence[Path]) -> str:
     out = io.StringIO()
     sheet = csv.writer(out, lineterminator="\n")
     sheet.writerow(["group", "method", "keep", "seeds", "tokens", "score", "low", "high",
-                    "to_full", "to_full_low", "to_full_high", "select_ms", "refused"])  # fmt: skip
+                    "to_full", "to_full_low", "to_full_high", "to_random", "to_random_low",
+                    "to_random_high", "p", "select_ms", "refused"])  # fmt: skip
     for group in groups_of(files):
         for one in compared(files, group):
-            numbers = [*_three(one.score), *_three(one.to_full)]
+            p = "" if one.p is None else f"{one.p:.4f}"
+            numbers = [*_three(one.score), *_three(one.to_full), *_three(one.to_random), p]
             sheet.writerow([group, one.method, f"{one.keep:g}", one.seeds, f"{one.kept:.1f}",
                             *numbers, f"{one.select_ms:.2f}", one.refused])  # fmt: skip
     return out.getvalue()
 
 
-def curves(files: Sequence[Path], out: Path) -> None:
-    """Score against tokens for all questions: every method a line, all tokens and no image level.
-
-    Raises `InputError` without matplotlib, which the extra `plots` brings.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(
-            "Expected matplotlib for a picture. Got none. pip install 'tokensieve[plots]'."
-        ) from error
-    from tokensieve.files import written_whole
-
-    lines = [one for one in compared(files) if one.score is not None]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    marks = iter("osD^vP" * len(lines))
-    for name in dict.fromkeys(one.method for one in lines):
-        own = sorted((one for one in lines if one.method == name), key=lambda one: one.kept)
-        points = [one.score for one in own if one.score]
-        y = np.array([[100 * p.mean, 100 * (p.mean - p.low), 100 * (p.high - p.mean)]
-                      for p in points]).clip(0).T  # fmt: skip
-        if name in ("full", "none"):
-            axes.axhline(y[0, 0], color="#333333", linestyle=":" if name == "none" else "--",
-                         label="all tokens" if name == "full" else "no image")  # fmt: skip
-            continue
-        plain = name in SIMPLE
-        axes.errorbar([one.kept for one in own], y[0], yerr=y[1:], marker=next(marks), label=name,
-                      color="#9A9A9A" if plain else None, capsize=2, elinewidth=0.8,
-                      linewidth=1 if plain else 2, markersize=4)  # fmt: skip
-    first = read(files[0])["config"]
-    axes.set(xlabel="visual tokens the LLM reads", ylabel="score, %", ylim=(0, 102))
-    axes.set_title(f"{first['suite']}, {first['model']}: {_message(compared(files))}", loc="left",
-                   fontsize=9, wrap=True)  # fmt: skip
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
-    with written_whole(out) as part:
-        figure.savefig(part, dpi=150, format="png")
-
-
-def _message(lines: Sequence[Line]) -> str:
+def message(lines: Sequence[Line]) -> str:
     """What a reader should take from it, in a sentence."""
     full = next((one for one in lines if one.method == "full" and one.score), None)
     tried = [one for one in lines if one.score and one.method not in ("full", "none")]
@@ -161,12 +131,17 @@ def _mean(line: Line) -> float:
 
 def _row(one: Line, whole: Estimate | None) -> str:
     if one.score is None:
-        return f"| `{one.method}` | {one.keep:g} | | refused: {one.refused} | | |\n"
+        return f"| `{one.method}` | {one.keep:g} | | refused: {one.refused} | | | | |\n"
     share = f"{100 * one.score.mean / whole.mean:.1f}" if whole and whole.mean else ""
     score = f"{100 * one.score.mean:.1f} [{100 * one.score.low:.1f}, {100 * one.score.high:.1f}]"
-    to = one.to_full
-    points = f"{100 * to.mean:+.1f} [{100 * to.low:+.1f}, {100 * to.high:+.1f}]" if to else ""
-    return f"| `{one.method}` | {one.keep:g} | {one.kept:.0f} | {score} | {share} | {points} |\n"
+    points = " | ".join(
+        f"{100 * to.mean:+.1f} [{100 * to.low:+.1f}, {100 * to.high:+.1f}]" if to else ""
+        for to in (one.to_full, one.to_random)
+    )
+    p = "" if one.p is None else f"{one.p:.3f}"
+    return (
+        f"| `{one.method}` | {one.keep:g} | {one.kept:.0f} | {score} | {share} | {points} | {p} |\n"
+    )
 
 
 def _scores(record: Record, group: str) -> NDArray[np.float64]:

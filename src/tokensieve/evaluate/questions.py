@@ -33,6 +33,7 @@ ASKED = {
     "address": "What is the address of the company?",
     "total": "What is the total?",
 }
+NAMED = {"total": "TOTAL"}  # words on the row where a key's value stands
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def _keys(folder: Path | None, limit: int | None) -> Questions:
         for key, value in receipt.keys.items():
             if key in ASKED and value:
                 one = Question(receipt.open, ASKED[key], (value,), "anls", key,
-                               receipt.where(value))  # fmt: skip
+                               receipt.where(value, NAMED.get(key, "")))  # fmt: skip
                 digest.update((receipt.digest + one.told).encode())
                 items.append(one)
     if not items:

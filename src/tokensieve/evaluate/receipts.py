@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -43,14 +43,17 @@ class Receipt:
         """Its picture. Raises `PictureError` for a broken one."""
         return open_picture(self.file)
 
-    def where(self, value: str) -> tuple[tuple[Box, ...], ...]:
+    def where(self, value: str, beside: str = "") -> tuple[tuple[Box, ...], ...]:
         """The places that show `value`: each line that holds it or, where none does, together the
-        lines that are parts of it."""
+        lines that are parts of it. Of several lines, those on whose row a line holds the word
+        `beside`, where there are such: a price equal to the total is not the total."""
         wanted = _plain(value)
         lines = [((float(b[0]), float(b[1]), float(b[2]), float(b[3])), _plain(text))
                  for b, text in self.lines]  # fmt: skip
         if whole := tuple((box,) for box, text in lines if wanted and _holds(text, wanted)):
-            return whole
+            word = re.compile(rf"\b{re.escape(beside)}\b")
+            named = [box for box, text in lines if beside and word.search(text)]
+            return tuple(one for one in whole if _on_a_row(one[0], named)) or whole
         parts = tuple(box for box, text in lines if len(text) > 3 and text in wanted)
         return (parts,) if parts else ()
 
@@ -102,6 +105,14 @@ def _keys(folder: Path, name: str) -> dict[str, str]:
 
 def _plain(text: str) -> str:
     return " ".join(text.upper().split())
+
+
+def _on_a_row(box: Box, others: Sequence[Box]) -> bool:
+    """Whether half of its height, or of the other's, is at the height of one of the others."""
+    return any(
+        min(box[3], one[3]) - max(box[1], one[1]) >= 0.5 * min(box[3] - box[1], one[3] - one[1])
+        for one in others
+    )
 
 
 def _holds(text: str, wanted: str) -> bool:

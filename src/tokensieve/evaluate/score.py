@@ -26,7 +26,7 @@ from tokensieve.hf.asked import Asked
 from tokensieve.hf.compress import apply_plan, compress, stage_plan
 from tokensieve.hf.encoder.encode import Encoded, encode
 from tokensieve.hf.plan import Plan
-from tokensieve.hf.prompt.template import ask_first
+from tokensieve.hf.prompt.template import picture_prompt
 from tokensieve.hf.report import Call
 from tokensieve.hf.runtime.devices import input_device
 from tokensieve.methods.base import Method
@@ -87,11 +87,7 @@ def prepare(
 
 def prompt(processor: Any, question: str, form: str = "image-first") -> str:
     """The chat prompt of one picture and a question; "ask-first" has the question in front too."""
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    talk = [{"role": "user", "content": content}]
-    if form == "ask-first":
-        talk = ask_first(question)
-    return str(processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False))
+    return picture_prompt(processor, question, in_front=form == "ask-first")[0]
 
 
 def answer_ids(processor: Any, answer: str) -> list[int]:

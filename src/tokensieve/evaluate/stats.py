@@ -96,6 +96,18 @@ def paired_difference(
     return bootstrap_mean(a_N[:both] - b_N[:both], seed=seed)
 
 
+def sign_flips(ours: Sequence[Scores], theirs: Sequence[Scores], *, seed: int = 0) -> float:
+    """The two-sided p of a paired permutation test: how often a difference as large comes up where
+    each picture's difference has either sign by chance, of `ROUNDS` draws, this one counted."""
+    a_N, b_N = seed_mean(ours), seed_mean(theirs)
+    both = min(len(a_N), len(b_N))
+    apart_N = (a_N[:both] - b_N[:both]).astype(np.float32)
+    drawn = np.random.default_rng(seed).integers(0, 2, (ROUNDS, both), dtype=np.int8)
+    sums_R = (2 * drawn - 1).astype(np.float32) @ apart_N
+    as_large = int((np.abs(sums_R) >= abs(float(apart_N.sum())) - 1e-4).sum())
+    return (1 + as_large) / (1 + ROUNDS)
+
+
 def pack_hits(hits: Hits) -> str:
     """Hits as base64 of packed bits, first picture in the highest bit."""
     return base64.b64encode(np.packbits(np.asarray(hits, dtype=bool)).tobytes()).decode("ascii")

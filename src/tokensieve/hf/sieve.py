@@ -69,16 +69,14 @@ def sieve(
     the question's tokens, says so where template words ("ASSISTANT:") or a question in front of the
     picture matter; the model never gets it. See `tokensieve.hf.prompt.text`.
 
-    `generate` returns the prompt as given and the answer; a forward returns logits of the shortened
-    prompt; with labels and in evaluation of the whole one, zeros where a token was dropped, so that
-    they stand beside the labels. Training works: labels are shortened along.
+    `generate` returns the prompt as given and the answer; a forward logits of the shortened prompt,
+    with labels and in evaluation of the whole one, zeros where a token was dropped. Training works.
 
-    With `layer` prompts keep their length, and so do logits, which mean nothing (zero hidden
-    states) where a token was dropped; each layer's cache holds what is left there: a
-    `DynamicCache`, of no use outside. Not with use_cache=False or assisted decoding.
+    With `layer` prompts keep their length, and so do logits, which mean nothing where a token was
+    dropped; each layer's cache holds what is left there: a `DynamicCache`, of no use outside. Not
+    with use_cache=False or assisted decoding.
 
-    It holds in every thread; a call begun under it ends under it, even if it was closed meanwhile.
-    Inside, a chat goes on with its cache: see `tokensieve.hf.calls.turn`.
+    It holds in every thread; a call begun under it ends under it. A chat goes on with its cache.
 
     Raises `ConfigError` for wrong use and a second sieve on the model, `UnsupportedError` for what
     cannot be shortened (some videos, `inputs_embeds`, pictures behind a cache).
@@ -88,8 +86,7 @@ def sieve(
         calibration, group, frames, trusted,
     ))  # fmt: skip
     plan = _steadied(plan, auto=calibration is not None) if steady else plan
-    report = plan.report(history=history)
-    with Session(model, plan, report):
+    with Session(model, plan, report := plan.report(history=history)):
         yield report
 
 
