@@ -158,14 +158,13 @@ def evaluate(
     Run it again and it goes on where it was cut off; run it twice at once and both share the work.
     """
     from tokensieve.data.progress import resumable
-    from tokensieve.evaluate import again, compare, hard, layout, legible_table, lost, plots
+    from tokensieve.evaluate import legible_table, lost
     from tokensieve.evaluate.ask import Settings
     from tokensieve.evaluate.cells import BESIDE, cells_of, run_cells
     from tokensieve.evaluate.legible import RECEIPTS, TEXT_HEIGHT, legible, of_pictures
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.questions import KEYS, NANO, load_questions
     from tokensieve.evaluate.receipts import load_receipts
-    from tokensieve.files import write_text
 
     passed_over = {
         "--receipts": receipts is not None and suite not in (RECEIPTS, KEYS),
@@ -203,6 +202,17 @@ def evaluate(
 
     with resumable("question"):
         files = run_cells(loaded, questions, cells, settings, out / "records", typer.echo)
+    if overlays:
+        made = lost.overlays(loaded, questions, files, settings, out / "lost", overlays)
+        typer.echo(f"{made} questions that were lost, drawn: {out / 'lost'}")
+    _compared(out, files)
+
+
+def _compared(out: Path, files: Sequence[Path]) -> None:
+    """Everything that records of answers come to."""
+    from tokensieve.evaluate import again, compare, hard, layout, lost, plots
+    from tokensieve.files import write_text
+
     more = ", layout.csv"
     write_text(out / "layout.csv", layout.table(files))
     if find_spec("matplotlib") is not None:
@@ -213,9 +223,6 @@ def evaluate(
         write_text(out / "lost.csv", lost.table(files))
     if list(hard.hard_of(files)):
         write_text(out / "hard.csv", hard.table(files))
-    if overlays:
-        made = lost.overlays(loaded, questions, files, settings, out / "lost", overlays)
-        typer.echo(f"{made} questions that were lost, drawn: {out / 'lost'}")
     _tables(
         out,
         files,
