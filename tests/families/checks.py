@@ -65,17 +65,17 @@ STATEFUL = ("qwen3_5", "lfm2_vl")
 RECOUNTED = ("exaone4_5",)  # `generate` counts what is left, whatever it is told
 
 
-def check_before(tiny, shorten):
+def check_before(tiny, shorten, pictures=(1, 2)):
     """What a family's shortened prompt is to be equal to, one way or the other.
 
     Blocked keys; or, where there is no such thing, a prompt put together by hand.
     """
     if tiny.name in RECOUNTED:
-        check_embeds(tiny, lambda m, i: shorten(m, i, positions="renumber"))
+        check_embeds(tiny, lambda m, i: shorten(m, i, positions="renumber"), pictures[:1])
     elif tiny.name in STATEFUL:
-        check_embeds(tiny, shorten, told=True)
+        check_embeds(tiny, shorten, pictures[:1], told=True)
     else:
-        check_blocked(tiny, shorten)
+        check_blocked(tiny, shorten, pictures)
 
 
 def check_alone(tiny, shorten):
@@ -110,12 +110,12 @@ def check_cache(tiny, shorten):
     assert short["input_ids"].shape[1] < whole, f"the prompt of {tiny.name} was not shortened"
 
 
-def check_embeds(tiny, shorten, *, told=False):
+def check_embeds(tiny, shorten, pictures=(1,), *, told=False):
     """Positions renumbered = embeddings of what is left, put together by hand.
 
     told: with positions as they were, which are told.
     """
-    model, inputs = tiny.model, tiny.inputs([1])
+    model, inputs = tiny.model, tiny.inputs(list(pictures))
     short = shorten(model, inputs)
     with torch.no_grad():
         logits = model(**short).logits

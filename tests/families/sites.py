@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.testing import assert_close
 
-from families import checks, inside
+from families import checks, fewer, inside
 from families.methods import ByFeatureNorm, ByNorm, Inside, Smaller
 from families.more import MORE
 from families.said import require_same, require_tokens
@@ -159,15 +159,43 @@ def _check_budget(tiny: Tiny, short, exact: bool) -> None:
     assert places == call.kept_tokens, f"{tiny.name} holds {places} tokens. The report differs."
 
 
+def check_patches(tiny: Tiny) -> str:
+    """Patches that never enter the encoder."""
+    fewer.check_blocked(tiny, llm=tiny.name not in checks.STATEFUL)
+    fewer.check_alone(tiny)
+    return EXACT
+
+
+def check_once(tiny: Tiny, site: str, pictures: int) -> None:
+    """The check of a site on one prompt of so many pictures."""
+    if site == "llm":
+        inside.check_blocked(tiny, 1, pictures=(pictures,))
+    elif site == "patches":
+        fewer.check_blocked(tiny, pictures=(pictures,), llm=tiny.name not in checks.STATEFUL)
+    elif site in ("features", "embeds"):
+        method = ByFeatureNorm() if site == "features" else ByNorm()
+
+        def shorten(model: object, inputs: dict, **options: str) -> dict:
+            return compress(model, inputs, method, KEEP, **options).inputs
+
+        checks.check_before(tiny, shorten, pictures=(pictures,))
+    else:
+        method = Smaller() if site == "pixels" else ByHiddenNorm()
+        short = compress(tiny.model, tiny.inputs([pictures]), method, KEEP)
+        _check_budget(tiny, short, method.exact)
+        checks.answer(tiny.model, short.inputs)
+
+
 CHECKS: dict[str, Callable[[Tiny], str]] = {
     "pixels": check_pixels,
+    "patches": check_patches,
     "encoder": check_encoder,
     "features": check_features,
     "embeds": check_embeds,
     "llm": check_llm,
 }
 HEADS = {
-    "pixels": "smaller picture", "encoder": "inside the encoder", "features": "encoder's features",
+    "pixels": "smaller picture", "patches": "before the encoder", "encoder": "inside the encoder", "features": "encoder's features",
     "embeds": "before the LLM", "llm": "inside the LLM",
 }  # fmt: skip
 

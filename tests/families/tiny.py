@@ -255,17 +255,20 @@ class Tiny:
         ids_BS = torch.tensor([[PAD] * (S - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (S - len(p)) + [1] * len(p) for p in prompts])
         out = {"input_ids": ids_BS, "attention_mask": mask, **self.pixels(pictures)}
+        return out | self.types(ids_BS)
+
+    def types(self, ids_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a processor says of each token besides."""
+        picture_BS = ids_BS == IMAGE
         if self.name in MORE:
             takes = inspect.signature(type(self.model).forward).parameters
             named = ("mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids")
-            out |= {name: (ids_BS == IMAGE).int() for name in named if name in takes}
-        elif "qwen" in self.name:
-            out["mm_token_type_ids"] = (ids_BS == IMAGE).int()
+            return {name: picture_BS.int() for name in named if name in takes}
+        if "qwen" in self.name:
+            return {"mm_token_type_ids": picture_BS.int()}
         if self.name == "gemma3":
-            out["token_type_ids"] = (ids_BS == IMAGE).long()
-        if self.name == "paligemma":
-            out["token_type_ids"] = torch.zeros_like(ids_BS)
-        return out
+            return {"token_type_ids": picture_BS.long()}
+        return {"token_type_ids": torch.zeros_like(ids_BS)} if self.name == "paligemma" else {}
 
 
 def question_of(name: str, inputs: dict[str, Any]) -> torch.Tensor:
