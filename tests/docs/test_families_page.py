@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from families import checks, sites
-from families.videos import NAMES as VIDEO_NAMES
+from families import checks, modes, page, sites
 from lab.report.page import put_block
 from tokensieve.errors import InputError, UnsupportedError
 from tokensieve.hf.sieve import compress
@@ -16,20 +15,25 @@ from tokensieve.hf.sieve import compress
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_what_the_checks_say() -> None:
-    """If this fails: make families"""
-    if not set(sites.TITLES) <= {*sites.ALL, *VIDEO_NAMES}:
-        pytest.skip("this Transformers is too old for one of the families of the page")
-    found = sites.cells()
-    assert (ROOT / "docs/results/families.md").read_text("utf-8") == sites.page(found)
+def test_the_page_is_what_the_record_says() -> None:
+    """If this fails: make families. `tests/contract/test_modes.py` runs what the record holds."""
+    cells = page.read_record(ROOT / page.RECORD)
+    assert (ROOT / "docs/results/families.md").read_text("utf-8") == page.page(cells)
     readme = (ROOT / "README.md").read_text("utf-8")
     if "<!-- families:begin -->" in readme:
         block = readme.split("<!-- families:begin -->")[1].split("<!-- families:end -->")[0]
-        assert block.strip() == sites.readme_block(found).strip()
+        assert block.strip() == page.readme_block(cells).strip()
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    cells = page.read_record(ROOT / page.RECORD)
+    page.write_record(tmp_path / "cells.json", cells)
+    assert page.read_record(tmp_path / "cells.json") == cells
+    assert (tmp_path / "cells.json").read_text() == (ROOT / page.RECORD).read_text("utf-8")
 
 
 def test_every_family_has_a_name_for_readers() -> None:
-    assert set(sites.ALL) <= set(sites.TITLES)
+    assert set(sites.ALL) <= set(page.TITLES)
 
 
 def test_a_family_that_answers_otherwise_has_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +46,10 @@ def test_a_family_that_answers_otherwise_has_no_page(monkeypatch: pytest.MonkeyP
         short["mm_encoder_outputs"]["image"].pooler_output = [row.flip(0) for row in rows]
         return short
 
-    assert sites.cell("llava", "embeds") == ("exact", "")
+    assert modes.cell("llava", "embeds", "batch") == ("exact", "")
     monkeypatch.setattr(checks, "shorten", rolled)
     with pytest.raises(AssertionError):
-        sites.cell("llava", "embeds")
+        modes.cell("llava", "embeds", "batch")
 
 
 def _most_of(model, inputs, method, keep):
@@ -66,14 +70,14 @@ def _another_prompt(model, inputs, method, keep):
 def test_works_is_a_budget_held_and_an_answer_as_alone(
     site: str, broken: Callable[..., object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert sites.cell("llava", site) == ("works", "")
+    assert modes.cell("llava", site, "batch") == ("works", "")
     monkeypatch.setattr(sites, "compress", broken)
     with pytest.raises(AssertionError, match=said):
-        sites.cell("llava", site)
+        modes.cell("llava", site, "batch")
 
 
 def test_refused_is_an_error_that_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    state, said = sites.cell("gemma3", "features")
+    state, said = modes.cell("gemma3", "features", "batch")
     assert state == "refused"
     assert said.startswith("Expected a model that offers the site 'features'. Got")
 
@@ -81,7 +85,10 @@ def test_refused_is_an_error_that_was_raised(monkeypatch: pytest.MonkeyPatch) ->
         raise UnsupportedError("Expected another. Got this. Take that.")
 
     monkeypatch.setitem(sites.CHECKS, "embeds", refuse)
-    assert sites.cell("llava", "embeds") == ("refused", "Expected another. Got this. Take that.")
+    assert modes.cell("llava", "embeds", "batch") == (
+        "refused",
+        "Expected another. Got this. Take that.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,10 +97,10 @@ def test_refused_is_an_error_that_was_raised(monkeypatch: pytest.MonkeyPatch) ->
      "<!-- x:begin --> <!-- x:begin --> <!-- x:end -->"],
 )  # fmt: skip
 def test_a_page_without_its_markers_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(text)
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
     with pytest.raises(InputError, match="Expected the lines <!-- x:begin -->"):
-        put_block(page, "x", "new")
-    assert page.read_text() == text
+        put_block(readme, "x", "new")
+    assert readme.read_text() == text
     with pytest.raises(InputError, match="each once"):
         put_block(tmp_path / "none.md", "x", "new")

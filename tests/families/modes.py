@@ -1,19 +1,20 @@
-"""What every family does at every site in every mode of calling a model: `make families`.
+"""What every family does at every site in every way of calling a model.
 
 A cell holds a call under a sieve against what it must equal: the model on a prompt that `compress`
-made shorter, or that may not look at what is dropped (inside the LLM). Where it does not, and the
-model without a sieve is as wrong in that mode, the cell says "upstream".
+made shorter (which `sites.py` holds against blocked keys), or that may not look at what is dropped
+(inside the LLM). Where it does not, and the model without a sieve is as wrong in that mode, the
+cell says "upstream".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
+from transformers import GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
 from families import checks, fewer, inside
@@ -22,13 +23,14 @@ from families.fewer import Lively
 from families.methods import ByFeatureNorm, ByNorm, Inside, Smaller
 from families.said import require_same, require_tokens
 from families.sites import (
+    ALL,
     CHECKS,
     EXACT,
     REFUSED,
     WORKS,
     ByHiddenNorm,
-    _check_shorter,
     check_once,
+    check_shorter,
     videos_refused,
 )
 from families.tiny import BEGIN, END, IMAGE, VIDEO, Tiny, build
@@ -78,17 +80,27 @@ class Ways:
     @contextmanager
     def shorter(self, inputs: dict[str, Any]):
         """The model's own way to the same answer: inputs, while it holds."""
+        if self.stateful:
+            yield inputs
+            return
         if self.site != "llm":
             method, keep = (METHODS[self.site], KEEP) if self.site else (ByNorm(), 1.0)
             yield compress(self.tiny.model, inputs, method, keep, **self.options).inputs
             return
-        _, report = inside.cut(self.tiny.model, inputs, Inside(), 1, lambda m, i: told(m, i))
+        _, report = inside.cut(self.tiny.model, inputs, Inside(), 1, told)
         with inside.blocked(self.tiny.model, inputs, report.stages):
             yield inputs
 
+    @property
+    def stateful(self) -> bool:
+        """Layers that hold a state, cut inside the LLM: there is no whole prompt to be equal to."""
+        return self.site == "llm" and self.tiny.name in STATEFUL
+
     def own(self, inputs: dict[str, Any], **options: Any):
         """Tokens and logits that way."""
-        with self.shorter(inputs) as short:
+        if self.stateful:
+            return self.run(inputs, **options)
+        with self.shorter(inputs) as short, pictures_in_order(self.tiny.model):
             return told(self.tiny.model, short, **options)
 
 
@@ -99,6 +111,17 @@ def told(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
     out = model.generate(**inputs, **given, output_logits=True, return_dict_in_generate=True,
                          suppress_tokens=suppressed)  # fmt: skip
     return out.sequences[:, -NEW:], torch.stack(out.logits, 1), out.past_key_values
+
+
+@contextmanager
+def pictures_in_order(model: Any) -> Iterator[None]:
+    """Beams of a prompt each get its pictures in their order, as Transformers' own code has it,
+    whatever a family's does (GLM-4V's hands the first picture to the first beams)."""
+    model._expand_multimodal_outputs = GenerationMixin._expand_multimodal_outputs.__get__(model)
+    try:
+        yield
+    finally:
+        del model._expand_multimodal_outputs
 
 
 def _same(ways: Ways, got: Any, wanted: Any, *, logits: bool = True) -> None:
@@ -184,6 +207,9 @@ def labels(ways: Ways) -> None:
     with torch.no_grad():
         with ways.open():
             got = tiny.model(**given).loss
+        if ways.stateful:
+            assert bool(got.isfinite())
+            return
         with ways.shorter(inputs if ways.site == "llm" else given) as short:
             wanted = tiny.model(**{**short, "labels": short.get("labels", own)}).loss
     claim = f"the loss of {tiny.name} with a method at '{ways.site}' is not what it should be"
@@ -241,32 +267,26 @@ def cell(name: str, site: str, mode: str) -> tuple[str, str]:
         if mode == "video":
             video(name, site)
         elif mode in CALLS:
-            _called(name, site, mode)
+            CALLS[mode](Ways(build(name), site))
+        elif mode == "batch":
+            CHECKS[site](build(name))
         elif site == "llm" and name in STATEFUL:
-            _check_shorter(build(name))
+            check_shorter(build(name))
         else:
-            CHECKS[site](build(name)) if mode == "batch" else check_once(
-                build(name), site, 1 if mode == "one" else 2
-            )
+            check_once(build(name), site, 1 if mode == "one" else 2)
     except TokensieveError as error:
         return REFUSED, str(error)
     except Exception as error:
         if mode not in CALLS or plain_is_right(name, mode):
             raise
-        return UPSTREAM, f"without a sieve too: {str(error).splitlines()[0][:160]}"
+        said = " ".join(str(error).split())
+        return UPSTREAM, f"without a sieve too: {said[:160]}"
     return state_of(name, site), ""
 
 
-def _called(name: str, site: str, mode: str) -> None:
-    if site == "llm" and name in STATEFUL:
-        with Ways(build(name), site).open() as report:  # no whole prompt to be equal to
-            told(build(name).model, build(name).inputs([1]))
-        assert report.calls[0].stages
-        return
-    CALLS[mode](Ways(build(name), site))
-
-
-@cache
 def row(name: str, site: str) -> dict[str, tuple[str, str]]:
     """All modes of a family at a site."""
     return {mode: cell(name, site, mode) for mode in MODES}
+
+
+PLACES = [(name, site) for name in ALL for site in CHECKS]

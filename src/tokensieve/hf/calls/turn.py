@@ -107,7 +107,11 @@ class _Conversation:
 
     def _check_whole(self, cache: Any, held: int) -> None:
         """All that was noted is still there, in every layer."""
-        lengths = {int(layer.get_seq_length()) for layer in cache.layers}
+        lengths = {
+            int(layer.get_seq_length())
+            for layer in cache.layers
+            if hasattr(layer, "get_seq_length")
+        }  # others hold a state, of no length
         if len(cache.layers) < layers_of_cache(self.model):
             lengths.add(0)
         if held < self.memory.short_length or len(lengths) > 1:
