@@ -12,12 +12,15 @@ from tokensieve.evaluate.config import Suite
 from tokensieve.nn.config import SelectorConfig
 from tokensieve.types import EncoderInfo
 
-HEAD = 32  # width of an attention head
+HEAD = 16  # width of an attention head
+BESIDE = "divprune"  # what choosing is held against
+SHIPPED = "shipped"  # the row of the weights in the package
+WORDS = 6.0  # as nano 2's selector has it
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A selector's layers: `depth` of them, `width` wide, heads of 32, a feed-forward part of two
+    """A selector's layers: `depth` of them, `width` wide, heads of 16, a feed-forward part of two
     times the width."""
 
     width: int
@@ -31,13 +34,13 @@ class Shape:
     def config(self, encoder: EncoderInfo) -> SelectorConfig:
         """Of a selector of this shape that chooses as ours do."""
         told = SelectorConfig(encoder=encoder, rule="diverse", depth=self.depth, width=self.width)
-        return replace(told, heads=max(1, self.width // HEAD), ffn=2 * self.width)
+        return replace(told, heads=max(1, self.width // HEAD), ffn=2 * self.width, words=WORDS)
 
     def settings(self) -> list[str]:
         """For the trainer, as `section.field=value`."""
         return [f"selector.width={self.width}", f"selector.depth={self.depth}",
                 f"selector.heads={max(1, self.width // HEAD)}",
-                f"selector.ffn={2 * self.width}"]  # fmt: skip
+                f"selector.ffn={2 * self.width}", f"selector.words={WORDS:g}"]  # fmt: skip
 
 
 @dataclass(frozen=True)
