@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokensieve.errors import ConfigError
@@ -33,8 +33,10 @@ class Shape:
 
     def config(self, encoder: EncoderInfo) -> SelectorConfig:
         """Of a selector of this shape that chooses as ours do."""
-        told = SelectorConfig(encoder=encoder, rule="diverse", depth=self.depth, width=self.width)
-        return replace(told, heads=max(1, self.width // HEAD), ffn=2 * self.width, words=WORDS)
+        return SelectorConfig(
+            encoder=encoder, rule="diverse", depth=self.depth, width=self.width,
+            heads=max(1, self.width // HEAD), ffn=2 * self.width, words=WORDS,
+        )  # fmt: skip
 
     def settings(self) -> list[str]:
         """For the trainer, as `section.field=value`."""
