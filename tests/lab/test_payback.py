@@ -106,7 +106,7 @@ def test_the_page_says_which_shapes_pay(tmp_path: Path) -> None:
         (times / f"{name}.json").write_text(json.dumps(one))
     write_page(suite, times, tmp_path)
     text = (tmp_path / "docs/results/payback.md").read_text()
-    assert "on `nano` at most 0.65 of full's prefill. Below full's prefill" in text
+    assert "left: at most 0.65 of full's prefill on `nano`. Below full's prefill" in text
     assert "`divprune`: 64 x 1 of 2.**" in text
     assert "| 128 x 3 | not run | 1.25 | not run |" in text
     assert "| 64 x 1 | 37.5 | 0.85 | 1.45 |" in text

@@ -30,7 +30,7 @@ from tokensieve.hf.encoder.encode import encode
 from tokensieve.methods.base import Method
 from tokensieve.types import VisionTokens
 
-GRID = (24, 24)
+MODEL, GRID = "nano2", (24, 24)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path(), help="where docs/ lies")
     options = command.parse(parser, arguments)
     suite = load_suite(options.suite)
-    subject = load_subject(next(iter(suite.models.values())))
+    subject = load_subject(MODEL)
     pages = list(seen(subject, suite))
     methods = trained(subject, suite)
     config = {"kinds": suite.kinds, "pictures": suite.pictures, "split": suite.split,

@@ -159,7 +159,7 @@ def message(
 ) -> str:
     """What the shipped selector costs, and which shapes stay within both bounds everywhere."""
     said = [
-        f"on `{r['config']['model']}` at most {share:.2f} of full's prefill"
+        f"at most {share:.2f} of full's prefill on `{r['config']['model']}`"
         for r in models
         if (share := worst(r, SHIPPED, suite.keeps)) is not None
     ]
@@ -170,7 +170,7 @@ def message(
         if all((worst(r, name, suite.keeps) or MOST) < 1 for r in models)
         and all((worst(r, name, suite.keeps) or MOST + 1) <= MOST for r in wide)
     ]
-    ours = f"Choosing with the shipped weights and the prefill left come, {', '.join(said)}. "
+    ours = f"Choosing by the shipped weights and the prefill left: {' and '.join(said)}. "
     return (
         f"{ours if said else ''}Below full's prefill at every share, and choosing within "
         f"{MOST:g} times `{BESIDE}`: {', '.join(within) or 'none'} of {len(tried)}."
