@@ -7,15 +7,16 @@ from packaging.version import Version
 from torch import nn
 from torch.testing import assert_close
 
-from families import checks
+from families import checks, inside
 from families.checks import answer, ragged, shorten
-from families.methods import ByFeatureNorm, ByNorm
+from families.methods import ByFeatureNorm, ByNorm, Inside
 from families.more import MORE, ROWLESS
 from families.said import require_same, require_tokens
 from families.tiny import build
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.families.table import family_of, is_listed, project
+from tokensieve.hf.llm import cut
 from tokensieve.hf.sieve import compress, encode, sieve
 from toys.quick import few
 
@@ -45,6 +46,28 @@ def test_keep_all_is_the_model_itself(name):
     require_same(same, logits, claim)
     require_tokens(same_tokens, tokens, claim)
     assert report.kept_tokens == report.visual_tokens > 0
+    if family_of(tiny.model).stages:
+        inside.check_identity(tiny, 1)
+
+
+def test_layers_that_read_keys_of_others_are_not_cut(monkeypatch):
+    """Gemma 4 in small forms: behind a cut they would read what is gone there."""
+    tiny = build("gemma4")
+    monkeypatch.setattr(tiny.model.base_model.language_model.config, "num_kv_shared_layers", 2)
+    with pytest.raises(UnsupportedError, match="whose last 2 layers read those of layers before"):
+        inside.cut(tiny.model, tiny.inputs([1]), Inside(), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("ernie4_5_vl", "_PLACES"), ("gemma4", "take_beside")]
+)
+def test_what_goes_along_with_the_tokens_is_cut_with_them(name, wrong, monkeypatch):
+    """Ernie's kinds of experts, Gemma 4's embeddings for each layer: without their cut it fails."""
+    inside.check_blocked(build(name), 1)
+    broken = () if wrong == "_PLACES" else lambda rest, *_: rest
+    monkeypatch.setattr(cut, wrong, broken)
+    with pytest.raises((RuntimeError, IndexError)):
+        inside.check_blocked(build(name), 1)
 
 
 @every_family

@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+import transformers as tf
+from packaging.version import Version
 
 from families import decoders, fewer
 from families.checks import answer
@@ -15,6 +17,7 @@ from families.methods import ByNorm
 from families.parts import noise
 from families.registry import kept_of, rows_of
 from families.said import require_same, require_tokens
+from families.tiny import NAMES
 from families.tiny import build as build_tiny
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.encoder.fewer import FewerPatches
@@ -28,7 +31,11 @@ FAMILIES = (
     "llava_onevision", "vipllava", "internvl", "paligemma", "gemma3", "idefics3", "smolvlm",
 )  # fmt: skip
 HYBRID = ("qwen3_5", "lfm2_vl")  # whose LLMs have layers that do not look at keys
+FAMILIES = tuple(name for name in FAMILIES if name in NAMES)  # some need a newer Transformers
 FAMILIES += ("qwen3_vl_moe", "glm4v", *HYBRID)
+LATER = ("qwen2_5_omni", "glm4v_moe", "glm_ocr", "ernie4_5_vl", "janus")
+NEW = Version(tf.__version__) >= Version("5.24")
+FAMILIES += LATER if NEW else ()
 SHAPES = [[8, 8], [4, 8], [8, 4], [4, 4]]
 every_family = pytest.mark.parametrize("name", FAMILIES)
 # each stands for a way of handing patches on: windows, one row, a batch
@@ -76,6 +83,7 @@ def test_keep_one_is_the_model_itself(name):
         assert report.kept_tokens == report.visual_tokens > 0
 
 
+@pytest.mark.skipif(not NEW, reason="some of them came with 5.24")
 def test_every_tower_of_the_table_has_a_family_here():
     kinds = {build(name).model.config.vision_config.model_type for name in FAMILIES}
     assert kinds == set(PATCH_ROWS)

@@ -56,7 +56,7 @@ class Ways:
 
     @property
     def options(self) -> dict[str, Any]:
-        recounted = self.tiny.name in checks.RECOUNTED
+        recounted = self.tiny.name in checks.RECOUNTED and self.site != "llm"
         return {**({"layer": 1} if self.site == "llm" else {}),
                 **({"positions": "renumber"} if recounted else {})}  # fmt: skip
 

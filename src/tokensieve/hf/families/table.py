@@ -83,7 +83,9 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "llava": Family(resizable=True, stages=True, inside=True),
     "llava_next": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
-    "llava_next_video": Family(pack=pack_anyres, resizable=True, stages=True, frames=pack_pooled),
+    "llava_next_video": Family(
+        pack=pack_anyres, resizable=True, stages=True, inside=True, frames=pack_pooled
+    ),
     "llava_onevision": Family(
         pack=pack_anyres,
         resizable=True,
@@ -120,23 +122,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5": Family(projector="visual.merger", merged=True, stages=True),
     "lfm2_vl": Family(cells=True, padded=True, stages=True),
     "paligemma": Family(both_ways=True, stages=True, inside=True),
-    "idefics2": Family(projector="connector", split_runs=True),
-    "qwen2_5_omni_thinker": Family(projector="visual.merger", merged=True, order=unwindow),
-    "glm46v": Family(),
-    "glm4v_moe": Family(),
-    "glm_ocr": Family(),
-    "gemma4": Family(projector="embed_vision"),
-    "got_ocr2": Family(),
-    "lighton_ocr": Family(),
-    "deepseek_vl": Family(projector="aligner"),
-    "janus": Family(projector="aligner"),
-    "ovis2": Family(projector="visual_embeddings_table"),
-    "ernie4_5_vl_moe": Family(),
-    "paddleocr_vl": Family(),
-    "hunyuan_vl": Family(axes=4),
-    "exaone4_5": Family(projector="visual.merger", merged=True, order=unwindow, recounts=True),
-    "aria": Family(),
-    "kimi_k25": Family(),
+    "idefics2": Family(projector="connector", split_runs=True, stages=True),
+    "qwen2_5_omni_thinker": Family(projector="visual.merger", merged=True, order=unwindow, stages=True),
+    "glm46v": Family(stages=True),
+    "glm4v_moe": Family(stages=True),
+    "glm_ocr": Family(stages=True),
+    "gemma4": Family(projector="embed_vision", stages=True),
+    "got_ocr2": Family(stages=True),
+    "lighton_ocr": Family(stages=True),
+    "deepseek_vl": Family(projector="aligner", stages=True, inside=True),
+    "janus": Family(projector="aligner", stages=True),
+    "ovis2": Family(projector="visual_embeddings_table", stages=True),
+    "ernie4_5_vl_moe": Family(stages=True),
+    "paddleocr_vl": Family(stages=True),
+    "hunyuan_vl": Family(axes=4, stages=True),
+    "exaone4_5": Family(projector="visual.merger", merged=True, order=unwindow, recounts=True, stages=True),
+    "aria": Family(stages=True),
+    "kimi_k25": Family(stages=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
         pack=pack_fused,
@@ -207,6 +209,12 @@ def decoder_of(model: Any) -> Any:
         raise UnsupportedError(
             f"Expected a family whose LLM can be cut at a layer ({known}). Got "
             f"'{model.config.model_type}'. Use a method that acts before the LLM."
+        )
+    if shared := int(getattr(decoder.config, "num_kv_shared_layers", None) or 0):
+        raise UnsupportedError(
+            "Expected an LLM whose layers all have keys of their own, to cut it at one. Got "
+            f"'{model.config.model_type}', whose last {shared} layers read those of layers before "
+            "them. Use a method that acts before the LLM."
         )
     return decoder
 

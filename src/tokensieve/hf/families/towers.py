@@ -93,6 +93,11 @@ PATCH_ROWS = {
     "qwen3_5_vision": PatchRows(mergers=("merger",)),
     "glm4v_vision": PatchRows(),
     "siglip2_vision_model": PatchRows(packed=False),
+    "qwen2_5_omni_vision_encoder": PatchRows(mergers=("merger",)),
+    "glm4v_moe_vision": PatchRows(),
+    "glm_ocr_vision": PatchRows(),
+    "ernie4_5_vl_moe_vision": PatchRows(),
+    "janus_vision_model": PatchRows(packed=False),
 }
 
 

@@ -16,6 +16,9 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.hf.prompt.compaction import Gather
 from tokensieve.hf.runtime.devices import moved
 
+# one number per place of the prompt; the latter says which of Ernie's experts a token goes to
+_PLACES = ("position_ids", "moe_mm_token_type_ids")
+
 
 def take_rows(values: Tensor, index_BT: Int[Tensor, "B T"]) -> Tensor:
     """(..., B or 1, S, D) to (..., B, T, D)."""
@@ -65,9 +68,21 @@ def take_arguments(kwargs: dict[str, Any], gather: Gather) -> dict[str, Any]:
     taken = dict(kwargs)
     if (rotary := kwargs.get("position_embeddings")) is not None:
         taken["position_embeddings"] = take_rotary(rotary, gather.index_BT)
-    if (places := kwargs.get("position_ids")) is not None:
-        taken["position_ids"] = take_places(places, gather.index_BT)
+    for name in _PLACES:
+        if (places := kwargs.get(name)) is not None:
+            taken[name] = take_places(places, gather.index_BT)
     return taken
+
+
+def take_beside(rest: tuple[Any, ...], length: int, gather: Gather) -> tuple[Any, ...]:
+    """The same of what a layer is handed behind its hidden states by place: rows of the prompt's
+    length (Gemma 4's embeddings for each layer), other things as they are."""
+    return tuple(
+        take_rows(one, gather.index_BT)
+        if isinstance(one, Tensor) and one.ndim == 3 and one.shape[1] == length
+        else one
+        for one in rest
+    )
 
 
 def forget(cache: Any, gathers: Mapping[int, Gather], depth: int, length: int) -> None:

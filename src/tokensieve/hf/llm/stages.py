@@ -150,6 +150,7 @@ class Stages:
             past = held_by(cache, number)
         else:
             kwargs = cut.take_arguments(kwargs, gather)
+            rest = cut.take_beside(rest, self.length, gather)
             mask = self.masks.prefill(number, mask, gather)
         mask = self.weights.added(number, mask, gather, hidden, past)
         return (hidden, *rest), kwargs | {"attention_mask": mask}
