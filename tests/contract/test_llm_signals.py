@@ -148,16 +148,21 @@ def projected(tiny, at, inputs, call):
     for hook in hooks:
         hook.remove()
     width = attention.head_dim
-    return (out.unflatten(-1, (-1, width)) for out in (got["q_proj"], got["k_proj"]))
+    none = torch.nn.Identity()
+    return (
+        getattr(attention, norm, none)(got[side].unflatten(-1, (-1, width)))
+        for side, norm in (("q_proj", "q_norm"), ("k_proj", "k_norm"))
+    )
 
 
-def unrotated(query, key, alive):
+def unrotated(query, key, alive, scaling=None):
     """(S,) softmax over the `alive` keys for one query (H, d), mean over heads, by a loop."""
     H, d = query.shape
     group = H // key.shape[1]
     out = torch.zeros(len(alive))
     for h in range(H):
-        logits = torch.tensor([float(query[h] @ k[h // group]) / d**0.5 for k in key])
+        scale = d**-0.5 if scaling is None else scaling
+        logits = torch.tensor([float(query[h] @ k[h // group]) * scale for k in key])
         weight = torch.where(alive, (logits - logits[alive].max()).exp(), 0.0)
         out += weight / weight.sum() / H
     return out
@@ -165,7 +170,8 @@ def unrotated(query, key, alive):
 
 def last_unrotated(tiny, at, inputs, call, alive):
     q, k = projected(tiny, at, inputs, call)
-    return torch.stack([unrotated(q[b, -1], k[b], alive[b]) for b in range(len(q))])
+    own = inside.layers_of(tiny.model)[at - 1].self_attn.scaling
+    return torch.stack([unrotated(q[b, -1], k[b], alive[b], own) for b in range(len(q))])
 
 
 def mean_unrotated(tiny, at, inputs, call, alive):

@@ -7,6 +7,7 @@ from packaging.version import Version
 from torch import nn
 from torch.testing import assert_close
 
+from contract import test_llm_signals as heard
 from families import checks, inside
 from families.checks import answer, ragged, shorten
 from families.methods import ByFeatureNorm, ByNorm, Inside
@@ -18,11 +19,13 @@ from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.families.table import family_of, is_listed, project
 from tokensieve.hf.llm import cut
 from tokensieve.hf.sieve import compress, encode, sieve
+from tokensieve.types import Kind
 from toys.quick import few
 
 pytestmark = pytest.mark.skipif(
     Version(tf.__version__) < Version("5.24"), reason="some of them came with 5.24"
 )
+CUT = [name for name in MORE if name not in checks.STATEFUL]
 every_family = pytest.mark.parametrize("name", few(list(MORE)))
 
 
@@ -50,6 +53,20 @@ def test_keep_all_is_the_model_itself(name):
         inside.check_identity(tiny, 1)
 
 
+@pytest.mark.parametrize(
+    "kind", [Kind.LAST_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.LAST_UNROTATED]
+)
+@pytest.mark.parametrize("name", few(CUT))
+@pytest.mark.one_of_each
+def test_a_cut_is_told_what_eager_attention_says(name, kind):
+    """Projections with norms behind them, before heads come to the front or after, too."""
+    if (name, kind) == ("kimi_k25", Kind.LAST_UNROTATED):  # queries of a latent
+        with pytest.raises(UnsupportedError, match="Expected attention with a 'q_proj' layer"):
+            heard.check(name, kind, 2, heard.REFERENCES[kind])
+        return
+    heard.check(name, kind, 2, heard.REFERENCES[kind])
+
+
 def test_layers_that_read_keys_of_others_are_not_cut(monkeypatch):
     """Gemma 4 in small forms: behind a cut they would read what is gone there."""
     tiny = build("gemma4")
@@ -58,9 +75,7 @@ def test_layers_that_read_keys_of_others_are_not_cut(monkeypatch):
         inside.cut(tiny.model, tiny.inputs([1]), Inside(), 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"), [("ernie4_5_vl", "_PLACES"), ("gemma4", "take_beside")]
-)
+@pytest.mark.parametrize(("name", "wrong"), [("ernie4_5_vl", "_PLACES"), ("gemma4", "take_beside")])
 def test_what_goes_along_with_the_tokens_is_cut_with_them(name, wrong, monkeypatch):
     """Ernie's kinds of experts, Gemma 4's embeddings for each layer: without their cut it fails."""
     inside.check_blocked(build(name), 1)

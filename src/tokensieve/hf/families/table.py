@@ -123,7 +123,9 @@ FAMILIES: dict[str, Family] = {
     "lfm2_vl": Family(cells=True, padded=True, stages=True),
     "paligemma": Family(both_ways=True, stages=True, inside=True),
     "idefics2": Family(projector="connector", split_runs=True, stages=True),
-    "qwen2_5_omni_thinker": Family(projector="visual.merger", merged=True, order=unwindow, stages=True),
+    "qwen2_5_omni_thinker": Family(
+        projector="visual.merger", merged=True, order=unwindow, stages=True
+    ),
     "glm46v": Family(stages=True),
     "glm4v_moe": Family(stages=True),
     "glm_ocr": Family(stages=True),
@@ -136,7 +138,9 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5_vl_moe": Family(stages=True),
     "paddleocr_vl": Family(stages=True),
     "hunyuan_vl": Family(axes=4, stages=True),
-    "exaone4_5": Family(projector="visual.merger", merged=True, order=unwindow, recounts=True, stages=True),
+    "exaone4_5": Family(
+        projector="visual.merger", merged=True, order=unwindow, recounts=True, stages=True
+    ),
     "aria": Family(stages=True),
     "kimi_k25": Family(stages=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
@@ -203,7 +207,7 @@ def decoder_of(model: Any) -> Any:
     """
     family, base = family_of(model), model.base_model
     parts = (getattr(base, name, None) for name in ("language_model", "text_model"))
-    decoder = next((part for part in parts if part is not None), None)
+    decoder: Any = next((part for part in parts if part is not None), None)
     if not family.stages or not hasattr(decoder, "layers"):
         known = ", ".join(name for name, row in FAMILIES.items() if row.stages)
         raise UnsupportedError(

@@ -156,11 +156,12 @@ class Listening:
                     "rotary positions."
                 )
 
-            def after(_module: Any, _args: Any, out: Tensor, raw: str = raw) -> None:
+            def after(
+                _module: Any, _args: Any, out: Tensor, raw: str = raw, name: str = projection
+            ) -> None:
                 if (heard := self._of(attention)) is None:
                     return
-                heads = out.detach().reshape(*out.shape[:2], -1, attention.head_dim)
-                setattr(heard, raw, heads.transpose(1, 2))
+                setattr(heard, raw, _by_head(attention, name, out.detach()))
                 heard.scaling = float(attention.scaling)
 
             self.actions[Point(module, When.AFTER)] = after
@@ -185,6 +186,14 @@ class Listening:
                 if signal.ahead == ahead:
                     found[name] = signal_of(signal.kind, heard, held)
         return found
+
+
+def _by_head(attention: Any, projection: str, out: Tensor) -> Float[Tensor, "B H N d"]:
+    """What a projection gives, or a norm behind it: before heads come to the front, or after."""
+    heads = getattr(attention, projection).out_features // attention.head_dim
+    if out.ndim == 4 and out.shape[1] == heads != out.shape[2]:  # Exaone's norms
+        return out
+    return out.reshape(*out.shape[:2], -1, attention.head_dim).transpose(1, 2)
 
 
 def _heard(layer: Any, signals: Mapping[str, Signal]) -> dict[str, Signal]:

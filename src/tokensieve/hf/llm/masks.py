@@ -133,7 +133,9 @@ def window_of(decoder: Any, number: int) -> int | None:
 def held_by(cache: Any, number: int) -> int:
     """Tokens that a cache's layer has read; 0 without a cache."""
     layers = getattr(cache, "layers", ())
-    return int(layers[number].get_seq_length()) if number < len(layers) else 0
+    if number >= len(layers) or not hasattr(layers[number], "get_seq_length"):
+        return 0  # a layer that holds a state has no length
+    return int(layers[number].get_seq_length())
 
 
 def _plain(layer: Any) -> bool:
