@@ -1,4 +1,4 @@
-"""Families that are cut before the LLM: a shortened prompt is answered exactly as theory says."""
+"""Families of `more.py`: before the LLM and inside it, answered exactly as theory says."""
 
 import pytest
 import torch

@@ -165,7 +165,8 @@ def page(cells: Cells) -> str:
     message = (
         f"Of {len(pairs)} pairs of family and site, {pairs.count(EXACT)} are exact, "
         f"{pairs.count(WORKS)} work and {pairs.count(REFUSED)} are refused with an error; "
-        f"{words(everywhere) or 'no site'} is there for all {len(cells)} families. In "
+        f"{words(everywhere) or 'no site'} {'are' if len(everywhere) > 1 else 'is'} there for all "
+        f"{len(cells)} families. In "
         f"{len(MODES)} ways of calling a model that makes {len(every)} cells: {counts}, "
         f"{every.count(UPSTREAM)} wrong upstream."
     )
