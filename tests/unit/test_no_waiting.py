@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokensieve.functional.coverage import salient_coverage
 from tokensieve.functional.diversity import max_min_diversity
+from tokensieve.functional.dpp import greedy_dpp
 from tokensieve.functional.pivots import unlike_pivots
 from tokensieve.functional.suppression import suppressed_top
 
@@ -32,6 +33,7 @@ TEXT = torch.eye(8)[:2]
 CHOICES: dict[str, Choice] = {
     "coverage": lambda x, n, valid: salient_coverage(x, x[..., 0].abs(), n, valid),
     "diversity": max_min_diversity,
+    "dpp": lambda x, n, valid: greedy_dpp(x, x[..., 0].abs(), n, valid, ahead=False),
     "suppression": lambda x, n, valid: suppressed_top(x, x[..., 0], n, valid, 0.8),
     "pivots": lambda x, n, valid: unlike_pivots(x, x[..., 0], TEXT, n, valid, int(n[0]) // 2),
 }
@@ -48,6 +50,19 @@ def waits(choose: Choice, count: int) -> int:
 @pytest.mark.parametrize("name", CHOICES)
 def test_more_picks_wait_no_more(name: str) -> None:
     assert waits(CHOICES[name], 30) == waits(CHOICES[name], 4)
+
+
+def test_a_dpp_is_the_same_ahead_or_not() -> None:
+    """On a CPU it looks ahead, so waits; the tokens are the same, past the rank too."""
+    g = torch.Generator().manual_seed(1)
+    x, quality = torch.randn(3, 40, 8, generator=g), torch.rand(3, 40, generator=g)
+    valid, counts = torch.ones(3, 40, dtype=torch.bool), torch.tensor([3, 8, 20])
+    valid[1, 30:] = False
+    found = [greedy_dpp(x, quality, counts, valid, ahead=ahead) for ahead in (True, False)]
+    assert torch.equal(*found)
+    assert found[0].sum(-1).tolist() == counts.tolist()
+    looking = [waits(lambda x, n, v: greedy_dpp(x, x[..., 0].abs(), n, v), n) for n in (4, 8)]
+    assert looking[1] > looking[0]
 
 
 def test_waiting_is_seen() -> None:

@@ -48,7 +48,7 @@ class Cosines:
         parts = (self._part(start) for start in range(0, L, _PART))
         norms = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
         norms.append(tokens_BLC.new_empty(B, 0, dtype=torch.float32))  # L may be 0
-        self._scale_BL = 1 / torch.cat(norms, 1).clamp_min(_EPS)
+        self.scale_BL = 1 / torch.cat(norms, 1).clamp_min(_EPS)
         self.nearest_BL = tokens_BLC.new_full((B, L), -torch.inf, dtype=torch.float32)
         self.crowd_BL = torch.zeros_like(self.nearest_BL)
         self.whole_BLL: Tensor | None = None
@@ -56,7 +56,7 @@ class Cosines:
         asked = nearest or radius is not None
         if not asked and rows * _ROWS_OF_A_PRODUCT < L:
             return
-        self._hold = B * L * L <= _FLOATS
+        self._hold = fits_whole(B, L)
         if self._hold:
             if L > _PART:  # else the only block is the whole
                 self.whole_BLL = torch.empty(B, L, L, device=tokens_BLC.device)
@@ -93,10 +93,10 @@ class Cosines:
         picked_BNC = self._tokens_BLC[crop_B1, pick_BN].float()
         if self._padding_BL is not None:  # a crop without real tokens left picks padding
             picked_BNC = picked_BNC.masked_fill(self._padding_BL[crop_B1, pick_BN, None], 0)
-        picked_BNC = picked_BNC * self._scale_BL[crop_B1, pick_BN, None]
+        picked_BNC = picked_BNC * self.scale_BL[crop_B1, pick_BN, None]
         starts = range(0, self._tokens_BLC.shape[1], _PART)
         rows_BNL = torch.cat([picked_BNC @ self._part(start).mT for start in starts], 2)
-        rows_BNL *= self._scale_BL[:, None]
+        rows_BNL *= self.scale_BL[:, None]
         return rows_BNL
 
     def _part(self, start: int) -> Float[Tensor, "B P C"]:
@@ -111,10 +111,10 @@ class Cosines:
         L = self._tokens_BLC.shape[1]
         for top in range(0, L, _PART):
             # one side at length 1 before the product, or large tokens overflow in it
-            rows_BPC = self._part(top) * self._scale_BL[:, top : top + _PART, None]
+            rows_BPC = self._part(top) * self.scale_BL[:, top : top + _PART, None]
             for left in range(top, L, _PART):
                 block_BPQ = rows_BPC @ self._part(left).mT
-                block_BPQ *= self._scale_BL[:, None, left : left + _PART]
+                block_BPQ *= self.scale_BL[:, None, left : left + _PART]
                 yield top, left, block_BPQ
 
     def _keep(self, top: int, left: int, block_BPQ: Float[Tensor, "B P Q"]) -> None:
@@ -149,6 +149,11 @@ class Cosines:
             block_BPQ.masked_fill_(self._padding_BL[:, None, columns], -torch.inf)
         for at, found in ((rows, block_BPQ.amax(2)), (columns, block_BPQ.amax(1))):
             self.nearest_BL[:, at] = torch.maximum(self.nearest_BL[:, at], found)
+
+
+def fits_whole(crops: int, length: int) -> bool:
+    """Whether all cosines of so many crops are held at a time."""
+    return crops * length * length <= _FLOATS
 
 
 def crops_at_once(tokens_BLC: Float[Tensor, "B L C"], floats: int | None = None) -> list[slice]:

@@ -28,15 +28,27 @@ def topk_mask(
             return found_BL
     ranked = scores_BL.float().clamp_min(_LOWEST).masked_fill(~valid_BL, -torch.inf)
     if ties_BL is None:
-        order = ranked.argsort(dim=-1, descending=True, stable=True)
-    else:
-        first = ties_BL.float().argsort(dim=-1, descending=True, stable=True)
-        second = ranked.gather(-1, first).argsort(dim=-1, descending=True, stable=True)
-        order = first.gather(-1, second)
+        return _first_of_ties(ranked, counts_B) & valid_BL
+    first = ties_BL.float().argsort(dim=-1, descending=True, stable=True)
+    second = ranked.gather(-1, first).argsort(dim=-1, descending=True, stable=True)
+    order = first.gather(-1, second)
     place = torch.empty_like(order).scatter_(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
     )
     return (place < counts_B[:, None]) & valid_BL
+
+
+def _first_of_ties(ranked_BL: Tensor, counts_B: Tensor) -> Tensor:
+    """Those above the k-th highest, and as many like it as there is room for, the earlier first.
+    Values alone are sorted, which takes half of a stable order's time."""
+    L = ranked_BL.shape[-1]
+    if L == 0:
+        return torch.zeros_like(ranked_BL, dtype=torch.bool)
+    at_B1 = (L - counts_B[:, None]).clamp(0, L - 1)
+    kth_B1 = ranked_BL.sort(-1).values.gather(1, at_B1)
+    above_BL, like_BL = ranked_BL > kth_B1, ranked_BL == kth_B1
+    room_B1 = counts_B[:, None] - above_BL.sum(-1, keepdim=True)
+    return above_BL | (like_BL & (like_BL.cumsum(-1) <= room_B1))
 
 
 def _above(ranked_BL: Tensor, counts: list[int]) -> Tensor | None:
