@@ -6,6 +6,7 @@ A budget is then an average: a crop asked for n tokens keeps from half to twice 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -71,6 +72,11 @@ def part_of(counts_B: Int[Tensor, "B"], share: float) -> Int[Tensor, "B"]:
     if share == 0:
         return torch.zeros_like(counts_B)
     return torch.minimum(rounded_share(counts_B, share).clamp_min(1), counts_B)
+
+
+def rounded(count: int, share: float) -> int:
+    """`rounded_share` of one count, half up."""
+    return math.floor(count * share + 0.5 + EPS)
 
 
 def rounded_share(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokensieve.fields import option
 from tokensieve.functional.blocks import blocks_run
-from tokensieve.functional.counts import rounded_share
+from tokensieve.functional.counts import rounded
 from tokensieve.functional.grid import four_neighbours
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
@@ -72,15 +72,16 @@ class HiPrune(Method):
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
         middle_BL, deep_BL = vision.signal("middle"), vision.signal("deep")
-        valid_BL = vision.valid_BL
-        anchors_B = rounded_share(counts, self.alpha / 5)
+        valid_BL, budgets = vision.valid_BL, counts.tolist()
+        anchors = [rounded(count, self.alpha / 5) for count in budgets]
+        anchors_B = counts.new_tensor(anchors)
         kept_BL = topk_mask(middle_BL, anchors_B, valid_BL)
         if vision.grid is not None:
-            near_BL = (self._beside(kept_BL, vision.grid) & valid_BL) | kept_BL
-            if min((counts - near_BL.sum(-1)).tolist(), default=0) >= 0:
+            near_BL = self._beside(kept_BL, vision.grid) | kept_BL
+            if all(5 * some <= count for some, count in zip(anchors, budgets, strict=True)):
                 first_BL = deep_BL.masked_fill(near_BL, torch.inf)
                 return Reduction(topk_mask(first_BL, counts, valid_BL))
-            buffers_BL = near_BL & ~kept_BL  # more than there is room for, in some crop
+            buffers_BL = near_BL & ~kept_BL & valid_BL  # there may not be room for all
             kept_BL |= topk_mask(deep_BL, counts - anchors_B, buffers_BL)
         rest_B = counts - kept_BL.sum(-1)
         return Reduction(kept_BL | topk_mask(deep_BL, rest_B, valid_BL & ~kept_BL))
