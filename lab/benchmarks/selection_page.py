@@ -11,7 +11,9 @@ from tokensieve.evaluate import records
 
 GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}  # by number of tokens
 LIMIT = 15  # per cent of the saved prefill
+SAME, MIDDLE = 1.05, 0.22
 SHARES = Path("results/prefill-share/llava-next-7b.json")
+VECTORISED = Path("results/vectorised.json")
 
 
 def page(folder: Path) -> str:
@@ -24,6 +26,7 @@ def page(folder: Path) -> str:
     }
     parts = [
         *_shares(),
+        *_beside(),
         "## Time and memory of the choice alone",
         'On random tokens and signals; attention itself is not counted. "of one product": '
         'against one n x n product of the tokens in float32, timed in turns with it. "naive / '
@@ -137,6 +140,46 @@ def _shares() -> list[str]:
         "are not to be carried over, and none was lent to measure them.",
         fold("Every method", table(rows)),
     ]
+
+
+def _beside() -> list[str]:
+    """Ours against vectorised forms, from the record of `vectorised.py`."""
+    title = "## Beside a vectorised form"
+    if not VECTORISED.exists():
+        return [title, "Not run: `python -m lab.benchmarks.vectorised`."]
+    record = records.read(VECTORISED)
+    found = record["rows"]
+    asked = list(dict.fromkeys((r["n"], r["batch"], r["dtype"]) for r in found))
+    names = [f"{batch} x {n:,} {dtype}" for n, batch, dtype in asked]
+    glance, every = [["method", *names]], [["method", "keep", *names]]
+    slower = []
+    for name in record["config"]["methods"]:
+        for keep in sorted({r["keep"] for r in found}):
+            of = {
+                (r["n"], r["batch"], r["dtype"]): r["s"] / r["vectorised_s"]
+                for r in found
+                if (r["method"], r["keep"]) == (name, keep)
+            }
+            cells = [f"**{of[a]:.2f}**" if of[a] > SAME else f"{of[a]:.2f}" for a in asked]
+            every.append([f"`{name}`", f"{keep:g}", *cells])
+            if keep == MIDDLE:
+                glance.append([f"`{name}`", *cells])
+        behind = [r for r in found if r["method"] == name and r["s"] > SAME * r["vectorised_s"]]
+        if behind:
+            most = max(1e3 * (r["s"] - r["vectorised_s"]) for r in behind)
+            slower.append(f"`{name}` ({len(behind)} rows, by up to {most:.2f} ms a call)")
+    machine = record["provenance"]["machine"]["cpu"]
+    return [
+        title,
+        f"Time of ours over that of the form most are released in, written anew "
+        f"(`lab/benchmarks/vectorised.py`): all crops at once, no padding, one budget, nothing "
+        f"checked. In turns in one run, medians; below 1 ours is faster, in bold above {SAME}. "
+        f"{MIDDLE:g} kept; slower somewhere: {words(slower) if slower else 'none'}.",
+        table(glance),
+        fold("Every share", table(every)),
+        fold("Measured on", f"{machine}, {record['config']['threads']} thread(s), commit "
+             f"{record['provenance']['commit'][:9]}, {record['config']['seconds']:g} s a row."),
+    ]  # fmt: skip
 
 
 def _few(rows: list[list[str]]) -> list[list[str]]:

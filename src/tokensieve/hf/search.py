@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.fields import check_names, shown
+from tokensieve.functional.bayes import bayesian_search
 from tokensieve.functional.blocks import blocks_run
 from tokensieve.hf.families.fingerprint import llm_info
 from tokensieve.hf.families.positions import mask_of
@@ -21,10 +22,11 @@ from tokensieve.hf.families.table import decoder_of
 from tokensieve.hf.runtime.arguments import require_inputs
 from tokensieve.hf.sieve import sieve
 from tokensieve.methods.base import Method
-from tokensieve.schedules import Searched, greedy_search
+from tokensieve.schedules import PSigmoid, Searched, greedy_search
 from tokensieve.schedules.searched import steps_of
 
 Score = Callable[[tuple[float, ...]], float]
+_STEEPNESS = (0.0, 60.0)
 
 
 def search_schedule(
@@ -53,13 +55,57 @@ def search_schedule(
     return Searched(info, greedy_search(asked, info.depth, keep, **options))
 
 
+def fit_p_sigmoid(
+    model: Any,
+    method: str | Method,
+    prompts: Sequence[Mapping[str, Any]],
+    keep: float,
+    *,
+    score: Score | None = None,
+    evaluations: int = 20,
+    seed: int = 0,
+) -> PSigmoid:
+    """The `PSigmoid` by which most is kept of the answers when its mean share is `keep` [1].
+
+    Arguments as of `search_schedule`. A Bayesian search asks for the score of so many values of
+    `steepness`, from 0 to 60; where the sigmoid stands follows from the budget.
+
+    Differs from the paper: it searches both numbers, with the budget as a bound.
+
+    Raises `ConfigError` without prompts or evaluations, `BudgetError` for a `keep` below what the
+    first layer holds.
+
+    [1] Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction,
+    arXiv 2412.00556.
+    """
+    require_evaluations(evaluations)
+    info = llm_info(model, 1)
+    asked = first_token_score(model, method, prompts) if score is None else score
+
+    def worth(point: tuple[float, ...]) -> float:
+        stages = PSigmoid(point[0]).stages(info, keep)
+        return asked((1.0, *(float(stages[layer]) for layer in range(1, info.depth))))
+
+    (steepness,), _ = bayesian_search(worth, [_STEEPNESS], evaluations, seed)
+    return PSigmoid(steepness)
+
+
+def require_evaluations(evaluations: object) -> None:
+    """Raise `ConfigError` for what is no number of questions to ask."""
+    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
+        raise ConfigError(
+            f"Expected `evaluations` as a whole number from 1. Got {shown(evaluations)}. Pass some "
+            "tens."
+        )
+
+
 def first_token_score(
     model: Any, method: str | Method, prompts: Sequence[Mapping[str, Any]]
 ) -> Score:
     """Minus the mean divergence (KL, in nats) of the first answer token's distribution from the
     one of the whole model."""
     decoder_of(model)
-    _require_prompts(prompts)
+    require_prompts(prompts)
     wanted = [_first_token(model, inputs) for inputs in prompts]
 
     def score(shares: tuple[float, ...]) -> float:
@@ -99,7 +145,7 @@ def withdrawal_layer(
             f"Expected a threshold of 0 or more and a first layer from 1 to {depth - 1}. Got "
             f"{threshold} and {first}."
         )
-    _require_prompts(prompts)
+    require_prompts(prompts)
     wanted = [_first_token(model, inputs) for inputs in prompts]
     for layer in range(first, depth):
         with sieve(model, "vtw", 0.5, layer=layer):
@@ -115,7 +161,8 @@ def divergence(log_p_BV: Float[Tensor, "B V"], log_q_BV: Float[Tensor, "B V"]) -
     return (log_p_BV.exp() * (log_p_BV - log_q_BV)).sum(-1)
 
 
-def _require_prompts(prompts: object) -> None:
+def require_prompts(prompts: object) -> None:
+    """Raise `ConfigError` for what is no list of prompts, `PromptError` for one that is none."""
     if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not prompts:
         raise ConfigError(
             f"Expected a list of prompts to search on. Got {shown(prompts)}. Pass a few tens, each "

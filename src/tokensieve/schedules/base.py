@@ -152,8 +152,9 @@ class PSigmoid(Schedule):
     that the mean is right; layer 0 holds everything. steepness: 0 falls at once to an even share,
     large ones keep all and then next to nothing.
 
-    Differs from the paper: it fits both numbers by Bayesian search, here one is an option and the
-    other follows from the budget. Raises `BudgetError` for a `keep` below what layer 0 holds.
+    Differs from the paper: there a Bayesian search fits both numbers; here one is an option, which
+    `tokensieve.hf.search.fit_p_sigmoid` fits so, and the other follows from the budget. Raises
+    `BudgetError` for a `keep` below what layer 0 holds.
 
     [1] Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction,
     arXiv 2412.00556.
