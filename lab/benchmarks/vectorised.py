@@ -288,8 +288,9 @@ def main() -> None:
                     with torch.inference_mode():
                         rows.append(measure(name, n, batch, dtype, keep, o.seconds))
                     print(rows[-1], flush=True)
-    config = {"methods": o.methods, "seconds": o.seconds, "threads": o.threads}
-    records.write(o.out, {"config": config, "rows": rows, "provenance": records.provenance()})
+        config = {"methods": sorted({row["method"] for row in rows}), "seconds": o.seconds,
+                  "threads": o.threads}  # fmt: skip
+        records.write(o.out, {"config": config, "rows": rows, "provenance": records.provenance()})
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ def rectangle(real: Int[Tensor, "n"], grid: tuple[int, int] | None) -> tuple[int
 
 def four_neighbours(mask_BL: Bool[Tensor, "B L"], grid: tuple[int, int]) -> Bool[Tensor, "B L"]:
     """True above, below, left and right of each True of the mask; rows do not wrap around."""
-    if mask_BL.device.type == "cpu":  # in NumPy, which takes less time to begin each of many steps
+    if (
+        mask_BL.device.type == "cpu" and not torch.compiler.is_compiling()
+    ):  # NumPy, which takes less time to begin each of many steps
         return torch.from_numpy(_beside_each(mask_BL.numpy().reshape(-1, *grid))).flatten(1)
     mask_BHW = mask_BL.view(-1, *grid)
     near_BHW: Tensor = _beside_each(mask_BHW, torch.zeros_like(mask_BHW))

@@ -24,7 +24,7 @@ def topk_mask(
 
     A tie goes to the higher of `ties_BL` where given, then to the earlier token.
     """
-    if ties_BL is None and scores_BL.device.type == "cpu":
+    if ties_BL is None and scores_BL.device.type == "cpu" and not torch.compiler.is_compiling():
         found_BL = _on_cpu(scores_BL.detach().float().numpy(), counts_B, valid_BL.numpy())
         return torch.from_numpy(found_BL)
     ranked = scores_BL.float().clamp_min(_LOWEST).masked_fill(~valid_BL, -torch.inf)
