@@ -25,6 +25,7 @@ from toys.quick import few
 pytestmark = pytest.mark.skipif(
     Version(tf.__version__) < Version("5.24"), reason="some of them came with 5.24"
 )
+FUSED = ("kimi_k25",)  # no projection for queries alone
 CUT = [name for name in MORE if name not in checks.STATEFUL]
 every_family = pytest.mark.parametrize("name", few(list(MORE)))
 
@@ -60,11 +61,20 @@ def test_keep_all_is_the_model_itself(name):
 @pytest.mark.one_of_each
 def test_a_cut_is_told_what_eager_attention_says(name, kind):
     """Projections with norms behind them, before heads come to the front or after, too."""
-    if (name, kind) == ("kimi_k25", Kind.LAST_UNROTATED):  # queries of a latent
+    if name in FUSED and kind is Kind.LAST_UNROTATED:
         with pytest.raises(UnsupportedError, match="Expected attention with a 'q_proj' layer"):
             heard.check(name, kind, 2, heard.REFERENCES[kind])
         return
     heard.check(name, kind, 2, heard.REFERENCES[kind])
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma", "molmo2"])
+def test_what_visual_tokens_say_of_those_behind_them_is_told(name, monkeypatch):
+    """Where they see each other: attention as if all were causal is another."""
+    heard.check(name, Kind.RECEIVED_ATTENTION, 2, heard.REFERENCES[Kind.RECEIVED_ATTENTION])
+    heard.forget_masks(monkeypatch)
+    with pytest.raises(AssertionError):
+        heard.check(name, Kind.RECEIVED_ATTENTION, 2, heard.REFERENCES[Kind.RECEIVED_ATTENTION])
 
 
 def test_layers_that_read_keys_of_others_are_not_cut(monkeypatch):

@@ -61,7 +61,7 @@ def check_blocked(tiny, shorten, pictures=(1, 2)):
 
 
 # layers with a state or a convolution, which a blocked token goes through all the same
-STATEFUL = ("qwen3_5", "lfm2_vl")
+STATEFUL = ("qwen3_5", "lfm2_vl", "minicpmv4_6")
 RECOUNTED = ("exaone4_5",)  # `generate` counts what is left, whatever it is told
 
 

@@ -47,6 +47,11 @@ from families.others import (  # isort: skip
     _llama4,
     _kimi_k25,
     _fuyu,
+    _perception_lm,
+    _fast_vlm,
+    _molmo2,
+    _minicpmv4_6,
+    _granite4_vision,
 )
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -221,8 +226,9 @@ MORE = {
         _llava_next_video, _video_llava, _aya_vision, _cohere2_vision, _idefics2, _qwen3_vl_moe,
         _qwen3_5, _qwen2_5_omni, _glm4v, _glm46v, _glm4v_moe, _glm_ocr, _lfm2_vl, _gemma4,
         _got_ocr2, _lighton_ocr, _deepseek_vl, _janus, _ovis2, _ernie4_5_vl, _paddleocr_vl,
-        _hunyuan_vl, _exaone4_5, _aria, _video_llama_3, _kimi_k25,
+        _hunyuan_vl, _exaone4_5, _aria, _video_llama_3, _kimi_k25, _perception_lm,
+        _fast_vlm, _molmo2, _minicpmv4_6,
     )
 }  # fmt: skip
 # their rows stand elsewhere, or their pictures have another name than their encoder wants
-ROWLESS = {"llama4": _llama4, "fuyu": _fuyu}
+ROWLESS = {"llama4": _llama4, "fuyu": _fuyu, "granite4_vision": _granite4_vision}

@@ -11,9 +11,11 @@ from families.parts import (
     BEGIN,
     END,
     IMAGE,
+    PINPOINTS,
     VIDEO,
     VOCAB,
     Pixels,
+    anyres,
     each,
     llm,
     mrope,
@@ -187,6 +189,88 @@ def _kimi_k25() -> tuple[Any, Pixels]:
         projection_hidden_size=24, vision_start_token_id=BEGIN, vision_end_token_id=END,
     )  # fmt: skip
     return tf.Kimi_K25ForConditionalGeneration(config), _stacked
+
+
+def _perception_lm() -> tuple[Any, Pixels]:
+    """DINOv2 stands for its tower, which is timm's."""
+    vision = vit("dinov2") | {"mlp_ratio": 2, "model_args": {"embed_dim": 24}}
+    config = tf.PerceptionLMConfig(
+        vision_config=vision, text_config=llm(), image_token_id=IMAGE, video_token_id=VIDEO
+    )
+
+    def pixels(n: list[int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": each(n, 1, 3, 24, 24)}
+
+    return tf.PerceptionLMForConditionalGeneration(config), pixels
+
+
+def _fast_vlm() -> tuple[Any, Pixels]:
+    """A ResNet stands for its tower, which is timm's and convolutional too."""
+    vision = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 24],
+              "hidden_size": 24, "depths": [1, 1], "layer_type": "basic"}  # fmt: skip
+    config = tf.FastVlmConfig(
+        vision_config=vision, text_config=llm("qwen2"), image_token_index=IMAGE
+    )
+    model = tf.FastVlmForConditionalGeneration(config)
+    model.model.vision_tower._supports_sdpa = True  # it has no attention
+
+    def pixels(n: list[int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": each(n, 3, 32, 32)}
+
+    return model, pixels
+
+
+def _molmo2() -> tuple[Any, Pixels]:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 12}
+    vision = vit("molmo2_vision") | heads | {"image_size": [24, 24], "num_position_embeddings": 16}
+    adapter = {"vision_feature_layer": [-1, -2], "hidden_size": 24, "intermediate_size": 32,
+               "text_hidden_size": 32, **heads}  # fmt: skip
+    text = llm("molmo2_text", additional_vocab_size=8, head_dim=8, rope_parameters=ROPE)
+    config = tf.Molmo2Config(
+        vision_config=vision, adapter_config=adapter, text_config=text, image_patch_id=IMAGE,
+        image_start_token_id=BEGIN, image_end_token_id=END, low_res_image_start_token_id=154,
+        frame_start_token_id=155, frame_end_token_id=156,
+    )  # fmt: skip
+    four = torch.arange(16).view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4)  # 2 x 2 patches a token
+
+    def pixels(n: list[int]) -> dict[str, torch.Tensor]:
+        count = sum(n)
+        return {"pixel_values": each(n, 16, 108),
+                "image_token_pooling": torch.cat([four + 16 * i for i in range(count)]),
+                "image_grids": torch.tensor([[2, 2, 0, 0]] * count)}  # fmt: skip
+
+    return tf.Molmo2ForConditionalGeneration(config), pixels
+
+
+def _minicpmv4_6() -> tuple[Any, Pixels]:
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    text = llm("qwen3_5_text", head_dim=8, layer_types=kinds, linear_num_key_heads=2,
+               linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+               rope_parameters={**ROPE, "mrope_section": [2, 1, 1],
+                                "partial_rotary_factor": 1.0})  # fmt: skip
+    vision = vit("minicpmv4_6_vision", 4) | {"insert_layer_id": 1, "image_size": 32}
+    config = tf.MiniCPMV4_6Config(
+        vision_config=vision, text_config=text, insert_layer_id=1, image_token_id=IMAGE,
+        video_token_id=VIDEO,
+    )  # fmt: skip
+
+    def pixels(n: list[int]) -> dict[str, torch.Tensor]:
+        strips = [noise(1, 3, 4, 64 * 4, seed=i) for i in range(sum(n))]
+        return {"pixel_values": torch.cat(strips, -1),
+                "target_sizes": torch.tensor([[8, 8]] * sum(n), dtype=torch.int32)}  # fmt: skip
+
+    return tf.MiniCPMV4_6ForConditionalGeneration(config), pixels
+
+
+def _granite4_vision() -> tuple[Any, Pixels]:
+    """Its rows are added before layers of the LLM, none stands in the prompt."""
+    config = tf.Granite4VisionConfig(
+        vision_config=siglip() | {"hidden_size": 128}, text_config=llm("granite4_vision_text"),
+        image_token_index=IMAGE, vision_feature_select_strategy="full",
+        image_grid_pinpoints=PINPOINTS, downsample_rate="1/2", deepstack_layer_map=[[-2, 0]],
+        spatial_target_layers=[1, 1, 2, 2],
+    )  # fmt: skip
+    return tf.Granite4VisionForConditionalGeneration(config), anyres
 
 
 def _fuyu() -> tuple[Any, Pixels]:

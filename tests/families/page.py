@@ -38,16 +38,18 @@ TITLES = {
     "deepseek_vl": "DeepSeek-VL", "janus": "Janus", "ovis2": "Ovis2",
     "ernie4_5_vl": "Ernie-4.5-VL", "paddleocr_vl": "PaddleOCR-VL", "hunyuan_vl": "HunYuan-VL",
     "exaone4_5": "EXAONE-4.5", "aria": "Aria", "video_llama_3": "VideoLLaMA3",
-    "kimi_k25": "Kimi-K2.5",
+    "kimi_k25": "Kimi-K2.5", "perception_lm": "Perception-LM", "fast_vlm": "FastVLM",
+    "molmo2": "Molmo2", "minicpmv4_6": "MiniCPM-V 4.6",
 }  # fmt: skip
 LEGEND = (
     "*exact*: tokens and logits are those of the whole prompt whose dropped tokens are masked, in "
     "a batch as alone. *works*: budgets are held and the model answers, in a batch as alone; a "
     "smaller picture, or later layers of an encoder that see fewer patches, have no whole prompt "
     "to be equal to. *refused*: an error says what to do instead. "
-    "LFM2-VL and Qwen3.5 have layers that a masked token goes through all the same: there "
-    "*exact* before the LLM is a prompt put together by hand of what is left, and inside it "
-    "*works* says that the model answers. EXAONE-4.5 counts positions anew, whatever it is told."
+    "LFM2-VL, Qwen3.5 and MiniCPM-V 4.6 have layers that a masked token goes through all the "
+    "same: there *exact* before the LLM is a prompt put together by hand of what is left, and "
+    "inside it *works* says that the model answers. EXAONE-4.5 counts positions anew, whatever it is told. "
+    "Perception-LM and FastVLM stand here around another tower than theirs, which is timm's."
 )
 
 

@@ -143,6 +143,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "aria": Family(stages=True),
     "kimi_k25": Family(stages=True),
+    "perception_lm": Family(stages=True),
+    "fast_vlm": Family(stages=True),
+    "molmo2": Family(stages=True),
+    "minicpmv4_6": Family(stages=True),
     # its encoder must fill the grid that is fused: neither resized nor thinned out
     "fused_llava": Family(
         pack=pack_fused,

@@ -53,6 +53,7 @@ class Heard:
     neurons: Tensor | None = None  # (B, N, F) of the feed-forward part
     scaling: float = 1.0
     window: int | None = None  # places the layer looks back; None: all
+    mask: Tensor | None = None  # (B or 1, 1, N, N) what each sees, where the layer is told
 
 
 def signal_of(kind: Kind, heard: Heard, held: Held) -> Float[Tensor, "B N K"]:
@@ -142,7 +143,12 @@ def _asked(
     B, H, N, d = query.shape
     taken = query.gather(2, at_BT[:, None, :, None].expand(B, H, at_BT.shape[1], d))
     places = torch.arange(N, device=query.device)
-    seen = (places <= at_BT[..., None]) & held.real_BN[:, None] & real_BT[..., None]
+    if heard.mask is None:
+        seen = places <= at_BT[..., None]
+    else:  # visual tokens may see each other, as Gemma 3's do
+        told = heard.mask[:, 0].expand(B, N, N)
+        seen = told.gather(1, at_BT[..., None].expand(B, at_BT.shape[1], N))
+    seen = seen & held.real_BN[:, None] & real_BT[..., None]
     if heard.window is not None:
         back = held.place_BN.gather(1, at_BT)[..., None] - held.place_BN[:, None]
         seen &= back < heard.window

@@ -98,10 +98,13 @@ class Listening:
             self.heard = {}
 
     def _seen(
-        self, module: Any, query: Tensor, key: Tensor, scaling: float, _mask: Tensor | None
+        self, module: Any, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
     ) -> None:
         if (heard := self._of(module)) is not None:
             heard.query, heard.key, heard.scaling = query.detach(), key.detach(), scaling
+            if mask is not None and mask.shape[-2:] == (query.shape[-2], key.shape[-2]):
+                hides = mask.dtype != torch.bool
+                heard.mask = mask > torch.finfo(mask.dtype).min / 2 if hides else mask
         if self.ahead:
             raise _EnoughError
 
@@ -182,6 +185,8 @@ class Listening:
             for name in ("query", "key", "raw_query", "raw_key", "neurons"):
                 if (whole := getattr(heard, name)) is not None:
                     setattr(heard, name, whole[::repeats])
+            if heard.mask is not None and len(heard.mask) > 1:
+                heard.mask = heard.mask[::repeats]
             for name, signal in wanted.items():
                 if signal.ahead == ahead:
                     found[name] = signal_of(signal.kind, heard, held)
