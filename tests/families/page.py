@@ -48,7 +48,8 @@ LEGEND = (
     "to be equal to. *refused*: an error says what to do instead. "
     "LFM2-VL, Qwen3.5 and MiniCPM-V 4.6 have layers that a masked token goes through all the "
     "same: there *exact* before the LLM is a prompt put together by hand of what is left, and "
-    "inside it *works* says that the model answers. EXAONE-4.5 counts positions anew, whatever it is told. "
+    "inside it *works* says that the model answers. EXAONE-4.5 counts positions anew, whatever it "
+    "is told. "
     "Perception-LM and FastVLM stand here around another tower than theirs, which is timm's."
 )
 
