@@ -75,7 +75,6 @@ def ask(page, question, example="cluttered"):
     if example:
         page.locator("#drop button", has_text=example).click()
         api.expect(page.locator("#drop button[aria-pressed=true]")).to_contain_text(example)
-        page.wait_for_timeout(300)
     page.locator("#question textarea").fill(question)
     page.locator("#ask").click()
     api.expect(page.locator("#live h1")).to_have_text(question)

@@ -51,7 +51,8 @@ for (const one of props.gallery) {
   img.src = one.src; img.alt = "";
   button.type = "button"; button.title = one.name;
   button.append(img, document.createTextNode(one.name));
-  button.addEventListener("click", () => { chosen = one.name; error.textContent = ""; mark(); trigger("select", { example: one.name }); });
+  // marked when the server has it: a question asked before that is about the one before
+  button.addEventListener("click", () => { error.textContent = ""; trigger("select", { example: one.name }); });
   gallery.append(button);
 }
 file.addEventListener("change", () => { send(file.files); file.value = ""; });
