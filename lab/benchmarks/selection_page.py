@@ -160,7 +160,7 @@ def _beside() -> list[str]:
                 for r in found
                 if (r["method"], r["keep"]) == (name, keep)
             }
-            cells = [f"**{of[a]:.2f}**" if of[a] > SAME else f"{of[a]:.2f}" for a in asked]
+            cells = [_bold(of[a], SAME) if a in of else "not run" for a in asked]
             every.append([f"`{name}`", f"{keep:g}", *cells])
             if keep == MIDDLE:
                 glance.append([f"`{name}`", *cells])
@@ -180,6 +180,10 @@ def _beside() -> list[str]:
         fold("Measured on", f"{machine}, {record['config']['threads']} thread(s), commit "
              f"{record['provenance']['commit'][:9]}, {record['config']['seconds']:g} s a row."),
     ]  # fmt: skip
+
+
+def _bold(ratio: float, above: float) -> str:
+    return f"**{ratio:.2f}**" if ratio > above else f"{ratio:.2f}"
 
 
 def _few(rows: list[list[str]]) -> list[list[str]]:

@@ -276,6 +276,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=list(FORMS))
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.05, 0.22, 0.5])
     parser.add_argument("--seconds", type=float, default=1.0, help="to spend on a row")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RECORD)
@@ -284,7 +285,7 @@ def main() -> None:
     for name in o.methods:
         for n, batch in ((576, 1), (576, 8), (2880, 1)):
             for dtype in (torch.float32, torch.bfloat16):
-                for keep in (0.05, 0.22, 0.5):
+                for keep in o.keep:
                     with torch.inference_mode():
                         rows.append(measure(name, n, batch, dtype, keep, o.seconds))
                     print(rows[-1], flush=True)
