@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from families import decoders
 from families.checks import CLOSE, NEW, answer
 from families.inside import blocked, cut, kept_positions
 from families.methods import InsideRagged
@@ -45,12 +46,13 @@ def weights(model, inputs, stage):
     return out
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "mistral3"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "mistral3", "gemma3"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("beams", [1, 2])
 def test_what_others_joined_is_looked_at_as_often(name, attention, beams):
     """As if a model that was never cut looked at it so often, in the prompt and behind it."""
-    tiny = build(name) if attention == "sdpa" else build(name, "eager")
+    made = decoders.build if name == "gemma3" else build  # which looks back through a window
+    tiny = made(name) if attention == "sdpa" else made(name, "eager")
     inputs = tiny.inputs([1, 2])
 
     def call(model, inputs):
@@ -70,6 +72,15 @@ def test_what_others_joined_is_looked_at_as_often(name, attention, beams):
         with blocked(tiny.model, inputs, report.stages):
             once = call(tiny.model, inputs)[1]
         assert not torch.allclose(logits, once, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "lfm2_vl"])
+def test_layers_without_attention_weigh_nothing(name):
+    tiny = decoders.build(name)
+    inputs = tiny.inputs([1, 2])
+    (_, logits), _ = cut(tiny.model, inputs, Joined(), 1)
+    (_, once), _ = cut(tiny.model, inputs, InsideRagged(), 1)
+    assert not torch.allclose(logits, once, **CLOSE)
 
 
 def test_pact_weighs_its_clusters():

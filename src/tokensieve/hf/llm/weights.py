@@ -17,6 +17,7 @@ from torch import Tensor
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.encoder.encode import Encoded
 from tokensieve.hf.encoder.reduction import ImageReduction
+from tokensieve.hf.families.towers import attention_in
 from tokensieve.hf.prompt.compaction import Gather
 from tokensieve.hf.runtime.devices import moved
 
@@ -73,13 +74,14 @@ class Weights:
     def added(
         self, number: int, mask: Tensor | None, gather: Gather, hidden: Tensor, past: int | None
     ) -> Tensor | None:
-        """The mask of a layer with the logarithms of weights on its keys.
+        """The mask of a layer with the logarithms of weights on its keys; as it is of a layer
+        without attention, as some of a hybrid.
 
         hidden: (E, Q, D) what the layer reads. past: tokens its cache holds; None: it reads the
         prompt for the first time.
         """
         weight_BS = self.at(number)
-        if weight_BS is None:
+        if weight_BS is None or attention_in(self.decoder.layers[number]) is None:
             return mask
         gather = moved(gather, hidden.device)
         weight_ES = weight_BS.repeat_interleave(len(hidden) // len(weight_BS), 0).to(hidden.device)
