@@ -106,6 +106,10 @@ def _stability(study: str, root: Path) -> None:
     _module(study).write_page(Path("results/stability"), root)
 
 
+def _mirror(study: str, root: Path) -> None:
+    _module(study).write_page(Path("results/mirror"), root)
+
+
 def _payback(study: str, root: Path) -> None:
     suite = load_suite(_suite(study))
     _module(study).write_page(suite, Path("results/payback-time"), root)
@@ -133,6 +137,7 @@ EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes
     "selection.md": ("", _selection),
     "adaptive.md": ("adaptive", _adaptive),
     "stability.md": ("stability", _stability),
+    "mirror.md": ("mirror", _mirror),
     "payback.md": ("payback", _payback),
     "ablations.md": ("ablations", _ablations),
     "conditional.md": ("conditional", _by_suite),
