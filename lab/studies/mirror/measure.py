@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(subject: Subject, model: str, pictures: int, split: str) -> Iterator[dict[str, Any]]:
     """One row a kind, rule, view and share: the overlap, mean of the pictures."""
     world, kinds, patch = WORLDS[model]
-    method = subject.bound("selector", {})
-    assert isinstance(method, LearnedSelection)  # of this name; tells mypy
+    method = cast(LearnedSelection, subject.bound("selector", {}))
     for kind in kinds:
         found: dict[tuple[str, str, float], list[float]] = {}
         for number in range(pictures):

@@ -47,7 +47,7 @@ def page(found: Sequence[Record]) -> str:
 def of(record: Record, rule: str, view: str, keep: float, kind: str | None = None) -> float:
     """One overlap, mean of the kinds where none is named."""
     return mean(
-        row["overlap"]
+        float(row["overlap"])
         for row in record["rows"]
         if (row["rule"], row["view"], row["keep"]) == (rule, view, keep)
         and kind in (None, row["kind"])
