@@ -1,4 +1,5 @@
-"""Published methods as they are usually written: one picture, full matrices, Python loops.
+"""Published methods as loops: one picture, full matrices. What is released is rarely so slow:
+`vectorised.py` has that.
 
 Written from the papers' descriptions, to be obvious. `selection.py` times them beside ours and
 asserts that both keep the same tokens with the same values.

@@ -30,7 +30,7 @@ def page(folder: Path) -> str:
         "## Time and memory of the choice alone",
         'On random tokens and signals; attention itself is not counted. "of one product": '
         'against one n x n product of the tokens in float32, timed in turns with it. "naive / '
-        'ours": how many times longer the form takes that is usually published '
+        'ours": how many times longer an obvious form takes, loops over tokens '
         "(`lab/benchmarks/naive.py`), which keeps the same tokens; empty where there is none or it "
         "was not run. Peak memory: on top of the inputs.",
         fold("At a glance: one crop, float32, .22 kept", table(_glance(found))),

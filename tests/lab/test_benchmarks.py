@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab.benchmarks import patches
+from lab.benchmarks import patches, vectorised
 from lab.benchmarks.prefill_share import select_seconds, steps_of
 from lab.benchmarks.selection import inputs, measure, ready, timed
 from tokensieve.methods.registry import method_class, method_names
@@ -19,6 +19,20 @@ def test_the_choice_alone_is_timed(name: str) -> None:
     row = measure(method, name, inputs(method, 64, 2, torch.bfloat16), 0.5, 1, naive=True)
     assert row["s"] > 0
     assert row["peak_mb"] >= 0
+
+
+@pytest.mark.parametrize("name", vectorised.FORMS)
+def test_a_vectorised_form_keeps_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = vectorised.measure(name, 64, 2, torch.float32, 0.25, 0.0)
+    assert min(row["s"], row["vectorised_s"]) > 0
+    other = vectorised.FORMS[name]
+
+    def wrong(crops: vectorised.Crops) -> vectorised.Kept:
+        return other(crops)[0].roll(1, 0) * 0, None
+
+    monkeypatch.setitem(vectorised.FORMS, name, wrong)
+    with pytest.raises(SystemExit, match="to keep the same"):
+        vectorised.measure(name, 64, 2, torch.float32, 0.25, 0.0)
 
 
 @pytest.mark.parametrize("name", ["divprune", "dymu", "pyramiddrop"])
