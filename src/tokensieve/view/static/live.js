@@ -89,6 +89,7 @@ watch("more", () => {  // another stop of its slider
   asking = -1;
   if (told.error) { failed(told.error); return; }
   view.merge(told.stop, told.steps);
+  if (told.stop === view.at()) moved = performance.now();  // who has read it may move on at once
   setTimeout(next, 0);
 });
 watch("saved", () => {
