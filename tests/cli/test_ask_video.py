@@ -167,6 +167,14 @@ def test_times_of_a_file(tmp_path):
     assert len(open_video(film, 8, fps=0.1).frames) == 1
 
 
+def test_times_of_a_gif_whose_frames_stay_unequally_long(tmp_path):
+    grey = [Image.new("RGB", (8, 8), (40 * i,) * 3) for i in range(4)]
+    grey[0].save(tmp_path / "a.gif", save_all=True, append_images=grey[1:],
+                 duration=[100, 2000, 300, 600])  # fmt: skip
+    assert open_video(tmp_path / "a.gif", 9).seconds == pytest.approx([0.0, 0.1, 2.1, 2.4])
+    assert len(open_video(tmp_path / "a.gif", 9, fps=1).frames) == 3  # of its three seconds
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_a_file_through_pyav(tmp_path, suffix):
     av = pytest.importorskip("av")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from families import checks, inside
 from families.registry import ready
 from families.tiny import build
 from tokensieve.errors import UnsupportedError
@@ -176,3 +177,69 @@ def test_a_forward_through_ddp_is_exact(tmp_path):
         capture_output=True, text=True, timeout=300, check=False, cwd=here,
     )  # fmt: skip
     assert done.stdout.strip().endswith("exact"), done.stderr
+
+
+def nf4(part):
+    bnb = pytest.importorskip("bitsandbytes")
+    for name, child in part.named_children():
+        if type(child) is torch.nn.Linear:
+            weight = bnb.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+            made = bnb.nn.Linear4bit(child.in_features, child.out_features, bias=False,
+                                     quant_type="nf4", compute_dtype=torch.float32)  # fmt: skip
+            made.weight = weight
+            setattr(part, name, made.to("cpu"))
+        else:
+            nf4(child)
+
+
+def integers(part, bits):
+    quantization = pytest.importorskip("torchao.quantization")
+    if bits == 8:
+        quantization.quantize_(part, quantization.Int8WeightOnlyConfig())
+        return
+    group = quantization.granularity.PerGroup(32)
+    config = quantization.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=group)
+    quantization.quantize_(part, config)
+
+
+FEWER_BITS = {
+    "bitsandbytes": nf4, "torchao 8": lambda part: integers(part, 8),
+    "torchao 4": lambda part: integers(part, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FEWER_BITS)
+def test_an_llm_of_fewer_bits_is_cut_as_exactly(model, kind):
+    """As if blocked, before the LLM and inside it; keep=1 is the model itself, bit for bit."""
+    plain = build("llava")
+    FEWER_BITS[kind](model.model.language_model)
+    tiny = SimpleNamespace(name="llava", model=model, inputs=plain.inputs)
+    with torch.no_grad():
+        logits = [one(**plain.inputs([1])).logits for one in (model, plain.model)]
+    assert not torch.allclose(*logits)
+    checks.check_blocked(tiny, checks.shorten)
+    inside.check_blocked(tiny, 1)
+    inside.check_identity(tiny, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_keeps_its_promises(model, dtype):
+    """Inside the LLM too: keep=1 is the model itself, and what is kept is what a prompt holds."""
+    model = model.to(dtype)
+    plain = build("llava")
+
+    def halved(pictures):
+        inputs = plain.inputs(pictures)
+        return inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}
+
+    tiny = SimpleNamespace(name="llava", model=model, inputs=halved)
+    inside.check_identity(tiny, 1)
+    inside.check_cache(tiny, {1: 0.6, 2: 0.3})
+    checks.check_cache(tiny, checks.shorten)
+
+
+def test_a_compiled_decoder_reads_the_shorter_prompt(model, inputs):
+    """Before the LLM nothing of it is hooked: compiled, it answers as it did."""
+    model.model.language_model = torch.compile(model.model.language_model, backend="eager")
+    got, wanted = told(model, inputs, "divprune"), told(build("llava").model, inputs, "divprune")
+    assert_close(got, wanted)

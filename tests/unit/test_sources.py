@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tokensieve.data.sources import Listing, content_hash, open_source
+from tokensieve.data.sources import Listing, content_hash, open_source, video
 from tokensieve.data.synth import ROTATION, generate
 from tokensieve.errors import (
     ConfigError,
@@ -155,6 +156,15 @@ def test_frames_of_a_gif(tmp_path) -> None:
     assert len(set(open_source(str(path), frames=40).keys)) == 40
     as_picture = open_source(str(tmp_path))  # in a folder, a GIF is a picture
     assert list(as_picture.keys) == ["clip.gif"]
+
+
+def test_a_video_without_a_length_has_so_many_frames_at_most(tmp_path, monkeypatch) -> None:
+    counted = [SimpleNamespace() for _ in range(5)]
+    container = SimpleNamespace(decode=lambda video: iter(counted))
+    assert video._counted(container, tmp_path / "clip.avi") == 5
+    monkeypatch.setattr(video, "MOST", 4)
+    with pytest.raises(PictureError, match=r"Expected a video of at most 4 frames.*clip\.avi"):
+        video._counted(container, tmp_path / "clip.avi")
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm"])

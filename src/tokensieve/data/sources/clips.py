@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -100,13 +100,15 @@ def open_video(
         raise PictureError(f"Expected a video file at {path}. Got nothing. Check the path.")
     if path.is_dir():
         return _of_folder(path, frames, fps, limits)
-    length, most = _measured(path, limits)
+    length, most, starts = _measured(path, limits)
     if fps is not None and length:
         most = min(most, max(1, round(length * fps)))
     count = min(frames, most)
     found: list[Image.Image] = []
     while len(found) < count:
         found += sampled_frames(path, count, len(found), limits)
+    if starts:
+        return Video(found, [starts[number] for number in middles(len(starts), count)])
     step = length / count if length else 1.0
     return Video(found, [(i + 0.5) * step for i in range(count)])
 
@@ -122,12 +124,15 @@ def _of_folder(folder: Path, frames: int, fps: float | None, limits: Limits) -> 
     return Video([open_picture(names[i], limits) for i in chosen], [i / (fps or 1) for i in chosen])
 
 
-def _measured(path: Path, limits: Limits) -> tuple[float, int]:
-    """Length in seconds (0: not said) and number of frames (`UNTOLD`: not said)."""
+def _measured(path: Path, limits: Limits) -> tuple[float, int, list[float]]:
+    """Length in seconds (0: not said), number of frames (`UNTOLD`: not said), and of a GIF, whose
+    frames may each be shown for another time, when each comes."""
     with named(str(path), what="video"):
         if path.suffix.lower() == ".gif":
             with animated(path, limits) as (total, _, frame):
-                return total * float(frame(0).info["duration"]) / 1000, total
+                shown = [float(frame(i).info["duration"]) / 1000 for i in range(total)]
+                ends = list(accumulate(shown))
+                return ends[-1], total, [0.0, *ends[:-1]] if ends[-1] else []
         av = need_av()
         check_file(path, None)
         with av.open(str(path), options=SAFE) as container:
@@ -137,4 +142,4 @@ def _measured(path: Path, limits: Limits) -> tuple[float, int]:
             length = float(stream.duration * stream.time_base) if stream.duration else 0.0
             if not length and container.duration:
                 length = container.duration / av.time_base
-            return max(0.0, length), stream.frames or UNTOLD
+            return max(0.0, length), stream.frames or UNTOLD, []

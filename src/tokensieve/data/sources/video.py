@@ -20,6 +20,7 @@ from tokensieve.errors import ConfigError, InputError, PictureError
 
 VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
 KEPT = 2  # stretches of frames that stay in memory: neighbours in the listing are read together
+MOST = 200_000  # frames of a video that does not say its length: an hour and a half and more
 STRETCH = 32_000_000  # pixels of each: a stretch has all frames asked for, or as many as fit
 
 # What FFmpeg may take a stranger's file for, and open for it: no playlists, no other files.
@@ -133,7 +134,7 @@ def _with_av(av: Any, path: Path, count: int, first: int, limits: Limits) -> lis
             if found is not None:
                 return found
     with av.open(str(path), options=SAFE) as container:  # no usable times: count, then pick
-        total = sum(1 for _ in container.decode(video=0))
+        total = _counted(container, path)
     wanted = [middles(total, count)[i] for i in chosen] if total else []
     with av.open(str(path), options=SAFE) as container:
         kept = {
@@ -142,6 +143,18 @@ def _with_av(av: Any, path: Path, count: int, first: int, limits: Limits) -> lis
             if number in set(wanted)
         }
     return [kept[number] for number in wanted]
+
+
+def _counted(container: Any, path: Path) -> int:
+    """Frames of a video that does not say how many it has. Raises `PictureError` for very many."""
+    total = 0
+    for total, _ in enumerate(container.decode(video=0), 1):
+        if total > MOST:
+            raise PictureError(
+                f"Expected a video of at most {MOST:,} frames where it says no length. "
+                f"Got more at {path}. Cut it, or save it as MP4."
+            )
+    return total
 
 
 def _sought(container: Any, stream: Any, count: int, chosen: range) -> list[Image.Image] | None:
