@@ -128,9 +128,9 @@ def page(record: records.Record) -> str:
     config, rows = record["config"], record["rows"]
     note = (
         f"Share of visual tokens kept on average over {config['pictures']} pictures of the split "
-        f"`test`, {AT_ONCE} a call; the last columns: with steady=True after so many of them. `selector` "
-        'with counts="adaptive", `dymu` as it ships; both were measured on the training mix, of '
-        "which none of these is one."
+        f"`test`, {AT_ONCE} a call; the last columns: with steady=True after so many of them. "
+        '`selector` with counts="adaptive", `dymu` as it ships; both were measured on the training '
+        "mix, of which none of these is one."
     )
     return document("Do adaptive counts keep their average?", message(rows, config["pictures"]),
                     [_table(rows), note], "`python -m lab.studies.steady`", on=NANO)  # fmt: skip
