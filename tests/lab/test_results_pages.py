@@ -121,6 +121,12 @@ def _coverage(study: str, root: Path) -> None:
     (root / "docs/results/coverage.md").write_text(text, "utf-8")
 
 
+def _cascade(study: str, root: Path) -> None:
+    record = json.loads(Path("results/cascade/nano.json").read_text("utf-8"))
+    text = _module(study, "__main__").page(record)
+    (root / "docs/results/cascade.md").write_text(text, "utf-8")
+
+
 def _steady(study: str, root: Path) -> None:
     record = json.loads(Path("results/steady/nano.json").read_text("utf-8"))
     text = _module(study, "__main__").page(record)
@@ -145,6 +151,7 @@ EVERY: dict[str, Writer] = {  # by page: its study, "" for none, and what writes
     "comparison.md": ("methods", _by_suite),
     "nano.md": ("nano", _nano),
     "coverage.md": ("coverage", _coverage),
+    "cascade.md": ("cascade", _cascade),
     "steady.md": ("steady", _steady),
     "gallery.md": ("", _gallery),
 }

@@ -12,6 +12,7 @@ from tokensieve import compress, load_nano, sieve
 from tokensieve.assets import asset_path
 from tokensieve.data.pictures.decode import open_picture
 from tokensieve.errors import ConfigError, UnknownNameError
+from tokensieve.evaluate.again import ask_until_sure
 from tokensieve.evaluate.ask import Settings
 from tokensieve.evaluate.calibrate import Promise, calibrate, certified
 from tokensieve.evaluate.questions import load_questions
@@ -129,6 +130,42 @@ def test_a_calibration_made_kept_and_used(nano, suite, tmp_path):
         sieve(nano.model, "selector", keep="auto", calibration=file, group="pages"),
     ):
         pass
+
+
+def test_asking_again_counts_what_is_left_to_differ(nano, suite, tmp_path):
+    """Of 12 answers at .5 ten differ, half of them unsure: five are left."""
+    settings, made = Settings(max_new_tokens=6), tmp_path / "r"
+    promise = Promise(0.5, 0.9, keeps=(0.8, 0.5))
+    calibrate(nano, suite, "random", promise, settings, made)
+    full, *fewer = (made / f"{name}--0.json" for name in ("full--1", "random--0.8", "random--0.5"))
+    wanted = [row["answer"] for row in json.loads(full.read_text())["rows"]]
+    for file in fewer:
+        record = json.loads(file.read_text())
+        for k, row in enumerate(record["rows"]):
+            row["answer"] = wanted[k] + ("x" if k < 10 else "")
+            row["sure"] = 0.9 if k < 5 else 0.1
+        file.write_text(json.dumps(record))
+    once = calibrate(nano, suite, "random", promise, settings, made)
+    again = calibrate(nano, suite, "random", replace(promise, sure=0.8), settings, made)
+    assert [(one.tried["all"][0].differed, one.sure) for one in (once, again)] == [
+        (10, None), (5, 0.8)
+    ]  # fmt: skip
+    again.to_file(tmp_path / "again.json")
+    assert Calibration.load(tmp_path / "again.json") == again
+    with (
+        pytest.raises(ConfigError, match="ask_until_sure asks again"),
+        sieve(nano.model, "random", keep="auto", calibration=again),
+    ):
+        pass
+    page = open_picture(asset_path("pictures") / "page.png")
+    with pytest.raises(ConfigError, match="Got one of answers asked once"):
+        ask_until_sure(nano, page, "What?", "random", settings, once)
+    told = replace(again, keep={"all": 0.25, "scene": 0.5}, sure=1.0)
+    first, second = ask_until_sure(nano, page, "What?", "random", settings, told)
+    assert (first.kept_tokens, second.kept_tokens) == (64, 256)
+    assert ask_until_sure(nano, page, "What?", "random", settings, told, "scene")[0].keep == 0.5
+    with pytest.raises(ConfigError, match="Expected `sure`"):
+        Promise(0.5, 0.9, sure=1.5)
 
 
 def test_another_model_is_refused(nano, suite, tmp_path):

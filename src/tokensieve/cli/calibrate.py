@@ -31,6 +31,16 @@ MaxLoss = Annotated[
 Confidence = Annotated[
     float, typer.Option(metavar="SHARE", help="How surely.", rich_help_panel=PROMISE)
 ]
+Sure = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Answers whose least likely token is less probable are asked again with all tokens, "
+        "by tokensieve.evaluate.again.ask_until_sure: fewer tokens under the same promise.",
+        show_default="none is",
+        rich_help_panel=PROMISE,
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -50,6 +60,7 @@ def calibrate(
     keep: Keeps = "0.8,0.6,0.5,0.4,0.3,0.2,0.1",
     max_loss: MaxLoss = 0.02,
     confidence: Confidence = 0.95,
+    sure: Sure = None,
     limit: Limit = None,
     option: Options = None,
     weights: Weights = None,
@@ -69,7 +80,7 @@ def calibrate(
     from tokensieve.evaluate.options import named_methods, read_options
     from tokensieve.evaluate.questions import load_questions
 
-    promise = Promise(max_loss, confidence, tuple(map(_share, keep.split(","))))
+    promise = Promise(max_loss, confidence, tuple(map(_share, keep.split(","))), sure)
     (name,) = named_methods(method)
     plan, by_method = read_options(option or (), [name])
     settings = Settings(

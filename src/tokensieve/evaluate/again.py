@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from tokensieve.errors import ConfigError
 from tokensieve.evaluate.answer import Answer
 from tokensieve.evaluate.ask import Settings, ask
+from tokensieve.evaluate.calibrate import plan_told
 from tokensieve.evaluate.prepare import Pictures
 from tokensieve.evaluate.records import read
 from tokensieve.evaluate.stats import Estimate, paired_difference
+from tokensieve.hf.calibrated import ALL, Calibration
 from tokensieve.hf.models.loaded import Loaded
 
 SURE = (0.5, 0.8, 0.95)  # probabilities of an answer's least likely token to be content with
@@ -22,13 +24,21 @@ SURE = (0.5, 0.8, 0.95)  # probabilities of an answer's least likely token to be
 
 def ask_until_sure(
     loaded: Loaded, pictures: Pictures, question: str, method: str, settings: Settings,
-    sure: float = 0.8,
+    sure: float | Calibration = 0.8, group: str = ALL,
 ) -> list[Answer]:  # fmt: skip
     """The answer with few tokens and, where its least likely token has a probability below `sure`,
     the one with all of them; the last one counts, both were paid for.
 
-    Raises what `ask` raises, `ConfigError` for a `sure` outside [0, 1].
+    sure: also a calibration of `tokensieve calibrate --sure`, which says the `keep` for its `group`
+        (instead of the settings') and the bound: then answers agree with those of all tokens as
+        often as it promises.
+
+    Raises what `ask` raises, `ConfigError` for a `sure` outside [0, 1] and a calibration for
+    another model, method or settings, `UnknownNameError` for a group that it has not.
     """
+    if isinstance(sure, Calibration):
+        sure.check(loaded.model, method, plan_told(method, settings), again=True)
+        settings, sure = replace(settings, keep=sure.keep_for(group)), sure.sure or 0.0
     if not 0 <= sure <= 1:
         raise ConfigError(f"Expected `sure` in [0, 1]. Got {sure}. Take 0.8.")
     first = ask(loaded, pictures, question, method, settings)

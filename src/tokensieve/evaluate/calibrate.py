@@ -35,16 +35,23 @@ PICTURES = 1000  # at most so many are looked at, for how they look
 
 @dataclass(frozen=True)
 class Promise:
-    """At most `max_loss` of such questions are answered otherwise, with that `confidence`."""
+    """At most `max_loss` of such questions are answered otherwise, with that `confidence`.
+
+    sure: an answer whose least likely token has a probability below it is asked again with all
+    tokens, and so never differs; None: no answer is.
+    """
 
     max_loss: float = 0.02
     confidence: float = 0.95
     keeps: tuple[float, ...] = KEEPS  # to try
+    sure: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_loss", "confidence"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise ConfigError(f"Expected {name} between 0 and 1. Got {value}.")
+        if self.sure is not None and not 0 <= self.sure <= 1:
+            raise ConfigError(f"Expected `sure` in [0, 1]. Got {self.sure}. Take 0.8.")
         if not self.keeps or not all(0 < keep < 1 for keep in self.keeps):
             raise ConfigError(f"Expected keeps as shares below 1. Got {list(self.keeps)}.")
 
@@ -111,7 +118,9 @@ def calibrate(
         record = read(file)
         if record["refused"]:
             raise ConfigError(f"Expected a method that fits. Got: {record['refused']}")
-        return [row["answer"] != one for row, one in zip(record["rows"], wanted, strict=True)]
+        rows = zip(record["rows"], wanted, strict=True)
+        bound = promise.sure or 0.0
+        return [row["answer"] != one and row.get("sure", 1.0) >= bound for row, one in rows]
 
     chosen, tried = dict[str, float | int](), dict[str, tuple[Tried, ...]]()
     for group, own in groups.items():
@@ -122,8 +131,8 @@ def calibrate(
         chosen[group], told = certified(promise, counts)
         tried[group] = tuple(told)
     return Calibration(
-        method, _plan(method, settings), weights_of(loaded.model), promise.max_loss,
-        promise.confidence, chosen, tried, look_of(loaded, questions),
+        method, plan_told(method, settings), weights_of(loaded.model), promise.max_loss,
+        promise.confidence, chosen, tried, look_of(loaded, questions), promise.sure,
     )  # fmt: skip
 
 
@@ -143,7 +152,7 @@ def _groups(questions: Questions, promise: Promise) -> dict[str, list[int]]:
     return {name: own for name, own in found.items() if len(own) >= promise.fewest}
 
 
-def _plan(method: str, settings: Settings) -> Mapping[str, str]:
+def plan_told(method: str, settings: Settings) -> Mapping[str, str]:
     """What `Asked.told` says of the same settings."""
     own: dict[str, Any] = settings.plan(method)
     known = {field.name for field in fields(Asked)} - {"options"}

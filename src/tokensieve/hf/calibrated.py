@@ -76,7 +76,8 @@ class Calibration:
 
     plan: positions, pool and options of the method, as text. weights: hash of the model's.
     keep: by group of questions, the smallest keep that holds there. tried: by group, in the order
-    tested: largest keep first.
+    tested: largest keep first. sure: it holds where answers less sure are asked again with all
+    tokens, by `tokensieve.evaluate.again.ask_until_sure`.
     """
 
     method: str
@@ -87,6 +88,7 @@ class Calibration:
     keep: Mapping[str, float | int]
     tried: Mapping[str, Sequence[Tried]]
     look: Look | None = None
+    sure: float | None = None
 
     def to_file(self, file: str | Path) -> None:
         """Write it as JSON. Raises `ConfigError` where the disk refuses."""
@@ -114,8 +116,20 @@ class Calibration:
         check_names("group of the calibration", [group], self.keep)
         return self.keep[group]
 
-    def check(self, model: Any, method: str, plan: Mapping[str, str]) -> None:
-        """Raise `ConfigError` unless it was measured for this model, method and plan."""
+    def check(
+        self, model: Any, method: str, plan: Mapping[str, str], *, again: bool = False
+    ) -> None:
+        """Raise `ConfigError` unless it was measured for this model, method and plan.
+
+        again: whether unsure answers are asked again.
+        """
+        if (self.sure is not None) != again:
+            only = "asked again when unsure" if self.sure is not None else "asked once"
+            raise ConfigError(
+                f"Expected a calibration of answers as they are given here. Got one of answers "
+                f"{only}. A sieve asks once; tokensieve.evaluate.again.ask_until_sure asks again, "
+                "for which calibrate with --sure."
+            )
         if method != self.method:
             raise ConfigError(
                 f"Expected the method '{self.method}', which was calibrated. Got '{method}'."
