@@ -160,8 +160,8 @@ def message(rows: Sequence[Mapping[str, Any]]) -> str:
     fewer = "fewer" if best["tokens"] < once["tokens"] else "no fewer"
     return (
         f"Under the promise that at most {loss:.0%} of the answers change, asking again when "
-        f"unsure (below {best['sure']:g}) reads {fewer} tokens on average: {best['tokens']:.1%} of all "
-        f"instead of {once['tokens']:.1%}, at {_points(best['to_full'])} points to all tokens."
+        f"unsure (below {best['sure']:g}) reads {fewer} tokens on average: {best['tokens']:.1%} of "
+        f"all instead of {once['tokens']:.1%}, at {_points(best['to_full'])} points to all tokens."
     )
 
 
