@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokensieve.errors import InputError, TokensieveError
+from tokensieve.errors import ConfigError, InputError, TokensieveError
+from tokensieve.methods.registry import method_names
 
 FILE = Path(__file__).with_name("published.json")
 METRICS = {  # of lmms-eval's results, and times how much they are what papers print
@@ -26,8 +27,18 @@ METRICS = {  # of lmms-eval's results, and times how much they are what papers p
     "mmmu_val": ("mmmu_val", "mmmu_acc", 100), "ai2d": ("ai2d", "exact_match", 100),
     "mme_cognition": ("mme", "mme_cognition_score", 1),
     "mme_perception": ("mme", "mme_perception_score", 1),
+    "gqa": ("gqa", "exact_match", 100), "vqav2_val": ("vqav2_val", "exact_match", 100),
+    "pope": ("pope", "pope_accuracy", 100), "pope_f1": ("pope", "pope_f1_score", 100),
+    "mmbench_en_dev": ("mmbench_en_dev", "gpt_eval_score", 1),
+    "mmbench_cn_dev": ("mmbench_cn_dev", "gpt_eval_score", 1),
+    "activitynetqa_score": ("activitynetqa", "gpt_eval_score", 1),
+    "activitynetqa_accuracy": ("activitynetqa", "gpt_eval_accuracy", 1),
+    "seedbench_video": ("seedbench", "seed_video", 100),
+    "nextqa_oe_test": ("nextqa_oe_test", "WUPS", 1),
+    "egoschema_subset": ("egoschema_subset", "score", 100),
+    "longvideobench_val_v": ("longvideobench_val_v", "lvb_acc", 100),
 }  # fmt: skip
-Run = tuple[str, str, int]  # model, method, tokens a picture
+Run = tuple[str, str, int | None]  # model, method, tokens a picture (None: not said)
 
 
 @dataclass(frozen=True)
@@ -40,26 +51,34 @@ class Beside:
     benchmark: str
     paper: float
     ours: float | None
+    name: str = ""
+    more: str = ""
 
     @property
     def command(self) -> str:
-        """What runs it."""
+        """What runs it; nothing for a method that is not here, or of which too little is said."""
         model, method, tokens = self.run
+        if method not in method_names() or tokens is None:
+            return ""
         task = METRICS[self.benchmark][0]
         return (
             f"lmms-eval --model tokensieve --tasks {task} --output_path out --model_args "
-            f"pretrained={model},method={method},keep={tokens / self.of:.4g}"
+            f"pretrained={model},method={method}"
+            + ("" if method == "full" else f",keep={tokens / self.of:.4g}")
+            + self.more
         )
 
 
-def ours_in(folder: Path, of: int) -> dict[tuple[Run, str], float]:
-    """By run and benchmark, what lmms-eval wrote below `folder`. Raises `InputError` for a file of
-    results that is none."""
-    found = {}
+def ours_in(
+    folder: Path, of: int, models: Mapping[str, str] | None = None
+) -> dict[tuple[Run, str], float]:
+    """By run and benchmark, what lmms-eval wrote below `folder`. models: by name in the tables, the
+    folder or name that was run. Raises `InputError` for a file of results that is none."""
+    found, known = {}, {source: name for name, source in (models or {}).items()}
     for file in sorted(folder.rglob("*results.json")):
         try:
             told = json.loads(file.read_text(encoding="utf-8"))
-            run = _run(told["config"]["model_args"], of)
+            model, method, tokens = _run(told["config"]["model_args"], of)
             results = told["results"]
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise InputError(
@@ -68,7 +87,7 @@ def ours_in(folder: Path, of: int) -> dict[tuple[Run, str], float]:
             ) from None
         for name, (task, metric, times) in METRICS.items():
             if (value := _value(results.get(task, {}), metric)) is not None:
-                found[run, name] = times * value
+                found[(known.get(model, model), method, tokens), name] = times * value
     return found
 
 
@@ -77,7 +96,7 @@ def _run(arguments: str | Mapping[str, Any], of: int) -> Run:
     if isinstance(told, str):
         told = dict(one.partition("=")[::2] for one in told.split(","))
     method, keep = str(told.get("method", "selector")), float(told.get("keep", 0.4))
-    tokens = of if method == "full" else round(keep if keep > 1 else keep * of)
+    tokens = None if method == "full" else round(keep if keep > 1 else keep * of)
     return str(told.get("pretrained", "nano")), method, tokens
 
 
@@ -89,15 +108,17 @@ def _value(results: Mapping[str, Any], metric: str) -> float | None:
     return None
 
 
-def beside(folder: Path) -> Iterator[Beside]:
-    """Every published number."""
+def beside(folder: Path, models: Mapping[str, str] | None = None) -> Iterator[Beside]:
+    """Every published number. models: as of `ours_in`."""
     for table in json.loads(FILE.read_text(encoding="utf-8")):
-        ours = ours_in(folder, table["of"])
+        ours, more = ours_in(folder, table["of"], models), table.get("more", "")
         for row in table["rows"]:
-            run = (table["model"], row["method"], row["tokens"])
+            run = (row.get("model", table["model"]), row["method"], row["tokens"])
+            key = (*run[:2], None) if row["method"] == "full" else run
             for benchmark, paper in row["scores"].items():
                 where = f"{table['paper']}, {table['table']}"
-                yield Beside(where, run, table["of"], benchmark, paper, ours.get((run, benchmark)))
+                yield Beside(where, run, table["of"], benchmark, paper, ours.get((key, benchmark)),
+                             row.get("name", ""), more and f",{more}")  # fmt: skip
 
 
 def markdown(rows: Sequence[Beside]) -> str:
@@ -110,13 +131,21 @@ def markdown(rows: Sequence[Beside]) -> str:
             "\n| :-- | --: | :-- | --: | --: | --: | :-- |\n"
         )
         for one in (row for row in rows if row.table == table):
-            _, method, tokens = one.run
+            _, method, count = one.run
+            tokens, command = count or "not said", one.command
+            shown = f"`{method}`" + (f" ({one.name})" if one.name else "")
             ours = "not run" if one.ours is None else f"{one.ours:.1f}"
             apart = "" if one.ours is None else f"{one.ours - one.paper:+.1f}"
             parts.append(
-                f"| `{method}` | {tokens} | {one.benchmark} | {one.paper:g} | {ours} | {apart} | "
-                f"`{one.command}` |\n"
+                f"| {shown} | {tokens} | {one.benchmark} | {one.paper:g} | {ours} | {apart} | "
+                f"{f'`{command}`' if command else 'not offered'} |\n"
             )
+    parts.append(
+        "\nModels named without an owner are trained first (`tokensieve train fusion`) and told as "
+        "`--model NAME=FOLDER`; a trained method takes `weights=FOLDER` more. SeedBench counts its "
+        "videos, NextQA its open questions (WUPS), POPE of the second paper F1: choices made here, "
+        "the papers do not say.\n"
+    )
     return "".join(parts)
 
 
@@ -124,7 +153,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Say the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="--output_path of lmms-eval")
-    sys.stdout.write(markdown(list(beside(parser.parse_args(arguments).folder))))
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER",
+                        help="what was run for a model that the tables name so")  # fmt: skip
+    options = parser.parse_args(arguments)
+    models = dict(one.partition("=")[::2] for one in options.model)
+    if not all(models.values()):
+        raise ConfigError(f"Expected --model NAME=FOLDER. Got {options.model}. Name both.")
+    sys.stdout.write(markdown(list(beside(options.folder, models))))
 
 
 if __name__ == "__main__":

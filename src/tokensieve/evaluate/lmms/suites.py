@@ -37,10 +37,17 @@ TASKS = {
     "vqav2_val": "vqav2/vqav2_val.yaml",
     "activitynetqa": "activitynetqa/activitynetqa_generation.yaml",
     "seedbench": "seedbench/seedbench.yaml",
+    "nextqa_oe_test": "nextqa/nextqa_oe_test.yaml",
     "nextqa_mc_test": "nextqa/nextqa_mc_test.yaml",
     "egoschema_subset": "egoschema/egoschema_subset.yaml",
     "longvideobench_val_v": "longvideobench/longvideobench_val_v.yaml",
     "refcoco_bbox_rec_val": "refcoco/refcoco_bbox_rec_val.yaml",
+    "mathvista_testmini_format": "mathvista/mathvista_testmini_format.yaml",
+    "mathvision_test": "mathvision/mathvision_test.yaml",
+    "seedbench_2_plus": "seedbench_2_plus/seedbench_2_plus.yaml",
+    "ocrbench": "ocrbench/ocrbench.yaml",
+    "mia_bench": "mia_bench/mia_bench.yaml",
+    "hallusion_bench_image": "hallusion_bench/hallusion_bench_image.yaml",
 }
 
 
