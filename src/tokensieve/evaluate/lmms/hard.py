@@ -1,8 +1,8 @@
 """VTC-Bench's filter over what lmms-eval logged: `python -m tokensieve.evaluate.lmms.hard out`.
 
 `out` holds runs with --log_samples of the model "tokensieve": all tokens, `downsample` and methods
-at the same keeps. A row a task, method and keep: its score over the questions that all tokens answer
-and the picture made smaller to as many tokens does not (arXiv 2510.07143).
+at the same keeps. A row a task, method and keep: its score over the questions that all tokens
+answer and the picture made smaller to as many tokens does not (arXiv 2510.07143).
 """
 
 from __future__ import annotations
