@@ -34,3 +34,4 @@ def test_a_correction_that_does_nothing_is_seen(small, monkeypatch, tmp_path):
     monkeypatch.setattr(study, "METHODS", {"selector": {"counts": "adaptive"}})
     (row,) = study.measure(4)["rows"]
     assert row["steady"] == row["plain"]
+    assert "not corrected: `selector` at 0.2" in study.message([row], 40)

@@ -145,14 +145,32 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def message(rows: Sequence[Mapping[str, Any]], pictures: int) -> str:
-    """How far from what was asked, at most, without and with the correction."""
-    plain, steady = (
-        max(abs(row[name][-1] / row["keep"] - 1) for row in rows) for name in ("plain", "steady")
-    )
+    """How far from what was asked, at most, without and with the correction, and where none was to
+    be had: at the end of what a method can reach."""
+    stuck = {f"`{row['method']}` at {row['keep']:g}" for row in rows if _is_stuck(row)}
+    free = [row for row in rows if f"`{row['method']}` at {row['keep']:g}" not in stuck]
+    plain, steady = (max((_off(row, name) for row in free), default=0.0)
+                     for name in ("plain", "steady"))  # fmt: skip
+    end = ""
+    if stuck:
+        end = (
+            f" The end of what a method can reach is not corrected: {', '.join(sorted(stuck))}, up "
+            f"to {max(_off(row, 'steady') for row in rows if row not in free):.0%} off."
+        )
     return (
         f"On mixes that they were not measured for, adaptive counts keep up to {plain:.0%} more or "
         f"fewer tokens than asked; with steady=True at most {steady:.1%} over {pictures} pictures."
+        + end
     )
+
+
+def _off(row: Mapping[str, Any], name: str) -> float:
+    return abs(float(row[name][-1]) / float(row["keep"]) - 1)
+
+
+def _is_stuck(row: Mapping[str, Any]) -> bool:
+    """Whether a correction was due and changed nothing."""
+    return row["steady"] == row["plain"] and _off(row, "plain") > 0.02
 
 
 def _share(value: float) -> str:
