@@ -169,8 +169,8 @@ def _off(row: Mapping[str, Any], name: str) -> float:
 
 
 def _is_stuck(row: Mapping[str, Any]) -> bool:
-    """Whether a correction was due and changed nothing."""
-    return row["steady"] == row["plain"] and _off(row, "plain") > 0.02
+    """Whether a correction was due and changed next to nothing."""
+    return _off(row, "plain") > 0.02 and _off(row, "steady") > 0.9 * _off(row, "plain")
 
 
 def _share(value: float) -> str:
