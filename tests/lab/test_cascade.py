@@ -5,7 +5,7 @@ import numpy as np
 from lab.studies.cascade import __main__ as study
 from lab.studies.cascade.__main__ import KEEPS, Answers, message, page, row
 
-RATES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.2)  # of answers that differ, by keep
+RATES = (0.0, 0.0, 0.0, 0.05, 0.2)  # of answers that differ, by keep
 
 
 def answers(unsure):

@@ -21,7 +21,7 @@ from lab.report.markdown import table
 from lab.report.page import NANO, document
 from tokensieve.evaluate import records
 from tokensieve.evaluate.ask import Settings
-from tokensieve.evaluate.calibrate import KEEPS, Promise, certified
+from tokensieve.evaluate.calibrate import Promise, certified
 from tokensieve.evaluate.cells import Cell, run_cells
 from tokensieve.evaluate.questions import load_questions
 from tokensieve.evaluate.stats import paired_difference
@@ -30,6 +30,7 @@ from tokensieve.hf.families.fingerprint import state_hash
 from tokensieve.hf.load import load_model
 
 METHOD = "selector"
+KEEPS = (0.5, 0.4, 0.3, 0.2, 0.1)
 LOSSES, CONFIDENCE, SURE = (0.02, 0.05), 0.95, (None, 0.8, 0.95)
 Values = NDArray[np.float64]
 
