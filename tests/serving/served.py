@@ -15,6 +15,8 @@ from tokensieve import load_model, sieve
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.prompt.template import picture_prompt
 
+CLOSE = 2e-3  # of logits
+
 
 def scrambled(name: str) -> Loaded:
     """A model of the package whose LLM says anything at all: random weights there, so that an
@@ -60,8 +62,22 @@ def by_sieve(
     length = inputs["input_ids"].shape[1]
     with sieve(loaded.model, method, keep=keep, **options) as report:
         out = loaded.model.generate(
-            **inputs, do_sample=False, max_new_tokens=TOKENS, min_new_tokens=TOKENS
+            **inputs,
+            do_sample=False,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
     (read,) = report.calls[-1].prompts
     gone = sum(image.tokens - image.kept for image in read.images)
-    return length - gone, out[0, length:].tolist()
+    return length - gone, out.sequences[0, length : length + sure(out.logits)].tolist()
+
+
+def sure(logits: tuple[torch.Tensor, ...]) -> int:
+    """Tokens before the first whose rival is so near that rounding decides."""
+    for step, row in enumerate(logits):
+        best, second = row[0].topk(2).values.tolist()
+        if best - second < CLOSE:
+            return step
+    return len(logits)

@@ -48,6 +48,16 @@ def outline(config: Any) -> Any:
         ) from error
 
 
+def _rows_of_tile(config: Any) -> int | None:
+    """Rows of a tile, where a sieve sees every tile as a picture; None where it sees the whole."""
+    if config.model_type == "internvl":
+        return int(config.image_seq_length)
+    if config.model_type in ("idefics3", "smolvlm"):
+        vision = config.vision_config
+        return int((vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2)
+    return None
+
+
 class ItemSieve:
     """A setting made ready for one model; keeps nothing of a request, so threads may share it."""
 
@@ -58,6 +68,7 @@ class ItemSieve:
         self.plan = Plan.of(self.model, setting.asked(positions), pure=True)
         require_no_signals(setting.method, self.plan.method, encoder_info(self.model))
         self.like: Method = get_method("stride")  # counts come out alike for every exact method
+        self.tile = _rows_of_tile(config)
 
     def use_projector(self, module: nn.Module) -> None:
         """Merged features are put through the engine's own projector."""
@@ -67,11 +78,22 @@ class ItemSieve:
             owner = getattr(owner, name)
         setattr(owner, last, module)
 
-    def counts(self, view: View, rows: Sequence[int], keep: float | int) -> list[int]:
-        """Rows that stay of each picture of `rows` rows."""
-        blank = [torch.zeros(n, 1) for n in rows]
-        encoded = self._encoded(view, blank)
-        return [int(mask.sum()) for mask in self._masks(self.like, encoded, keep)[0]]
+    def counts(self, view: View, runs: Sequence[int], keep: float | int) -> list[int]:
+        """Rows that stay of each run of placeholders of one picture.
+
+        Raises `UnsupportedError` for runs that are no pictures or tiles of their own.
+        """
+        tiles = [run // (self.tile or run) for run in runs]
+        if any(run % self.tile for run in runs) if self.tile else len(runs) > 1:
+            raise UnsupportedError(
+                "Expected a picture's rows side by side in the prompt, or those of each of its "
+                f"tiles. Got runs of {list(runs)} rows and text between them, which would have to "
+                "move with the choice. Serve this model without tokensieve."
+            )
+        each = [run // n for run, n in zip(runs, tiles, strict=True) for _ in range(n)]
+        encoded = self._encoded(view, [torch.zeros(n, 1) for n in each])
+        masks = iter(self._masks(self.like, encoded, keep)[0])
+        return [sum(int(next(masks).sum()) for _ in range(n)) for n in tiles]
 
     def reduce(
         self, view: View, rows: Sequence[Tensor], tapped: Sequence[Tensor],
@@ -82,6 +104,17 @@ class ItemSieve:
         rows: (N, D) of each, as the LLM would get them. tapped: what the projector was given.
         keeps: of each picture.
         """
+        if self.tile:
+            tiles = [torch.split(one, self.tile) for one in rows]
+            each = [keep for keep, own in zip(keeps, tiles, strict=True) for _ in own]
+            left = iter(self._reduce(view, [tile for own in tiles for tile in own], tapped, each))
+            return [torch.cat([next(left) for _ in own]) for own in tiles]
+        return self._reduce(view, rows, tapped, keeps)
+
+    def _reduce(
+        self, view: View, rows: Sequence[Tensor], tapped: Sequence[Tensor],
+        keeps: Sequence[float | int],
+    ) -> list[Tensor]:  # fmt: skip
         encoded = self._encoded(view, rows, tapped)
         done = list(rows)
         for keep in dict.fromkeys(keeps):

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 # Architectures whose answers tests have shown to be those of Transformers under a sieve. The others
 # of vLLM's table for pictures refuse a setting; those without pictures are not touched.
-FAMILIES = ("LlavaForConditionalGeneration",)
+FAMILIES = (
+    "LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration", "InternVLForConditionalGeneration",
+    "Gemma3ForConditionalGeneration", "Idefics3ForConditionalGeneration",
+    "SmolVLMForConditionalGeneration",
+)  # fmt: skip
 OWN: dict[str, str] = {}  # vLLM's "module:class" of each architecture that is guarded
 
 

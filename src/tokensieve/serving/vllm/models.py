@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from tokensieve.data.extras import need
 from tokensieve.serving.vllm import OWN
-from tokensieve.serving.vllm.processor import KEEP, processor_factory, setting_of, sieve_of
+from tokensieve.serving.vllm.processor import (
+    KEEP,
+    pictures_only,
+    processor_factory,
+    setting_of,
+    sieve_of,
+)
 
 MULTIMODAL_REGISTRY: Any = need(
     "vllm.multimodal", "vllm", "whose models are served"
@@ -39,7 +45,7 @@ def guarded(architecture: str) -> type[nn.Module]:
     factories = base._processor_factory
     put = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
-        info=factories.info,
+        info=pictures_only(factories.info),
         dummy_inputs=factories.dummy_inputs,
     )
     return put(made)  # type: ignore[no-any-return]
@@ -51,6 +57,7 @@ class Sieved:
     own: Any
     architecture: str
     sieve: Any  # an `ItemSieve`
+    model: Any  # of some, what holds the projector
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         """A model whose pictures have fewer rows, or vLLM's own."""
@@ -68,8 +75,9 @@ class Sieved:
     @property
     def projector(self) -> nn.Module:
         """vLLM's module by the name that Transformers has for it."""
-        module: Any = self
-        for name in self.sieve.family.projector.split("."):
+        first, *_ = path = self.sieve.family.projector.split(".")
+        module: Any = self if hasattr(self, first) else self.model
+        for name in path:
             module = getattr(module, name)
         return module  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -57,6 +58,20 @@ def processor_factory(own: Callable[..., Any], architecture: str) -> Callable[..
     return make
 
 
+def pictures_only(own: Any) -> Any:
+    """A class like vLLM's `own` of what a processor takes: of videos nothing is dropped yet, so
+    that a server with a setting takes none."""
+
+    def get_supported_mm_limits(self: Any) -> Mapping[str, int | None]:
+        limits: Mapping[str, int | None] = own.get_supported_mm_limits(self)
+        if setting_of(self.ctx.model_config.hf_config) is None:
+            return limits
+        return {"image": limits["image"]}
+
+    inside = {"get_supported_mm_limits": get_supported_mm_limits, "__module__": __name__}
+    return type(own.__name__, (own,), inside)
+
+
 class SievedProcessor:
     """In front of vLLM's processor of a family; what of it is used is documented for overriding."""
 
@@ -76,12 +91,6 @@ class SievedProcessor:
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         keep, rest = self._told(hf_kwargs)
-        for kind, count in mm_items.get_all_counts().items():
-            if kind != "image" and count:
-                raise UnsupportedError(
-                    f"Expected pictures, which this server makes shorter. Got {count} of the kind "
-                    f"'{kind}'. Send its frames as pictures, or start a server without tokensieve."
-                )
         out = super()._apply_hf_processor_main(mm_items, rest)  # type: ignore[misc]
         if count := mm_items.get_all_counts().get("image", 0):
             out[KEEP] = torch.full((count,), float(keep), dtype=torch.float64)
@@ -122,12 +131,10 @@ class SievedProcessor:
         place = [True] * len(ids)
         if whole is not None and whole.is_embed is not None:
             place = [bool(one) for one in whole.is_embed(ids)]
-        first, total = place.index(True), sum(place)
-        if not all(place[first : first + total]):
-            raise UnsupportedError(
-                "Expected a picture's rows side by side in the prompt. Got text between them, "
-                "which would have to move with the choice. Serve this model without tokensieve."
-            )
-        (left,) = self.sieve.counts(view, [total], keep)
-        shorter = ids[: first + left] + ids[first + total :]
+        stretches = [(embeds, len(list(own))) for embeds, own in groupby(place)]
+        left = iter(self.sieve.counts(view, [n for embeds, n in stretches if embeds], keep))
+        shorter, at = [], 0
+        for embeds, length in stretches:
+            shorter += ids[at : at + (next(left) if embeds else length)]
+            at += length
         return shorter if whole is None else dataclasses.replace(whole, full=shorter)
