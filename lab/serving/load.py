@@ -81,19 +81,19 @@ def model(folder: Path, width: int, layers: int) -> None:
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
     }
+    image: Any = tokenizer.convert_tokens_to_ids("<image>")
     vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2}
     vision |= {"num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH}
     config = tf.LlavaNextConfig(
         text_config={"model_type": "llama", "max_position_embeddings": 4096, **text},
         vision_config={"model_type": "clip_vision_model", "projection_dim": 64, **vision},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), image_grid_pinpoints=pinpoints,
+        image_token_index=image, image_grid_pinpoints=pinpoints,
         tie_word_embeddings=False,
     )  # fmt: skip
-    crop: dict[str, Any] = {
-        "size": {"shortest_edge": SIDE},
-        "crop_size": {"height": SIDE, "width": SIDE},
-    }
-    processor = tf.LlavaNextProcessor(
+    crop: dict[str, Any] = {"size": {"shortest_edge": SIDE}}
+    crop["crop_size"] = {"height": SIDE, "width": SIDE}
+    processor_of: Any = tf.LlavaNextProcessor  # untyped
+    processor = processor_of(
         tf.LlavaNextImageProcessorPil(image_grid_pinpoints=pinpoints, **crop), tokenizer,
         patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=(asset_path("nano") / "chat_template.jinja").read_text(),

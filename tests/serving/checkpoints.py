@@ -14,10 +14,8 @@ from tokensieve.hf.models.loaded import Loaded
 
 WORDS = 120
 SPECIAL = (
-    "<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>", "<img>", "</img>", "<start_of_image>",
-    "<image_soft_token>", "<end_of_image>", "<fake_token_around_image>", "<global-img>",
-    "<end_of_utterance>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|vision_start|>",
-    "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "\n", "\n\n", "\n\n\n", "\n\n\n\n",
+    "<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>", "<img>", "</img>",
+    "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
     *(f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)),
 )  # fmt: skip
 ID = {name: i for i, name in enumerate(SPECIAL)}
@@ -101,23 +99,6 @@ def internvl() -> tuple[Any, Any]:
         tf.InternVLVideoProcessor(**SQUARE), image_seq_length=9,
     )  # fmt: skip
     return tf.InternVLForConditionalGeneration(config), processor
-
-
-def gemma3() -> tuple[Any, Any]:
-    kinds = ["sliding_attention", "full_attention"]
-    config = tf.Gemma3Config(
-        vision_config=vit("siglip_vision_model", vision_use_head=False),
-        text_config=llm("gemma3_text", sliding_window=512, layer_types=kinds),
-        image_token_id=ID["<image_soft_token>"], image_token_index=ID["<image_soft_token>"],
-        boi_token_index=ID["<start_of_image>"], eoi_token_index=ID["<end_of_image>"],
-        mm_tokens_per_image=9, tie_word_embeddings=False,
-    )  # fmt: skip
-    names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    processor = tf.Gemma3Processor(
-        pil("Gemma3", **SQUARE), tokenizer(**names, image_token="<image_soft_token>"),
-        image_seq_length=9,
-    )  # fmt: skip
-    return tf.Gemma3ForConditionalGeneration(config), processor
 
 
 def _idefics(name: str, kind: str) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,15 @@ def test_every_method_is_served_or_refused(name):
         return
     with pytest.raises(UnsupportedError, match=f"Got '{name}'"):
         require_servable(name, get_method(name))
+
+
+def test_the_page_names_the_families_of_the_plugin():
+    from tokensieve.serving.vllm import FAMILIES
+
+    page = Path(__file__).parents[2] / "docs" / "guides" / "serving.md"
+    rows = [line.split("|") for line in page.read_text("utf-8").splitlines()]
+    said = [row[2].strip() for row in rows if len(row) > 3 and row[3].strip() == "equal"]
+    assert tuple(said) == FAMILIES
 
 
 def test_positions_are_the_engines():

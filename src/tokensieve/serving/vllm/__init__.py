@@ -11,8 +11,7 @@ from __future__ import annotations
 FAMILIES = (
     "LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration",
     "LlavaOnevisionForConditionalGeneration", "InternVLForConditionalGeneration",
-    "Gemma3ForConditionalGeneration", "Idefics3ForConditionalGeneration",
-    "SmolVLMForConditionalGeneration",
+    "Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration",
 )  # fmt: skip
 OWN: dict[str, str] = {}  # vLLM's "module:class" of each architecture that is guarded
 
