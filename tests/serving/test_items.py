@@ -50,7 +50,9 @@ def test_rows_are_those_of_compress(name, given):
     torch.testing.assert_close(
         torch.cat(left), torch.cat(list(wanted.inputs["mm_encoder_outputs"]["image"].pooler_output))
     )
-    assert items.counts(view, [len(one) for one in rows], 0.4) == [len(one) for one in left]
+    for i, (one, kept) in enumerate(zip(rows, left, strict=True)):
+        alone = {key: value[i : i + 1] for key, value in view.items() if key != "pixel_values"}
+        assert items.counts(alone, [len(one)], 0.4) == [len(kept)]
 
 
 def test_each_picture_keeps_what_its_request_asks():
@@ -89,6 +91,14 @@ def test_a_model_that_transformers_has_not_is_refused():
 
     with pytest.raises(UnsupportedError, match="that Transformers has too"):
         outline(LlamaConfig(num_hidden_layers=1))
+
+
+def test_text_inside_a_picture_is_refused():
+    items = ItemSieve(
+        build("llava").model.config, Setting.of({"method": "divprune", "keep": 0.4}), "keep"
+    )
+    with pytest.raises(UnsupportedError, match=r"Got runs of \[4, 12\] rows"):
+        items.counts({}, [4, 12], 0.4)
 
 
 def test_rows_of_another_number_are_refused():
