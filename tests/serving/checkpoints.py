@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from tokensieve.hf.models.loaded import Loaded
 
@@ -49,11 +48,6 @@ def vit(kind: str, **extra: Any) -> dict[str, Any]:
     return {"model_type": kind, **sizes, **size, **extra}
 
 
-def pil(name: str, **options: Any) -> Any:
-    """A family's image processor that needs no torchvision."""
-    return get_image_processor_class_from_name(f"{name}ImageProcessorPil")(**options)
-
-
 CROP = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
 SQUARE = {"size": {"height": SIDE, "width": SIDE}}
 
@@ -65,8 +59,8 @@ def llava_next() -> tuple[Any, Any]:
         image_seq_length=(SIDE // PATCH) ** 2, tie_word_embeddings=False,
     )  # fmt: skip
     processor = tf.LlavaNextProcessor(
-        pil("LlavaNext", image_grid_pinpoints=PINPOINTS, **CROP), tokenizer(), patch_size=PATCH,
-        vision_feature_select_strategy="default", image_token="<image>",
+        tf.LlavaNextImageProcessor(image_grid_pinpoints=PINPOINTS, **CROP), tokenizer(),
+        patch_size=PATCH, vision_feature_select_strategy="default", image_token="<image>",
         num_additional_image_tokens=1,
     )  # fmt: skip
     return tf.LlavaNextForConditionalGeneration(config), processor
@@ -79,7 +73,7 @@ def llava_onevision() -> tuple[Any, Any]:
         image_grid_pinpoints=PINPOINTS,
     )  # fmt: skip
     processor = tf.LlavaOnevisionProcessor(
-        pil("LlavaOnevision", image_grid_pinpoints=PINPOINTS, **SQUARE), tokenizer(),
+        tf.LlavaOnevisionImageProcessor(image_grid_pinpoints=PINPOINTS, **SQUARE), tokenizer(),
         tf.LlavaOnevisionVideoProcessor(**SQUARE), num_image_tokens=(SIDE // PATCH) ** 2,
         vision_feature_select_strategy="full",
     )  # fmt: skip
@@ -95,7 +89,7 @@ def internvl() -> tuple[Any, Any]:
     names = {"start_image_token": "<img>", "end_image_token": "</img>"}
     names |= {"context_image_token": "<image>", "video_token": "<video>"}
     processor = tf.InternVLProcessor(
-        pil("GotOcr2", crop_to_patches=True, max_patches=4, **SQUARE), tokenizer(**names),
+        tf.GotOcr2ImageProcessor(crop_to_patches=True, max_patches=4, **SQUARE), tokenizer(**names),
         tf.InternVLVideoProcessor(**SQUARE), image_seq_length=9,
     )  # fmt: skip
     return tf.InternVLForConditionalGeneration(config), processor
@@ -108,7 +102,7 @@ def _idefics(name: str, kind: str) -> tuple[Any, Any]:
     )  # fmt: skip
     size = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
     processor = getattr(tf, f"{name}Processor")(
-        pil(name, **size), tokenizer(), image_seq_len=9,
+        getattr(tf, f"{name}ImageProcessor")(**size), tokenizer(), image_seq_len=9,
         **({"video_processor": tf.SmolVLMVideoProcessor()} if name == "SmolVLM" else {}),
     )  # fmt: skip
     return getattr(tf, f"{name}ForConditionalGeneration")(config), processor
