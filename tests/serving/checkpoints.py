@@ -126,5 +126,5 @@ def build(name: str) -> Loaded:
             scale = 1.0 if "embed_tokens" in key else 2.0 / weight.shape[-1] ** 0.5
             weight.data = torch.randn(weight.shape, generator=generator) * scale
     model.eval()
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 2
     return Loaded(name, model, processor)

@@ -58,18 +58,23 @@ def processor_factory(own: Callable[..., Any], architecture: str) -> Callable[..
     return make
 
 
-def pictures_only(own: Any) -> Any:
-    """A class like vLLM's `own` of what a processor takes: of videos nothing is dropped yet, so
+def pictures_only(own: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A factory of what a processor takes, like vLLM's `own`: of videos nothing is dropped yet, so
     that a server with a setting takes none."""
 
-    def get_supported_mm_limits(self: Any) -> Mapping[str, int | None]:
-        limits: Mapping[str, int | None] = own.get_supported_mm_limits(self)
-        if setting_of(self.ctx.model_config.hf_config) is None:
-            return limits
-        return {"image": limits["image"]}
+    def make(context: Any) -> Any:
+        made = own(context)
+        if setting_of(context.model_config.hf_config) is None:
+            return made
+        plain = type(made)
 
-    inside = {"get_supported_mm_limits": get_supported_mm_limits, "__module__": __name__}
-    return type(own.__name__, (own,), inside)
+        def get_supported_mm_limits(self: Any) -> Mapping[str, int | None]:
+            return {"image": plain.get_supported_mm_limits(self)["image"]}
+
+        inside = {"get_supported_mm_limits": get_supported_mm_limits}
+        return type(plain.__name__, (plain,), inside)(context)
+
+    return make
 
 
 class SievedProcessor:
