@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from families.checks import answer
+from families.checks import answer, check_blocked, shorten
 from families.methods import (
     ByFeatureNorm,
     ByNorm,
@@ -18,7 +18,7 @@ from families.methods import (
     Unchanged,
 )
 from families.registry import rows_of
-from families.tiny import NAMES, REQUIRED, build
+from families.tiny import NAMES, REQUIRED, Tiny, build
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.families.table import project
@@ -227,3 +227,18 @@ def test_an_answer_that_is_scored_is_no_text_to_choose_by():
         report = compress(tiny.model, given, ByText(), 0.5).report
         kept.append(report.calls[0].prompts[0].images[0].crops[0].kept.tolist())
     assert kept[0] == kept[1] != kept[2]
+
+
+def test_onevision_resizes_large_pictures_until_it_is_told_not_to(monkeypatch):
+    """Its rows are blends of tokens beyond anyres_max_N; with a larger N they are tokens again."""
+    tiny = build("llava_onevision")
+    rows = tiny.rows([1])[0]
+    monkeypatch.setattr(tiny.model.config, "vision_aspect_ratio", "anyres_max_1")
+    resized = Tiny(tiny.name, tiny.model, tiny.pixels)
+    assert resized.rows([1])[0] < rows
+    with pytest.raises(UnsupportedError, match=r"raise N in `model\.config\.vision"):
+        compress(tiny.model, resized.inputs([1]), ByNorm(), 0.4)
+    monkeypatch.setattr(tiny.model.config, "vision_aspect_ratio", "anyres_max_4")
+    whole = Tiny(tiny.name, tiny.model, tiny.pixels)
+    assert whole.rows([1])[0] == rows
+    check_blocked(whole, shorten)

@@ -215,6 +215,7 @@ def _whole(values_N: Tensor) -> Tensor:
         raise UnsupportedError(
             "Expected each visual row to be one encoder token. Got rows the model resized out of "
             "several crops (anyres_max_N). Use smaller pictures, or raise N in "
-            "`model.config.vision_aspect_ratio`, so that nothing is resized."
+            "`model.config.vision_aspect_ratio` (anyres_max_36, and the same in "
+            "`processor.vision_aspect_ratio`), so that nothing is resized."
         )
     return rounded.long()
