@@ -13,7 +13,7 @@ GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}  # by number of tokens
 LIMIT = 15  # per cent of the saved prefill
 SAME, MIDDLE = 1.05, 0.22
 SHARES = Path("results/prefill-share/llava-next-7b.json")
-VECTORISED = Path("results/vectorised.json")
+VECTORISED = Path("results/vectorised/cpu.json")
 
 
 def page(folder: Path) -> str:

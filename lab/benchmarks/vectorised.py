@@ -2,7 +2,7 @@
 
 The forms are our own writing, from the papers' descriptions: all crops at once, full matrices, one
 budget for all, no padding, no check of what comes in, no order among ties. Both run in turns in one
-process; a row says how long ours takes of the other's time. Writes results/vectorised.json, from
+process; a row says how long ours takes of the other's time. Writes results/vectorised/cpu.json, from
 which docs/results/selection.md has a table. `naive.py` has the same methods as obvious loops.
 
 B crops, n tokens of each, k kept, C width.
@@ -29,7 +29,7 @@ from tokensieve.evaluate import records
 from tokensieve.functional.grid import cells
 from tokensieve.types import Reduction, TextContext
 
-RECORD = Path("results/vectorised.json")
+RECORD = Path("results/vectorised/cpu.json")
 ALIKE = 0.98  # of tokens kept by both: random signals in bfloat16 tie, and ties have no order there
 
 
