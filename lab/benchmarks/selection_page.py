@@ -13,7 +13,7 @@ GRIDS = {576: (24, 24), 2880: (48, 60), 11520: (96, 120)}  # by number of tokens
 LIMIT = 15  # per cent of the saved prefill
 SAME, MIDDLE = 1.05, 0.22
 SHARES = Path("results/prefill-share/llava-next-7b.json")
-VECTORISED = Path("results/vectorised/cpu.json")
+VECTORISED = Path("results/vectorised")
 
 
 def page(folder: Path) -> str:
@@ -147,13 +147,13 @@ def _beside() -> list[str]:
     title = "## Beside a vectorised form"
     if not VECTORISED.exists():
         return [title, "Not run: `python -m lab.benchmarks.vectorised`."]
-    record = records.read(VECTORISED)
-    found = record["rows"]
+    made = list(records.read_all(VECTORISED))
+    found = [row for record in made for row in record["rows"]]
     asked = list(dict.fromkeys((r["n"], r["batch"], r["dtype"]) for r in found))
     names = [f"{batch} x {n:,} {dtype}" for n, batch, dtype in asked]
     glance, every = [["method", *names]], [["method", "keep", *names]]
     slower = []
-    for name in record["config"]["methods"]:
+    for name in dict.fromkeys(row["method"] for row in found):
         for keep in sorted({r["keep"] for r in found}):
             of = {
                 (r["n"], r["batch"], r["dtype"]): r["s"] / r["vectorised_s"]
@@ -168,7 +168,12 @@ def _beside() -> list[str]:
         if behind:
             most = max(1e3 * (r["s"] - r["vectorised_s"]) for r in behind)
             slower.append(f"`{name}` ({len(behind)} rows, by up to {most:.2f} ms a call)")
-    machine = record["provenance"]["machine"]["cpu"]
+    said = {
+        f"{r['provenance']['machine']['cpu']}, {r['config']['threads']} thread(s), commit "
+        f"{r['provenance']['commit'][:9]}, {r['config']['seconds']:g} s a row, three rounds at "
+        "least, on a machine busy with other work"
+        for r in made
+    }
     return [
         title,
         f"Time of ours over that of the form most are released in, written anew "
@@ -177,8 +182,7 @@ def _beside() -> list[str]:
         f"{MIDDLE:g} kept; slower somewhere: {words(slower) if slower else 'none'}.",
         table(glance),
         fold("Every share", table(every)),
-        fold("Measured on", f"{machine}, {record['config']['threads']} thread(s), commit "
-             f"{record['provenance']['commit'][:9]}, {record['config']['seconds']:g} s a row."),
+        fold("Measured on", f"{'; '.join(sorted(said))}."),
     ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 The forms are our own writing, from the papers' descriptions: all crops at once, full matrices, one
 budget for all, no padding, no check of what comes in, no order among ties. Both run in turns in one
-process; a row says how long ours takes of the other's time. Writes results/vectorised/cpu.json, from
+process; a row says how long ours takes of the other's time. Writes results/vectorised, from
 which docs/results/selection.md has a table. `naive.py` has the same methods as obvious loops.
 
 B crops, n tokens of each, k kept, C width.
