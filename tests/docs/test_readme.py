@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tokensieve.serving.setting import Setting
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,16 +65,23 @@ def test_your_model_runs_as_printed(tmp_path: Path) -> None:
     assert "64 of 256" in printed.splitlines()[-1]
 
 
+def test_what_vllm_is_told_is_a_setting() -> None:
+    """vLLM itself is not here; its plugin reads the printed argument by this."""
+    _, given = blocks("sh")[1].split("--hf-overrides ")
+    setting = Setting.of(json.loads(shlex.split(given)[0])["tokensieve"])
+    assert (setting.method, setting.keep) == ("divprune", 0.4)
+
+
 @pytest.mark.slow
 def test_training_runs_as_printed(tmp_path: Path) -> None:
-    answered = shell(blocks("sh")[1], tmp_path)[-1]
+    answered = shell(blocks("sh")[2], tmp_path)[-1]
     assert "620" in answered
     assert "77/256" in answered
 
 
 def test_the_command_line_runs_as_printed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()  # `make demo` makes it
-    answered, typeset, listed, counted = shell(blocks("sh")[2], tmp_path)
+    answered, typeset, listed, counted = shell(blocks("sh")[3], tmp_path)
     for name in ("selector", "divprune", "random", "full"):
         assert name in answered
     assert "620" in answered
@@ -81,9 +91,9 @@ def test_the_command_line_runs_as_printed(tmp_path: Path) -> None:
     assert "2,880 visual tokens" in counted
 
 
-def test_every_block_is_one_of_those_that_run() -> None:
+def test_every_block_is_one_of_those_that_are_tried() -> None:
     assert len(blocks("python")) == 2
-    assert len(blocks("sh")) == 3
+    assert len(blocks("sh")) == 4
     assert set(re.findall(r"^```(\w*)$", README, re.MULTILINE)) == {"python", "sh", ""}
 
 
