@@ -26,6 +26,7 @@ from lab import command
 from lab.serving.server import NAME, data_url, serving
 from tokensieve import files
 from tokensieve.assets import asset_path
+from tokensieve.files import write_text
 from tokensieve.serving.folder import write_folder
 
 KEEPS, CONCURRENT = (1.0, 0.4, 0.2), (1, 4, 16, 32)
@@ -58,8 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out:
         config = {key: str(value) for key, value in vars(options).items()}
         record = {"config": config, "machine": files.machine(), "rows": rows}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1))
+        write_text(options.out, json.dumps(record, indent=1))
 
 
 LINE = "| {at_once} | {keep:g} | {rate:.2f} | {median:.2f} s | {p99:.2f} s |"

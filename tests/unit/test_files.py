@@ -45,6 +45,8 @@ ELSEWHERE = {  # file: what is written past the room, and why it may
     "view/dropped.py": ("write_bytes", "to a folder of the moment, gone once the video is read"),
     "lab/nano/llava.py": ("save_pretrained", "Transformers' own, which names the files"),
     "lab/nano2/pages.py": ("save", "to memory"),
+    "lab/serving/load.py": ("save", "to memory"),
+    "lab/serving/server.py": ("open", "lines of another process, as they come"),
     "cost/memory.py": ("write_text", "to the kernel, which counts anew"),
 }
 
