@@ -78,6 +78,15 @@ def test_attention_of_the_encoder_is_the_engines_own():
         ItemSieve(config, Setting.of({"method": "visionzip", "keep": 0.4}), "keep")
 
 
+def test_features_that_are_none_of_a_token_are_refused_at_the_start():
+    with pytest.raises(UnsupportedError, match="a token of 'idefics3' is made of several"):
+        ItemSieve(
+            build("idefics3").model.config,
+            Setting.of({"method": "feature-norm", "keep": 0.4}),
+            "keep",
+        )
+
+
 def test_weights_for_another_encoder_are_refused_at_the_start():
     from tokensieve.assets import asset_path
 

@@ -25,6 +25,7 @@ from tokensieve.hf.report import row_mask
 from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method
 from tokensieve.serving.setting import Setting, require_no_signals
+from tokensieve.types import Site
 
 View = Mapping[str, Any]  # what the processor says of pictures, by Transformers' names
 
@@ -78,6 +79,12 @@ class ItemSieve:
         self.family = family_of(self.model)
         self.plan = Plan.of(self.model, setting.asked(positions), pure=True)
         require_no_signals(setting.method, self.plan.method, encoder_info(self.model))
+        if self.plan.method.site is Site.FEATURES and self.family.cells:
+            raise UnsupportedError(
+                f"Expected a method of the site 'embeds'. Got '{setting.method}', which reads "
+                f"features, and a token of '{config.model_type}' is made of several. Use "
+                "'divprune'."
+            )
         self.like: Method = get_method("stride")  # counts come out alike for every exact method
         self.tile = _rows_of_tile(config)
 

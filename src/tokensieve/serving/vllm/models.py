@@ -69,7 +69,7 @@ class Sieved:
         """Raises what `sieve_of` raises, before weights are read."""
         sieve = sieve_of(self.architecture, vllm_config.model_config.hf_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.sieve, self.tried = sieve, False
+        self.sieve = sieve
         self.sieve.use_projector(self.projector)
 
     @property
@@ -101,8 +101,5 @@ class Sieved:
         if keeps is None:
             return rows  # type: ignore[no-any-return]
         asked = [int(keep) if keep > 1 else float(keep) for keep in keeps.flatten().tolist()]
-        if not self.tried:  # on vLLM's own pictures, before it serves: what fails stops the start
-            self.tried = True
-            self.sieve.reduce(inputs, list(rows), seen, [0.5] * len(asked))
         left: list[Tensor] = self.sieve.reduce(inputs, list(rows), seen, asked)
         return left
