@@ -26,11 +26,14 @@ def test_nanos_suite_as_a_table_and_again(run, tmp_path):
 
 
 def test_what_is_wrong_is_said_in_a_line(run, tmp_path):
+    own = tmp_path / "own.jsonl"
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    own.write_text('{"image": "a.png", "question": "What?", "answer": "A"}\n')
     for options, told in (
         (("--suite", "nowhere.jsonl"), "JSONL"),
         (("--methods", "sieve"), "Unknown"),
         (("--keep", "2.5"), "Expected `keep`"),
-        (("--metric", "bleu"), "Unknown metric"),
+        (("--suite", own, "--metric", "bleu"), "Unknown metric"),
         (("--receipts", tmp_path), "Expected no --receipts with --suite nano"),
         (("--suite", "keys", "--text-height", 17), "Expected no --text-height with --suite keys"),
         (("--metric", "anls"), "Expected no --metric with --suite nano"),

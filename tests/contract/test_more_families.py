@@ -58,7 +58,6 @@ def test_keep_all_is_the_model_itself(name):
     "kind", [Kind.LAST_ATTENTION, Kind.RECEIVED_ATTENTION, Kind.LAST_UNROTATED]
 )
 @pytest.mark.parametrize("name", few(CUT))
-@pytest.mark.one_of_each
 def test_a_cut_is_told_what_eager_attention_says(name, kind):
     """Projections with norms behind them, before heads come to the front or after, too."""
     if name in FUSED and kind is Kind.LAST_UNROTATED:

@@ -102,7 +102,7 @@ def write_record(path: Path, cells: Cells) -> None:
         for name, sites in cells.items()
         for site, modes in sites.items()
     }
-    record = {"modes": [*MODES], "reasons": reasons, "rows": rows}
+    record = {"config": {"modes": [*MODES]}, "reasons": reasons, "rows": rows}
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -112,7 +112,7 @@ def read_record(path: Path) -> Cells:
     for key, said in record["rows"].items():
         name, site = key.split("-")
         modes = {}
-        for mode, one in zip(record["modes"], said.split(" "), strict=True):
+        for mode, one in zip(record["config"]["modes"], said.split(" "), strict=True):
             state, _, number = one.partition(":")
             modes[mode] = (state, record["reasons"][int(number)] if number else "")
         cells.setdefault(name, {})[site] = modes

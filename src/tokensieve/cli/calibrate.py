@@ -36,7 +36,7 @@ Sure = Annotated[
     typer.Option(
         metavar="SHARE",
         help="Answers whose least likely token is less probable are asked again with all tokens, "
-        "by tokensieve.evaluate.again.ask_until_sure: fewer tokens under the same promise.",
+        "by ask_until_sure: fewer tokens under the same promise.",
         show_default="none is",
         rich_help_panel=PROMISE,
     ),

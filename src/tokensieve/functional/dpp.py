@@ -17,6 +17,7 @@ _AHEAD = 64  # rows computed at a time, of the tokens likely to be chosen next
 _EXPLAINED = 1e-5  # a token of which no more is new is a copy of those chosen
 
 
+@torch.no_grad()  # a choice has no gradient
 def greedy_dpp(
     tokens_BLC: Float[Tensor, "B L C"],
     quality_BL: Float[Tensor, "B L"],
