@@ -70,3 +70,12 @@ def test_waiting_is_seen() -> None:
         return torch.stack([valid[0] for _ in range(int(n[0])) if bool(x.sum() < 1e9)])
 
     assert waits(waiting, 30) - waits(waiting, 4) == 26
+
+
+@pytest.mark.parametrize("choose", [greedy_dpp, salient_coverage])
+def test_a_choice_takes_tokens_in_training(choose) -> None:
+    """Embeddings of a model in training carry a gradient; what is kept has none."""
+    tokens = torch.eye(4)[None].requires_grad_()
+    weights = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).requires_grad_()
+    kept = choose(tokens, weights, torch.tensor([2]), torch.ones(1, 4, dtype=torch.bool))
+    assert kept.tolist() == [[False, True, False, True]]
