@@ -146,7 +146,7 @@ def build(loaded: Loaded, served: Served | None = None, *, at_once: int = 1) -> 
     answering = Answering(loaded, served or Served(), at_once)
     app = FastAPI(title="tokensieve", docs_url=None, redoc_url=None, openapi_url=None)
 
-    async def refused(request: Request, error: TokensieveError) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> JSONResponse:
         said = {"message": " ".join(str(error).split()), "type": "invalid_request_error"}
         return JSONResponse({"error": said}, STATUS.get(type(error), 400))
 
