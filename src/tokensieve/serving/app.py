@@ -45,7 +45,8 @@ class FullError(TokensieveError, RuntimeError):
     """As many requests wait as may."""
 
 
-STATUS: dict[type[Exception], int] = {TooLargeError: 413, FullError: 503}  # of other errors of ours 400
+# Of other errors of ours 400.
+STATUS: dict[type[Exception], int] = {TooLargeError: 413, FullError: 503}
 
 
 class _Texts(TextIteratorStreamer):
