@@ -108,7 +108,7 @@ def text_auc(method: Any, batches: Sequence[Batch]) -> float | None:
         encoded = batch.encoded
         seen = encoded.images if method.site is Site.EMBEDS else encoded.features
         tokens_NLC = torch.stack([one.reshape(-1, one.shape[-1]) for one in seen or ()])
-        with torch.inference_mode():
+        with torch.no_grad():
             scores_NL = method.scores(VisionTokens(tokens_NLC, encoded.packings[0].grid))
         found += [
             auc(scores, item.text_mask) for scores, item in zip(scores_NL, batch.items, strict=True)

@@ -71,6 +71,11 @@ def test_options_reach_the_method_and_the_plan(ask, tmp_path):
     assert sheets[0].read_bytes() != sheets[1].read_bytes()
 
 
+def test_a_method_that_reads_gradients_answers(ask):
+    code, _, err = ask("--method", "trio", "--keep", 0.5)
+    assert (code, err) == (0, "")
+
+
 def test_one_that_does_not_fit_leaves_the_others_standing(ask, tmp_path):
     options = ("--method", "selector", "--compare", "stride,conditional", "--keep", "0.5")
     code, out, err = ask(*options, "--json", "--overlay", tmp_path / "kept.png")

@@ -16,6 +16,15 @@ def test_a_model_of_ones_own_is_measured(run, model_dir, tmp_path):
     assert "divprune" in said
 
 
+def test_a_method_that_reads_gradients_is_measured(run, model_dir):
+    told = ("--methods", "trio", "--keep", "0.5", "--alone", "--rounds", 1, "--new", 1)
+    code, said, err = run("bench", "--model", model_dir, *told, "--json")
+    assert (code, err) == (0, "")
+    full, trio = json.loads(said)["rows"]
+    assert not trio["refused"]
+    assert trio["ms"]["prefill"] > 0 < full["ms"]["prefill"]
+
+
 def test_what_only_a_preset_takes(run, model_dir):
     for option in ("--tokens", "--text", "--layers"):
         code, _, err = run("bench", "--model", model_dir, option, 64)

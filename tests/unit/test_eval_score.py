@@ -113,6 +113,12 @@ def test_batch_scores_as_its_parts(subject: Subject, items: tuple[Item, ...]) ->
     assert (whole.visual_tokens, whole.kept_tokens) == (3 * 256, 3 * 77)
 
 
+def test_a_method_that_reads_gradients_is_scored(subject: Subject, items: tuple[Item, ...]) -> None:
+    batch = prepare(subject.model, subject.processor, items[:1])
+    found = score(subject.model, batch, subject.bound("trio", {}), 0.5, positions="keep")
+    assert found.kept_tokens < found.visual_tokens
+
+
 def test_an_answer_outside_the_vocabulary_is_an_error(subject: Subject) -> None:
     with pytest.raises(PromptError, match="within the vocabulary"):
         answer_ids(subject.processor, "xylophone")

@@ -232,7 +232,7 @@ def text_rows(
         text = np.concatenate([patches for _, patches in batches])
         kept: dict[float, list[int]] = {keep: [] for keep in config.keeps}
         for batch, _ in batches:
-            with remembered_scores(method), torch.inference_mode():
+            with remembered_scores(method), torch.no_grad():
                 for keep in config.keeps:
                     short = compress(subject.model, batch.encoded, method, keep)
                     prompts = short.report.calls[0].prompts

@@ -98,7 +98,7 @@ def _one_picture(
     bound = subject.bound(method, {})
     for number in range(rounds + 1):
         for keep in KEEPS:
-            with torch.inference_mode(), sieve(subject.model, bound, keep) as report:
+            with torch.no_grad(), sieve(subject.model, bound, keep) as report:
                 subject.model.generate(**inputs, max_new_tokens=1, do_sample=False)
             if number == 0:  # warm-up
                 tokens[keep] = length - report.visual_tokens + report.kept_tokens

@@ -156,5 +156,5 @@ def keep_of(
         best[flat.argsort(descending=True, stable=True)[:target]] = True
         return best.view_as(receipt.valid)
     method = loaded.bound(name, options)
-    with torch.inference_mode():
+    with torch.no_grad():
         return method.reduce_pool([tokens.at(method.site)], target)[0].kept

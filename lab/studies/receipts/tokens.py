@@ -75,7 +75,7 @@ def encode_receipt(encoder: Encoder, receipt: Receipt) -> ReceiptTokens:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
     pixels = torch.from_numpy(receipt.crops).permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - mean) / std
-    with torch.inference_mode():
+    with torch.no_grad():
         states = encoder.tower(pixels, output_hidden_states=True).hidden_states
         features_TLC = states[encoder.layer][:, 1:]
         embeds_TLD = encoder.projector(features_TLC)

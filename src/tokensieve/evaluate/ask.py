@@ -96,7 +96,7 @@ def ask(
     inputs = prepared(loaded, pictures, question, in_front=settings.ask_first)
     before = inputs["input_ids"].shape[1]
     with (
-        torch.inference_mode(),
+        torch.no_grad(),
         sieve(loaded.model, method, keep or 1.0, **settings.plan(method)) as report,
     ):
         output = loaded.model.generate(

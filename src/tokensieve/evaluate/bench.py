@@ -155,7 +155,7 @@ def _run(one: Bench, cell: Cell, settings: Settings, new: int) -> tuple[Call, in
         plan["weights"] = one.weights
     device = one.model.device
     reset_peak(device)
-    with torch.inference_mode(), sieve(one.model, cell.method, cell.keep or 1.0, **plan) as report:
+    with torch.no_grad(), sieve(one.model, cell.method, cell.keep or 1.0, **plan) as report:
         one.model.generate(**one.inputs, max_new_tokens=new, min_new_tokens=new, do_sample=False)
     return report.calls[0], peak(device)
 

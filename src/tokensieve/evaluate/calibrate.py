@@ -161,7 +161,7 @@ def plan_told(method: str, settings: Settings) -> Mapping[str, str]:
     return Asked(method, 1.0, **front, options=own).told
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def look_of(loaded: Loaded, questions: Questions) -> Look:
     """How the pictures of a suite look to the model: each once, evenly over the suite."""
     step = math.ceil(len(questions.items) / PICTURES)

@@ -196,7 +196,7 @@ def _row(
     if view.columns and cell.method not in BASELINES:
         plan["pool"] = Pool.PROMPT
     plan.pop("layer", None)
-    with torch.inference_mode():
+    with torch.no_grad():
         done = compress(loaded.model, inputs, cell.method, cell.keep, **plan)
     images = [image for one in done.report.calls[0].prompts for image in one.images]
     if any(crop.assign is not None for image in images for crop in image.crops):

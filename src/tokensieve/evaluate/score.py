@@ -75,7 +75,7 @@ def prepare(
         return_tensors="pt",
     )
     answers = [answer_ids(processor, item.question.answer) for item in items]
-    with torch.inference_mode():
+    with torch.no_grad():
         encoded = encode(
             model, append(dict(inputs.to(input_device(model))), answers), signals=signals
         )
@@ -140,7 +140,7 @@ def score(
         never reach it.
     """
     keys = [item.ordinal for item in batch.items]
-    with torch.inference_mode():
+    with torch.no_grad():
         plan = Plan.of(model, Asked(method, keep, positions, layer=layer))
         stages = None
         if plan.stages:
@@ -186,7 +186,7 @@ def dropped_by_layer(call: Call, prompt: int, layers: int) -> list[int]:
 
 def is_identity(model: Any, batch: Batch, method: Method) -> bool:
     """Whether `method` at keep 1 hands the LLM exactly, bit for bit, what "full" hands it."""
-    with torch.inference_mode():
+    with torch.no_grad():
         ours, full = (compress(model, batch.encoded, m, 1.0).inputs for m in (method, "full"))
     if set(ours) != set(full) or not torch.equal(ours["input_ids"], full["input_ids"]):
         return False

@@ -54,7 +54,7 @@ class Look:
     def encoded(self) -> Encoded:
         """The pictures with what the encoder made of them, for the next question about them."""
         if self._seen is None:
-            with torch.inference_mode():
+            with torch.no_grad():
                 self._seen = encode(self.loaded.model, self.inputs)
         return self._seen
 
@@ -67,7 +67,7 @@ class Look:
         """The answer read through `method`. Raises what a sieve raises."""
         keep = BASELINES.get(method, keep)
         plan = self._plan(method, keep or 1.0)
-        with torch.inference_mode():
+        with torch.no_grad():
             if plan.stages:
                 return self._inside(method, keep)
             seen: Any = self.inputs if plan.method.site in _RUN_ANEW else self._encoded_for(plan)
@@ -89,7 +89,7 @@ class Look:
         plan = self._plan(method, keep)
         if plan.stages or plan.method.site in _RUN_ANEW:
             return None
-        with torch.inference_mode():
+        with torch.no_grad():
             choice = choose(self.loaded.model, plan, self._encoded_for(plan))
         return tuple(image for prompt in choice.prompts for image in prompt.images)
 
@@ -101,7 +101,7 @@ class Look:
         if scoring is None or plan.stages or plan.method.site in _RUN_ANEW:
             return None
         encoded, model = self._encoded_for(plan), self.loaded.model
-        with torch.inference_mode():
+        with torch.no_grad():
             text = AskedText.of(model, encoded.inputs).context(model.get_input_embeddings(), 0)
             visions = visions_of(model, plan.method, encoded, None)
             found = [scoring(vision, text) for vision in visions]
@@ -129,7 +129,7 @@ class Look:
         told = {*self.encoded.signals}
         if any(signal not in told for signal in wanted):
             every = dict.fromkeys((*self.encoded.signals, *wanted))
-            with torch.inference_mode():
+            with torch.no_grad():
                 self._seen = encode(self.loaded.model, self.inputs, signals=tuple(every))
         return self.encoded
 

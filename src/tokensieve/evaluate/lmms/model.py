@@ -121,7 +121,7 @@ class Tokensieve(_Interface):  # type: ignore[misc]  # lmms-eval says no types
         sampled = bool(told.get("do_sample")) and float(told.get("temperature") or 0) > 0
         drawn = {"temperature": float(told["temperature"])} if sampled else {}
         with (
-            torch.inference_mode(),
+            torch.no_grad(),
             sieve(self.loaded.model, self._method, self._keep or 1.0, **plan) as report,
         ):
             made = self.loaded.model.generate(
