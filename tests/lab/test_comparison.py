@@ -147,13 +147,3 @@ def test_times_of_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     page = (tmp_path / "docs/results/comparison.md").read_text()
     assert "## Time" in page
     assert "| fastervlm | " in page.split("## Time")[1]
-
-
-def test_rows_of_earlier_forms_are_named_until_they_are_made_again() -> None:
-    def told(variant: str, commit: str) -> list[str]:
-        record = {"form": "scores", "config": {"variant": variant}, "commit": commit, "rows": []}
-        return comparison.earlier_forms(Board([record]))
-
-    assert set(comparison.CHANGED) <= set(method_names())
-    assert "`mctf`. " in told("mctf", "453c19186aaaa")[0]
-    assert told("mctf", "0123456789") == told("divprune", "453c19186aaaa") == []

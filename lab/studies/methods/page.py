@@ -31,14 +31,6 @@ from tokensieve.evaluate.config import Suite
 from tokensieve.evaluate.records import Record
 from tokensieve.files import write_text
 
-# What CHANGELOG lists under "Numbers", and the commits of records made before that.
-CHANGED = (
-    "aim-llm", "cdpruner", "dymu", "evit", "feather", "hiprune", "mctf", "mustdrop", "mustdrop-llm",
-    "pact", "prumerge", "prumerge-plus", "pyramiddrop", "sparsevlm", "todre", "tome", "vflowopt",
-    "zero-tprune",
-)  # fmt: skip
-BEFORE = ("320b823ae", "41921fc3a", "453c19186")
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the page and its figure."""
@@ -46,18 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     times, docs = times_of(options.results / "prefill"), options.root / "docs"
     write_text(docs / "results" / "comparison.md", page(board, suite, options.suite, times))
     save(figure(board, suite, times), docs / "figures/comparison.png")
-
-
-def earlier_forms(board: Board) -> list[str]:
-    """Which rows are of methods that read otherwise today; a row made anew is none of them."""
-    old = {r["config"]["variant"] for r in board.records if r["commit"].startswith(BEFORE)}
-    names = ", ".join(f"`{name}`" for name in CHANGED if name in old)
-    if not names:
-        return []
-    return [
-        "Not made again since these were brought to their papers' forms (CHANGELOG, Numbers): "
-        f"{names}. Their rows say nothing of the methods as they are now, nor does a lead."
-    ]
 
 
 def page(board: Board, suite: Suite, suite_file: Path, times: Mapping[str, Record]) -> str:
@@ -77,7 +57,6 @@ def page(board: Board, suite: Suite, suite_file: Path, times: Mapping[str, Recor
         "a large model: this encoder has 4 layers, of which nothing reads the last one's CLS. Its "
         "LLM has 4 layers and has read most of a page by the second, so that a late cut costs "
         "nothing here and saves little.",
-        *earlier_forms(board),
         "## Kind by kind",
         "In bold the best of a column among rows whose layers hold no more tokens than the column "
         "says, the ceiling left out. A row inside the LLM says what is left behind its last cut.",
