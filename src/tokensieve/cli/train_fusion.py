@@ -20,6 +20,7 @@ from tokensieve.cli.options import (
     Threads,
     list_settings,
 )
+from tokensieve.errors import ConfigError
 
 MODEL, DATA, PROJECTOR = "Model", "Data", "Projector"
 
@@ -110,6 +111,24 @@ Form = Annotated[
         rich_help_panel=PROJECTOR,
     ),
 ]
+Skip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Visual tokens skip layers of the LLM: p-mod or mod.",
+        show_default="all read all",
+        rich_help_panel=MODEL,
+    ),
+]
+SkipKeep = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="With --skip, how much a layer reads: p-mod: the mean; mod: in every second layer.",
+        show_default="0.5; mod: 0.2",
+        rich_help_panel=MODEL,
+    ),
+]
 Parallel = Annotated[
     str | None,
     typer.Option(
@@ -159,6 +178,8 @@ def fusion(
     fused: Fused = None,
     kind: Kind = None,
     form: Form = None,
+    skip: Skip = None,
+    skip_keep: SkipKeep = None,
     threads: Threads = None,
     parallel: Parallel = None,
 ) -> None:
@@ -187,10 +208,19 @@ def fusion(
     shape = {"blocks": blocks, "kernel": kernel, "fused": fused, "kind": kind, "form": form}
     given = {name: value for name, value in shape.items() if value is not None}
     with resumable("checkpoint"):
-        loaded = load_base(model, given, projector, seed)
+        loaded = load_base(model, given, projector, seed, depths_of(skip, skip_keep))
         made = train_fusion(
             loaded, Data(data, images), recipe, out, seed,
             skip_bad_rows=skip_bad_rows, parallel=shared,
         )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         typer.echo(json.dumps({"model": str(made), "log": str(out / "log.jsonl")}))
+
+
+def depths_of(skip: str | None, keep: float | None) -> tuple[str, float] | None:
+    """Kind and keep of tokens that skip layers; None: none do. Raises `ConfigError`."""
+    if skip is None:
+        if keep is not None:
+            raise ConfigError(f"Expected --skip NAME beside --skip-keep. Got {keep} alone.")
+        return None
+    return skip, keep if keep is not None else 0.2 if skip == "mod" else 0.5

@@ -24,6 +24,7 @@ CHOICES = {
     "budget": ("batch", "picture"),
     "kind": ("fusion", "concat", "avgpool", "mlp", "swiglu"),
     "form": ("paper", "release"),
+    "depths": ("p-mod", "mod"),
 }
 
 

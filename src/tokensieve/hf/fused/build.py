@@ -13,7 +13,12 @@ from torch import nn
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_number
 from tokensieve.hf.fused.config import ENCODERS, FusedLlavaConfig, check_blocks, pair
-from tokensieve.hf.fused.model import FusedLlavaForConditionalGeneration, drawn_projector
+from tokensieve.hf.fused.model import (
+    FusedLlavaForConditionalGeneration,
+    FusedLlavaModel,
+    drawn_projector,
+    drawn_routers,
+)
 from tokensieve.hf.fused.processor import FusedLlavaProcessor
 from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.prompt.template import placeholder_of
@@ -57,6 +62,57 @@ def fuse(
     made.train(model.training)
     name = Path(model.config.name_or_path or model.config.model_type).name
     return Loaded(f"{name}+{kind}", made, _processor(model, processor, config))
+
+
+def deepen(
+    model: Any, processor: Any, kind: str = "p-mod", keep: float = 0.5, *, seed: int = 0
+) -> Loaded:  # fmt: skip
+    """A model in whose LLM visual tokens skip layers, and its processor; the routers that choose
+    them are yet to be trained, and the LLM with them.
+
+    Encoder, projector and LLM are those of `model`, shared and not copied: a fused LLaVA, or a
+    LLaVA whose projector is two linear layers with a GELU between, which becomes the kind "mlp".
+    kind, keep: as in `DepthsConfig`. seed: what the routers are drawn from.
+
+    Raises `UnsupportedError` for another model, `ConfigError` for one whose tokens skip layers
+    already and for what `DepthsConfig` refuses.
+    """
+    if not isinstance(_base_of(model), FusedLlavaModel):
+        fused = fuse(model, processor, blocks=1, kernel=1, kind="mlp")
+        fused.model.model.multi_modal_projector.spatial.mlp = _own_mlp(model)
+        model, processor = fused.model, fused.processor
+    if model.config.depths is not None:
+        raise ConfigError(
+            f"Expected a model whose layers read all tokens. Got one of the kind "
+            f"'{model.config.depths_kind}' already. Train it as it is."
+        )
+    config = deepcopy(model.config)
+    config.depths_kind, config.depths_keep = kind, keep
+    routers = drawn_routers(config, check_number("seed", seed, low=0))
+    base = model.model
+    made = assemble(
+        config, base.vision_tower, base.multi_modal_projector, base.language_model, model.lm_head
+    )
+    made.model.routers = routers.to(input_device(model), model.dtype) if routers else None
+    made.generation_config = deepcopy(model.generation_config)
+    made.train(model.training)
+    name = Path(model.config.name_or_path or model.config.model_type).name
+    return Loaded(f"{name}+{kind}", made, processor)
+
+
+def _own_mlp(model: Any) -> nn.Sequential:
+    """The two layers of a LLaVA's projector. Raises `UnsupportedError` for another one."""
+    own = _base_of(model).multi_modal_projector
+    first: Any = getattr(own, "linear_1", None)
+    second: Any = getattr(own, "linear_2", None)
+    biased = all(isinstance(one, nn.Linear) and one.bias is not None for one in (first, second))
+    blocks = model.config.vision_feature_layer
+    if not biased or model.config.projector_hidden_act != "gelu" or not isinstance(blocks, int):
+        raise UnsupportedError(
+            "Expected a projector of two linear layers with biases and a GELU between, on one "
+            f"block. Got {type(own).__name__}. Fuse the model first: tokensieve.hf.fused.fuse."
+        )
+    return nn.Sequential(first, nn.GELU(), second)
 
 
 def assemble(

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import LlavaConfig
 
 from tokensieve.errors import ConfigError
+from tokensieve.nn.depths import DepthsConfig
 from tokensieve.nn.fusion import FusionConfig, topmost
 
 # encoders that give every picture the same grid of tokens, and whether CLS stands before it
@@ -18,6 +19,7 @@ class FusedLlavaConfig(LlavaConfig):  # type: ignore[no-untyped-call]
 
     vision_feature_layer: the encoder's block that is read, or a list of them in the order in which
     they lie on the channels, as indices into its `hidden_states` (0: what enters the first block).
+    depths_kind, depths_keep: as in `DepthsConfig`; None: every layer of the LLM reads all tokens.
 
     Raises `ConfigError` for a projector that does not fit the encoder.
     """
@@ -31,6 +33,8 @@ class FusedLlavaConfig(LlavaConfig):  # type: ignore[no-untyped-call]
     fusion_kernel: int = 2
     fusion_fused: int = 1
     fusion_form: str = "paper"
+    depths_kind: str | None = None
+    depths_keep: float = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
@@ -64,6 +68,19 @@ class FusedLlavaConfig(LlavaConfig):  # type: ignore[no-untyped-call]
             kernel=self.fusion_kernel,
             fused=self.fusion_fused,
             form=self.fusion_form,
+        )
+
+    @property
+    def depths(self) -> DepthsConfig | None:
+        """Which visual tokens skip which layers of the LLM; None: none do.
+
+        Raises `ConfigError` for fields that `DepthsConfig` refuses.
+        """
+        if self.depths_kind is None:
+            return None
+        text = self.text_config
+        return DepthsConfig(
+            text.hidden_size, text.num_hidden_layers, self.depths_kind, self.depths_keep
         )
 
 

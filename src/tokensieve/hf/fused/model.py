@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel
 from transformers.models.llava.modeling_llava import LlavaPreTrainedModel
 
 from tokensieve.hf.fused.config import FusedLlavaConfig
+from tokensieve.hf.fused.depths import skipping
 from tokensieve.hf.fused.weights import check_loaded
+from tokensieve.hf.runtime.compat import cache_of
+from tokensieve.nn.depths import Routers
 from tokensieve.nn.fusion import FusionProjector
 
 
@@ -19,6 +24,15 @@ def drawn_projector(config: FusedLlavaConfig) -> FusionProjector:
     if projector.blocks is not None:
         projector.blocks.pass_through(config.topmost)
     return projector
+
+
+def drawn_routers(config: FusedLlavaConfig, seed: int) -> Routers | None:
+    """Untrained routers of `config`; None where no token skips a layer."""
+    if config.depths is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Routers(config.depths)
 
 
 class _Checked(LlavaPreTrainedModel):  # type: ignore[no-untyped-call]
@@ -53,19 +67,35 @@ class FusedLlavaModel(_Checked, LlavaModel):  # type: ignore[no-untyped-call]
     """Encoder, `FusionProjector` and LLM, without the LLM's output layer.
 
     The encoder's hidden states that `config.vision_feature_layer` names are put side by side on
-    the channels, without CLS, and handed to `multi_modal_projector`.
+    the channels, without CLS, and handed to `multi_modal_projector`. routers: which visual tokens
+    skip a layer of the LLM, by `config.depths`; None: no token does.
     """
 
     def __init__(self, config: FusedLlavaConfig) -> None:
         super(LlavaModel, self).__init__(config)  # LlavaModel's own would build LLaVA's projector
         models: Any = AutoModel  # untyped in Transformers
         projector: Any = drawn_projector(config)
-        for module in projector.modules():  # Transformers would draw it anew, too small to learn
-            module._is_hf_initialized = True
+        routers: Any = drawn_routers(config, 0)
+        for part in (projector, routers):  # Transformers would draw them anew, too small to learn
+            for module in [] if part is None else part.modules():
+                module._is_hf_initialized = True
         self.vision_tower = models.from_config(config.vision_config, trust_remote_code=False)
         self.multi_modal_projector = projector
+        self.routers = routers
         self.language_model = models.from_config(config.text_config, trust_remote_code=False)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As Transformers', with visual tokens that skip layers where there are routers."""
+        if self.routers is None:
+            return super().forward(*args, **kwargs)
+        told = inspect.signature(LlavaModel.forward).bind_partial(self, *args, **kwargs).arguments
+        told |= told.pop("kwargs", {})
+        ids, mask = told.get("input_ids"), told.get("attention_mask")
+        with skipping(
+            self.language_model, self.routers, ids, self.config.image_token_id, mask, cache_of(told)
+        ):
+            return super().forward(*args, **kwargs)
 
 
 class FusedLlavaForConditionalGeneration(  # type: ignore[no-untyped-call]

@@ -9,10 +9,11 @@ from tokensieve.errors import WeightsError
 from tokensieve.nn.fusion import SPREAD, FusionConfig
 
 PROJECTOR = "multi_modal_projector."
+ROUTERS = "model.routers."
 
 
 def check_loaded(model: Any, info: Mapping[str, Any], *, lenient: bool) -> None:
-    """Raise `WeightsError` unless every weight of the projector came from the checkpoint.
+    """Raise `WeightsError` unless every weight of projector and routers came from the checkpoint.
 
     info: what `from_pretrained` says of missing, unexpected and mis-shaped weights. lenient: other
     weights may differ in shape, as the caller asked.
@@ -24,6 +25,13 @@ def check_loaded(model: Any, info: Mapping[str, Any], *, lenient: bool) -> None:
         raise WeightsError(
             f"Expected weights of the shapes that config.json says. Got {shapes[others[0]]} for "
             f"{others[0]} ({len(others)} differ). Correct config.json, or fetch the model again."
+        )
+    wrong = {*info["missing_keys"], *info["unexpected_keys"], *shapes}
+    if routers := sorted(name for name in wrong if ROUTERS in name):
+        raise WeightsError(
+            f"Expected the routers that config.json says: depths_kind {model.config.depths_kind}. "
+            f"Got other weights, such as {routers[0]} ({len(routers)} differ). Correct "
+            "depths_kind and depths_keep, or fetch the model again."
         )
     missing = {_own(name) for name in info["missing_keys"] if PROJECTOR in name}
     surplus = {_own(name) for name in info["unexpected_keys"] if PROJECTOR in name}

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tokensieve.data.extras import need
-from tokensieve.errors import UnsupportedError, WeightsError
+from tokensieve.errors import ConfigError, UnsupportedError, WeightsError
 from tokensieve.nn.pretrained import load_weights
 from tokensieve.train.fusion.recipe import LoraConfig, Recipe
 
 PROJECTOR = "projector.safetensors"
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 _NAME = "multi_modal_projector"  # in the names of a model's parameters
+_ROUTERS = "model.routers"
 
 
 def projector_of(model: Any) -> nn.Module:
@@ -53,16 +54,24 @@ def load_projector(model: Any, source: str | Path) -> None:
 def choose_parts(model: Any, recipe: Recipe, seed: int) -> Any:
     """`model` with gradients for what the recipe trains; wrapped by PEFT where that is LoRA.
 
-    The encoder never learns. Raises `MissingPackageError` where PEFT is asked for and missing.
+    The encoder never learns, routers always do. Raises `MissingPackageError` where PEFT is asked
+    for and missing, `ConfigError` where layers that tokens skip would run twice.
     """
     projector = projector_of(model)
     model.requires_grad_(False)
     llm = model.model.language_model
     if recipe.train.checkpointing:
+        if _has_routers(model):
+            raise ConfigError(
+                "Expected train.checkpointing=false for a model whose tokens skip layers: they "
+                "would run a second time without that. Got true."
+            )
         _checkpoint(llm)
     if recipe.train.parts == "lora":
         return _with_lora(model, recipe.lora, seed)
     projector.requires_grad_(True)
+    if _has_routers(model):
+        model.model.routers.requires_grad_(True)
     if recipe.train.parts == "llm":
         llm.requires_grad_(True)
         model.get_output_embeddings().requires_grad_(True)
@@ -79,6 +88,11 @@ def frozen_to(model: nn.Module, dtype: torch.dtype) -> None:
 def is_of_projector(name: str) -> bool:
     """Whether a parameter of that name is the projector's, also within PEFT's or FSDP's names."""
     return _NAME in name
+
+
+def is_new(name: str) -> bool:
+    """Whether a parameter of that name is the projector's or a router's."""
+    return is_of_projector(name) or _ROUTERS in name
 
 
 def base_of(model: Any) -> Any:
@@ -115,6 +129,10 @@ def _checkpoint(llm: Any) -> None:
     (enable or llm.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
+def _has_routers(model: Any) -> bool:
+    return getattr(model.model, "routers", None) is not None
+
+
 def _with_lora(model: Any, config: LoraConfig, seed: int) -> Any:
     peft = need("peft", "fusion", "to train with LoRA")
     lora = peft.LoraConfig(
@@ -126,7 +144,7 @@ def _with_lora(model: Any, config: LoraConfig, seed: int) -> Any:
             for name, module in model.model.language_model.named_modules()
             if isinstance(module, nn.Linear)
         ],
-        modules_to_save=[_NAME],
+        modules_to_save=[_NAME, *(["routers"] if _has_routers(model) else [])],
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by an old name

@@ -19,7 +19,7 @@ from tokensieve.files import make_folder, refused_in_words, remove_tree
 from tokensieve.nn.pretrained import read_weights, write_weights
 from tokensieve.train.checkpoint import PREFIX
 from tokensieve.train.fusion.batches import PROBLEMS, Conversations, Given
-from tokensieve.train.fusion.model import base_of, is_of_projector
+from tokensieve.train.fusion.model import base_of, is_new
 from tokensieve.train.fusion.recipe import Recipe, uses_bf16
 from tokensieve.train.fusion.sieving import Sieving
 
@@ -56,7 +56,8 @@ class FusionTrainer(Trainer):
         return Given(self.places)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW without weight decay, projector and LLM each with its learning rate."""
+        """AdamW without weight decay, what is new (projector, routers) and the LLM each with its
+        learning rate."""
         if self.optimizer is not None:
             return self.optimizer
         named = [
@@ -67,11 +68,11 @@ class FusionTrainer(Trainer):
         train = self.recipe.train
         groups = [
             {
-                "params": [p for name, p in named if is_of_projector(name) is projector],
+                "params": [p for name, p in named if is_new(name) is new],
                 "lr": rate,
                 "weight_decay": 0.0,
             }
-            for projector, rate in ((True, train.lr), (False, train.llm_lr or train.lr))
+            for new, rate in ((True, train.lr), (False, train.llm_lr or train.lr))
         ]
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = kind([group for group in groups if group["params"]], **options)
