@@ -216,7 +216,11 @@ def test_what_cannot_skip_says_so() -> None:
         model.generate(**inputs, **GREEDY, cache_implementation="static")
     cache = model(**inputs, use_cache=True).past_key_values
     cache.layers[1].crop(-1)
-    with pytest.raises(UnsupportedError, match="a cache that only grows"):
+    with pytest.raises(UnsupportedError, match="a cache cropped no further"):
+        model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+    cache = model(**inputs, use_cache=True).past_key_values
+    cache.crop(-20)
+    with pytest.raises(UnsupportedError, match="a cache cropped no further"):
         model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
     cache = model(**inputs, use_cache=True).past_key_values
     with pytest.raises(UnsupportedError, match="behind a filled cache"):
@@ -233,7 +237,7 @@ def test_what_cannot_skip_says_so() -> None:
         model(**inputs)
     with pytest.raises(ConfigError, match="layers read all tokens"):
         deepen(model, loaded.processor)
-    with pytest.raises(ConfigError, match="p-mod, mod"):
+    with pytest.raises(ConfigError, match="Did you mean 'p-mod'"):
         deepen(base().model, loaded.processor, "pmod")
 
 

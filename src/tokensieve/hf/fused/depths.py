@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,21 @@ class Held:
     masks: Masks
     gathers: dict[int, Gather] = field(default_factory=dict)
 
+    def cropped(self, length: int) -> Held:
+        """What is left where the cache was cropped to `length`, of every layer the same tokens.
+
+        Raises `UnsupportedError` where layers lost different ones.
+        """
+        gone = torch.arange(length, self.length)
+        left: dict[int, Gather] = {}
+        for number, gather in self.gathers.items():
+            index_BT, real_BT = gather.index_BT, gather.real_BT
+            last = index_BT[:, -len(gone) :]
+            if last.shape[1] < len(gone) or bool((last != gone.to(last.device)).any()):
+                raise _shrunk(number)
+            left[number] = Gather(index_BT[:, : -len(gone)], real_BT[:, : -len(gone)])
+        return Held(length, replace(self.masks, length=length, made={}), left)
+
 
 @contextmanager
 def skipping(
@@ -54,13 +69,16 @@ def skipping(
     Raises `UnsupportedError` for prompts whose visual tokens cannot be told (embeddings, masks of
     other shapes), pictures behind a filled cache, and what `_Reading` refuses.
     """
-    held = getattr(cache, _NOTE, None)
-    if cache is not None and held_by(cache, 0):
+    held: Held | None = getattr(cache, _NOTE, None)
+    read = 0 if cache is None else held_by(cache, 0)
+    if read:
         if ids_BS is not None and bool((ids_BS == image).any()):
             raise UnsupportedError(
                 "Expected pictures in the part of a prompt that is read first. Got some behind a "
                 "filled cache, where layers hold different tokens. Pass the whole prompt at once."
             )
+        if held is not None and read < held.length:
+            setattr(cache, _NOTE, held := held.cropped(read))
         actions = {} if held is None else _Decoding(decoder, held).actions
     elif ids_BS is None:
         raise UnsupportedError(
@@ -158,15 +176,19 @@ class _Decoding:
             cache, gather = cache_at(module, args, kwargs), self.held.gathers[number]
             decoded = held_by(cache, 0) - hidden.shape[1] - self.held.length
             if held_by(cache, number) != gather.index_BT.shape[1] + decoded:
-                raise UnsupportedError(
-                    f"Expected a cache that only grows. Got one whose layer {number} holds other "
-                    "tokens than it read, as assisted decoding leaves. Decode plainly."
-                )
+                raise _shrunk(number)
             mask = kwargs.get("attention_mask")
             mask = self.held.masks.decode(number, mask, gather, cache, hidden)
             return args, {**kwargs, "attention_mask": mask}
 
         return before
+
+
+def _shrunk(number: int) -> UnsupportedError:
+    return UnsupportedError(
+        f"Expected a cache cropped no further than the text behind the pictures. Got one whose "
+        f"layer {number} holds other tokens than the first. Read the prompt again."
+    )
 
 
 def _padding(mask: Any, ids_BS: Tensor) -> Bool[Tensor, "B S"]:
