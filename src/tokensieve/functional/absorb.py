@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
+from tokensieve.functional.merge import sum_of
 from tokensieve.functional.places import own_places, positions
 from tokensieve.functional.topk import topk_mask
 
@@ -82,8 +83,7 @@ def rest_as_one(
     weighted sum of all others, written into `new`. Where it is 0, nothing."""
     rest_BL = valid_BL & ~kept_BL
     at_BL = topk_mask(weight_BL, more_B, rest_BL)
-    source_BLC = tokens_BLC.float().masked_fill(~rest_BL[..., None], 0)
-    sum_B1C = weight_BL.float().masked_fill(~rest_BL, 0)[:, None] @ source_BLC
+    sum_B1C = sum_of(tokens_BLC, weight_BL.masked_fill(~rest_BL, 0), valid_BL)[:, None]
     return kept_BL | at_BL, sum_B1C.to(new_BLC.dtype).where(at_BL[..., None], new_BLC)
 
 

@@ -6,13 +6,14 @@ join. Work and memory beside the result grow with N and U, not with B x L.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
+
+from tokensieve.functional.places import positions
 
 _PART = 1024  # tokens moved, or compared with all others, at a time
 
@@ -33,10 +34,7 @@ def mean_at(
     into = _flat(target_BL)
     total = torch.zeros_like(mass).index_add_(0, into, mass)
     shared = _Shared.of(target_BL, (total > 0).view_as(target_BL))
-    sums_UC = torch.zeros(len(shared.at_U), flat_C.shape[1], device=mass.device)
-    for source, slot in shared.parts():
-        part_C = flat_C[source].float()
-        sums_UC.index_add_(0, slot, part_C if weight_BL is None else part_C * mass[source, None])
+    sums_UC = shared.sums(flat_C, None if weight_BL is None else mass)
     mean_UC = sums_UC.div_(total[shared.at_U, None])
     return _written(tokens_BLC, shared.at_U, mean_UC)
 
@@ -54,20 +52,53 @@ def spread_to(
     new token is the mean of itself, with weight 1, and its shares. Tokens of a crop without any in
     `from` stay bit for bit.
     """
-    keys_BLK = normalize(keys_BLK.float().masked_fill(~(from_BL | to_BL)[..., None], 0), dim=-1)
-    source_BLC = tokens_BLC.float().masked_fill(~from_BL[..., None], 0)
-    sums_BLC, mass_BL = torch.zeros_like(source_BLC), torch.zeros_like(keys_BLK[..., 0])
-    for start in range(0, from_BL.shape[1], _PART):
-        part = slice(start, start + _PART)
-        cosine_BPL = keys_BLK[:, part] @ keys_BLK.mT / temperature
-        share_BPL = cosine_BPL.masked_fill(~to_BL[:, None], -torch.inf).softmax(-1)
-        share_BPL = share_BPL.masked_fill(~(from_BL[:, part, None] & to_BL[:, None]), 0)
-        sums_BLC += share_BPL.mT @ source_BLC[:, part]
-        mass_BL += share_BPL.sum(1)
-    own_BLC = tokens_BLC.float().masked_fill(~to_BL[..., None], 0)
-    new_BLC = ((own_BLC + sums_BLC) / (1 + mass_BL)[..., None]).to(tokens_BLC.dtype)
-    changed_BL = to_BL & from_BL.any(-1, keepdim=True)
-    return new_BLC.where(changed_BL[..., None], tokens_BLC)
+    (from_BN, given_BN), (to_BU, there_BU) = positions(from_BL), positions(to_BL)
+    if not from_BN.numel() or not to_BU.numel():
+        return tokens_BLC
+    ragged = not bool(given_BN.all() & there_BU.all())
+    to_BKU = (normalize(rows(keys_BLK, to_BU).float(), dim=-1) / temperature).mT
+    sums_BUC = rows(tokens_BLC, to_BU).float()
+    mass_BU = torch.ones_like(sums_BUC[..., 0])
+    for start in range(0, from_BN.shape[1], _PART):
+        part_BP = from_BN[:, start : start + _PART]
+        share_BPU = normalize(rows(keys_BLK, part_BP).float(), dim=-1) @ to_BKU
+        source_BPC = rows(tokens_BLC, part_BP).float()
+        if ragged:
+            nobody_BP1 = ~given_BN[:, start : start + _PART, None]
+            share_BPU = share_BPU.masked_fill(~there_BU[:, None], -torch.inf).softmax(-1)
+            share_BPU = share_BPU.masked_fill(nobody_BP1 | ~there_BU[:, None], 0)
+            source_BPC = source_BPC.masked_fill(nobody_BP1, 0)  # may hold NaN
+        else:
+            share_BPU = share_BPU.softmax(-1)
+        sums_BUC = torch.baddbmm(sums_BUC, share_BPU.mT, source_BPC)
+        mass_BU = mass_BU + share_BPU.sum(1)
+    changed_BU = there_BU & from_BL.any(-1, keepdim=True)
+    return written_at(tokens_BLC, to_BU, sums_BUC / mass_BU[..., None], changed_BU)
+
+
+def sum_of(
+    tokens_BLC: Float[Tensor, "B L C"],
+    weight_BL: Float[Tensor, "B L"],
+    valid_BL: Bool[Tensor, "B L"],
+) -> Float[Tensor, "B C"]:
+    """The weighted sum of a crop's real tokens. weight: 0 for those that have no part in it."""
+    source_BLC = tokens_BLC.float()
+    if not bool(valid_BL.all()):
+        source_BLC = source_BLC.masked_fill(~valid_BL[..., None], 0)  # padding may hold NaN
+    return (weight_BL.float().masked_fill(~valid_BL, 0)[:, None] @ source_BLC)[:, 0]
+
+
+def written_at(
+    tokens_BLC: Float[Tensor, "B L C"],
+    at_BU: Int[Tensor, "B U"],
+    new_BUC: Float[Tensor, "B U C"],
+    changed_BU: Bool[Tensor, "B U"],
+) -> Float[Tensor, "B L C"]:
+    """A copy with other tokens at those places, where `changed`; no place twice in a crop."""
+    new_BUC = new_BUC.to(tokens_BLC.dtype)
+    if not bool(changed_BU.all()):
+        new_BUC = new_BUC.where(changed_BU[..., None], rows(tokens_BLC, at_BU))
+    return _written(tokens_BLC, _flat(at_BU, tokens_BLC.shape[1]), new_BUC.flatten(0, 1))
 
 
 def concat_at(
@@ -81,8 +112,7 @@ def concat_at(
     flat_C = tokens_BLC.flatten(0, 1)
     C = flat_C.shape[1]
     shared = _Shared.of(target_BL, torch.ones_like(target_BL, dtype=torch.bool))
-    size_U = torch.bincount(shared.slot_N, minlength=len(shared.at_U))
-    first_U = size_U.cumsum(0) - size_U
+    size_U, first_U = shared.size_U, shared.first_U
     channel_C = torch.arange(C, device=flat_C.device)
     new_UC = flat_C.new_empty(len(shared.at_U), C)
     for start in range(0, len(new_UC), _PART):
@@ -97,12 +127,12 @@ class _Shared:
     """Places, counted over all crops, that more than one token has as its target.
 
     at_U: the places; source_N: the tokens that share one, place after place, in their order;
-    slot_N: which of the places.
+    size_U: how many share each.
     """
 
     at_U: Int[Tensor, "U"]
     source_N: Int[Tensor, "N"]
-    slot_N: Int[Tensor, "N"]
+    size_U: Int[Tensor, "U"]
 
     @classmethod
     def of(cls, target_BL: Int[Tensor, "B L"], wanted_BL: Bool[Tensor, "B L"]) -> _Shared:
@@ -112,18 +142,37 @@ class _Shared:
         shared = (size > 1) & wanted_BL.flatten()
         source_N = (shared[into] & taken).nonzero()[:, 0]
         source_N = source_N[into[source_N].argsort(stable=True)]
-        slot = shared.long().cumsum(0) - 1
-        return cls(shared.nonzero()[:, 0], source_N, slot[into[source_N]])
+        at_U = shared.nonzero()[:, 0]
+        return cls(at_U, source_N, size[at_U])
 
-    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Sources and their slots, some at a time."""
-        return zip(torch.split(self.source_N, _PART), torch.split(self.slot_N, _PART), strict=True)
+    @property
+    def first_U(self) -> Int[Tensor, "U"]:
+        """Where the sources of each place begin."""
+        return self.size_U.cumsum(0) - self.size_U
+
+    def sums(self, flat_NC: Tensor, weight_N: Tensor | None) -> Float[Tensor, "U C"]:
+        """The weighted sum of each place's sources, in float32; without gathering them where they
+        are that already."""
+        if not len(self.at_U):
+            return flat_NC.new_zeros(0, flat_NC.shape[1], dtype=torch.float32)
+        index_N, weight_N = self.source_N, None if weight_N is None else weight_N[self.source_N]
+        if flat_NC.dtype is not torch.float32:
+            flat_NC = flat_NC[index_N].float()
+            index_N = torch.arange(len(index_N), device=index_N.device)
+        return embedding_bag(
+            index_N, flat_NC, self.first_U, mode="sum", per_sample_weights=weight_N
+        )
 
 
-def _flat(target_BL: Int[Tensor, "B L"]) -> Int[Tensor, "N"]:
-    """Targets counted over all crops; of those of -1 the crop's first place."""
-    B, L = target_BL.shape
-    first_B1 = torch.arange(B, device=target_BL.device)[:, None] * L
+def rows(values_BLC: Tensor, index_BN: Int[Tensor, "B N"]) -> Tensor:
+    """Those rows of each crop."""
+    return values_BLC[torch.arange(len(values_BLC), device=index_BN.device)[:, None], index_BN]
+
+
+def _flat(target_BL: Int[Tensor, "B T"], length: int | None = None) -> Int[Tensor, "N"]:
+    """Targets counted over all crops of that length (T); of those of -1 the crop's first place."""
+    L = target_BL.shape[1] if length is None else length
+    first_B1 = torch.arange(len(target_BL), device=target_BL.device)[:, None] * L
     return (target_BL.clamp_min(0) + first_B1).flatten()
 
 

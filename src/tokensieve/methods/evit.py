@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokensieve.fields import option
 from tokensieve.functional.blocks import staged_blocks
-from tokensieve.functional.merge import mean_at
+from tokensieve.functional.merge import sum_of, written_at
 from tokensieve.functional.places import own_places
 from tokensieve.functional.topk import topk_mask
 from tokensieve.methods.base import Method
@@ -63,14 +63,15 @@ class EViT(Method):
         if torch.equal(kept_BL, valid_BL):
             return Reduction(kept_BL)
         attentive_BL = topk_mask(attention_BL, counts - 1, valid_BL)
-        fused_BL = kept_BL & ~attentive_BL  # one of each crop: where the others go
-        own_BL = own_places(kept_BL)
-        one_B1 = fused_BL.int().argmax(-1, keepdim=True)
-        assign_BL = own_BL.where(kept_BL, one_B1).masked_fill(~valid_BL, -1)
+        some_B = (counts > 0) & (counts < valid_BL.sum(-1))  # crops that lose tokens, but not all
+        one_B1 = (kept_BL & ~attentive_BL).int().argmax(-1, keepdim=True)  # where the others go
+        mass_BL = attention_BL.masked_fill(attentive_BL, 0)
+        fused_BC = sum_of(vision.tokens, mass_BL, valid_BL)
+        if self.averaged:
+            total_B = mass_BL.masked_fill(~valid_BL, 0).sum(-1)
+            some_B = some_B & (total_B > 0)
+            fused_BC = fused_BC / total_B[:, None]
+        tokens_BLC = written_at(vision.tokens, one_B1, fused_BC[:, None], some_B[:, None])
+        assign_BL = own_places(kept_BL).where(kept_BL, one_B1).masked_fill(~valid_BL, -1)
         assign_BL = assign_BL.masked_fill((counts == 0)[:, None], -1)
-        fused_BLC = mean_at(vision.tokens, assign_BL, attention_BL)
-        if not self.averaged:
-            mass_B1 = attention_BL.masked_fill(assign_BL != one_B1, 0).sum(-1, keepdim=True)
-            less_BL = fused_BL & (counts < valid_BL.sum(-1))[:, None]
-            fused_BLC = torch.where(less_BL[..., None], fused_BLC * mass_B1[..., None], fused_BLC)
-        return Reduction(kept_BL, fused_BLC.to(vision.tokens.dtype), assign_BL)
+        return Reduction(kept_BL, tokens_BLC, assign_BL)
