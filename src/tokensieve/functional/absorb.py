@@ -40,12 +40,18 @@ def absorb_nearest(
     unit_BLK = normalize(keys_BLK.float(), dim=-1)
     whole_B11 = (kept_BL == valid_BL).all(-1)[:, None, None]
     weight_BL = weight_BL.float().masked_fill(~valid_BL, 0)
-    source_NC = tokens_BLC.float().masked_fill(~valid_BL[..., None], 0).flatten(0, 1)
+    padded = not bool(valid_BL.all())
+    source_BLC = tokens_BLC.float()
+    if padded:
+        source_BLC = source_BLC.masked_fill(~valid_BL[..., None], 0)
+    source_NC = source_BLC.flatten(0, 1)
     first_B = torch.arange(B, device=index_BT.device)[:, None, None] * L
     means = []
     for part_BP in torch.split(index_BT, _PART, dim=1) if index_BT.shape[1] else ():
         own_BPK = unit_BLK.gather(1, part_BP[..., None].expand(-1, -1, unit_BLK.shape[-1]))
-        alike_BPL = (own_BPK @ unit_BLK.mT).masked_fill(~valid_BL[:, None], -torch.inf)
+        alike_BPL = own_BPK @ unit_BLK.mT
+        if padded:
+            alike_BPL.masked_fill_(~valid_BL[:, None], -torch.inf)
         alike_BPL.scatter_(2, part_BP[..., None], -torch.inf)
         best_BPN, near_BPN = alike_BPL.topk(min(neighbours, L), dim=-1)
         near_BPN = torch.cat([part_BP[..., None], near_BPN], -1)

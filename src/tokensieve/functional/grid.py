@@ -10,7 +10,6 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -91,24 +90,14 @@ def rectangle(real: Int[Tensor, "n"], grid: tuple[int, int] | None) -> tuple[int
     return size if size[0] * size[1] == len(real) else None
 
 
-def four_neighbours(mask_BL: Bool[Tensor, "B L"], grid: tuple[int, int]) -> Bool[Tensor, "B L"]:
-    """True above, below, left and right of each True of the mask; rows do not wrap around."""
-    if (
-        mask_BL.device.type == "cpu" and not torch.compiler.is_compiling()
-    ):  # NumPy, which takes less time to begin each of many steps
-        return torch.from_numpy(_beside_each(mask_BL.numpy().reshape(-1, *grid))).flatten(1)
-    mask_BHW = mask_BL.view(-1, *grid)
-    near_BHW: Tensor = _beside_each(mask_BHW, torch.zeros_like(mask_BHW))
-    return near_BHW.flatten(1)
-
-
-def _beside_each(mask_BHW: Any, near_BHW: Any = None) -> Any:
-    near_BHW = np.zeros_like(mask_BHW) if near_BHW is None else near_BHW
-    near_BHW[:, 1:] = mask_BHW[:, :-1]
+def add_neighbours(near_BL: Any, mask_BL: Any, grid: tuple[int, int]) -> None:
+    """Make `near_BL` True above, below, left and right of each True of the mask; rows do not wrap
+    around. Both are tensors or both arrays, without gaps in memory."""
+    near_BHW, mask_BHW = near_BL.reshape(-1, *grid), mask_BL.reshape(-1, *grid)
+    near_BHW[:, 1:] |= mask_BHW[:, :-1]
     near_BHW[:, :-1] |= mask_BHW[:, 1:]
     near_BHW[..., 1:] |= mask_BHW[..., :-1]
     near_BHW[..., :-1] |= mask_BHW[..., 1:]
-    return near_BHW
 
 
 def beside(

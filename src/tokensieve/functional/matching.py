@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokensieve.functional.merge import mean_at
+from tokensieve.functional.merge import mean_at, rows
 from tokensieve.functional.places import own_places, positions
 from tokensieve.functional.topk import topk_mask
 
@@ -155,5 +155,4 @@ def match_down(
 
 def _unit(keys_BLK: Float[Tensor, "B L K"], index_BN: Int[Tensor, "B N"]) -> Float[Tensor, "B N K"]:
     """Those keys at length 1."""
-    crop_B1 = torch.arange(len(keys_BLK), device=keys_BLK.device)[:, None]
-    return normalize(keys_BLK[crop_B1, index_BN].float(), dim=-1)
+    return normalize(rows(keys_BLK, index_BN).float(), dim=-1)

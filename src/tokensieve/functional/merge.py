@@ -157,7 +157,7 @@ class _Shared:
             return flat_NC.new_zeros(0, flat_NC.shape[1], dtype=torch.float32)
         index_N, weight_N = self.source_N, None if weight_N is None else weight_N[self.source_N]
         if flat_NC.dtype is not torch.float32:
-            flat_NC = flat_NC[index_N].float()
+            flat_NC = flat_NC.index_select(0, index_N).float()
             index_N = torch.arange(len(index_N), device=index_N.device)
         return embedding_bag(
             index_N, flat_NC, self.first_U, mode="sum", per_sample_weights=weight_N
@@ -166,7 +166,9 @@ class _Shared:
 
 def rows(values_BLC: Tensor, index_BN: Int[Tensor, "B N"]) -> Tensor:
     """Those rows of each crop."""
-    return values_BLC[torch.arange(len(values_BLC), device=index_BN.device)[:, None], index_BN]
+    flat_C = values_BLC.reshape(-1, values_BLC.shape[-1])  # four times as fast as values[b, index]
+    taken_C = flat_C.index_select(0, _flat(index_BN, values_BLC.shape[1]))
+    return taken_C.view(*index_BN.shape, -1)
 
 
 def _flat(target_BL: Int[Tensor, "B T"], length: int | None = None) -> Int[Tensor, "N"]:
@@ -180,5 +182,5 @@ def _written(
     tokens_BLC: Float[Tensor, "B L C"], at_U: Int[Tensor, "U"], new_UC: Float[Tensor, "U C"]
 ) -> Float[Tensor, "B L C"]:
     out_BLC = tokens_BLC.clone(memory_format=torch.contiguous_format)
-    out_BLC.view(-1, out_BLC.shape[-1])[at_U] = new_UC.to(out_BLC.dtype)
+    out_BLC.view(-1, out_BLC.shape[-1]).index_copy_(0, at_U, new_UC.to(out_BLC.dtype))
     return out_BLC

@@ -5,6 +5,9 @@ B rows, L tokens of a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,9 +27,9 @@ def topk_mask(
 
     A tie goes to the higher of `ties_BL` where given, then to the earlier token.
     """
-    if ties_BL is None and scores_BL.device.type == "cpu" and not torch.compiler.is_compiling():
-        found_BL = _on_cpu(scores_BL.detach().float().numpy(), counts_B, valid_BL.numpy())
-        return torch.from_numpy(found_BL)
+    if ties_BL is None and is_light(scores_BL):
+        scores = scores_BL.detach().float().numpy()
+        return torch.from_numpy(top_of_array(scores, counts_B.tolist(), valid_BL.numpy()))
     ranked = scores_BL.float().clamp_min(_LOWEST).masked_fill(~valid_BL, -torch.inf)
     if ties_BL is None:
         return _first_of_ties(ranked, counts_B) & valid_BL
@@ -52,27 +55,45 @@ def _first_of_ties(ranked_BL: Tensor, counts_B: Tensor) -> Tensor:
     return above_BL | (like_BL & (like_BL.cumsum(-1) <= room_B1))
 
 
-def _on_cpu(
-    scores: NDArray[np.float32], counts_B: Tensor, valid: NDArray[np.bool_]
+def is_light(tensor: Tensor) -> bool:
+    """Whether many small steps on it are better taken in NumPy, which begins each in less time."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def top(scores_BL: Any, counts: Sequence[int], valid_BL: Any = None) -> Any:
+    """`topk_mask` of a tensor, or in NumPy of an array. valid None: all are."""
+    if not isinstance(scores_BL, Tensor):
+        return top_of_array(scores_BL, counts, valid_BL)
+    if valid_BL is None:
+        valid_BL = torch.ones_like(scores_BL, dtype=torch.bool)
+    return topk_mask(scores_BL, torch.tensor(counts, device=scores_BL.device), valid_BL)
+
+
+def top_of_array(
+    scores: NDArray[np.float32], counts: Sequence[int], valid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
-    """The same in NumPy, which takes less time to begin each step. Where all rows want as many, the
-    k-th highest is found without sorting; what is not below it is the answer unless there are ties.
+    """`topk_mask` in NumPy; valid None: all are. Where all rows want as many, the k-th highest is
+    found without sorting; what is not below it is the answer unless there are ties.
     """
-    L, counts, whole = scores.shape[-1], counts_B.tolist(), bool(valid.all())
+    L = scores.shape[-1]
     if L == 0 or not counts:
-        return np.zeros_like(valid)
-    if not whole:
+        return np.zeros(scores.shape, dtype=np.bool_)
+    if valid is not None and valid.all():
+        valid = None
+    if valid is not None:
         scores = np.where(valid, np.maximum(scores, _LOWEST), -np.inf)
     k = min(max(counts[0], 0), L)
-    if k > 0 and counts.count(counts[0]) == len(counts):
-        kth = np.partition(scores, L - k, -1)[:, L - k, None]
-        found: NDArray[np.bool_] = scores >= kth
+    if k > 0 and all(count == counts[0] for count in counts):
+        ranked = scores.copy()
+        ranked.partition(L - k, -1)
+        found: NDArray[np.bool_] = scores >= ranked[:, L - k, None]
         if np.count_nonzero(found) == k * len(counts):  # each row has k or more
-            return found if whole else found & valid
+            return found if valid is None else found & valid
+        kth = ranked[:, L - k, None]
     else:
         at = (L - np.array(counts)[:, None]).clip(0, L - 1)
         kth = np.take_along_axis(np.sort(scores, -1), at, -1)
     above, like = scores > kth, scores == kth
     room = np.array(counts)[:, None] - above.sum(-1, keepdims=True)
     found = above | (like & (like.cumsum(-1) <= room))
-    return found & valid
+    return found if valid is None else found & valid

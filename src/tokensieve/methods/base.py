@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tokensieve.errors import ConfigError
 from tokensieve.fields import check_values
+from tokensieve.functional.absorb import absorb_nearest, rest_as_one
 from tokensieve.functional.blocks import even_blocks
 from tokensieve.functional.topk import topk_mask
 from tokensieve.nn.config import SelectorConfig
@@ -265,3 +266,26 @@ def merged(
     if torch.equal(kept_BL, vision.valid_BL):
         return Reduction(kept_BL)
     return Reduction(kept_BL, tokens_BLC, assign_BL)
+
+
+def absorbed(
+    vision: VisionTokens,
+    kept_BL: Bool[Tensor, "B L"],
+    neighbours: int,
+    *,
+    averaged: bool,
+    rest_B: Int[Tensor, "B"],
+) -> Reduction:
+    """Kept tokens that take in the `neighbours` others most like them (`absorb_nearest`), by the
+    signals "keys" and "attention". Where `rest_B[b]` is 1 one more token stays: all others in one.
+    """
+    attention_BL, valid_BL = vision.signal("attention"), vision.valid_BL
+    new_BLC = absorb_nearest(
+        vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, neighbours,
+        averaged=averaged,
+    )  # fmt: skip
+    if bool(rest_B.any()):
+        kept_BL, new_BLC = rest_as_one(
+            vision.tokens, new_BLC, attention_BL, kept_BL, valid_BL, rest_B
+        )
+    return merged(vision, kept_BL, new_BLC)

@@ -5,9 +5,11 @@ B crops, L tokens, H x W grid.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -15,8 +17,8 @@ from torch import Tensor
 from tokensieve.fields import option
 from tokensieve.functional.blocks import blocks_run
 from tokensieve.functional.counts import rounded
-from tokensieve.functional.grid import four_neighbours
-from tokensieve.functional.topk import topk_mask
+from tokensieve.functional.grid import add_neighbours
+from tokensieve.functional.topk import is_light, top
 from tokensieve.methods.base import Method
 from tokensieve.types import (
     EncoderInfo,
@@ -71,24 +73,40 @@ class HiPrune(Method):
     def reduce(
         self, vision: VisionTokens, counts: Int[Tensor, "B"], text: TextContext | None = None
     ) -> Reduction:
-        middle_BL, deep_BL = vision.signal("middle"), vision.signal("deep")
-        valid_BL, budgets = vision.valid_BL, counts.tolist()
+        middle_BL, deep_BL = (self._light(vision.signal(name)) for name in ("middle", "deep"))
+        valid_BL = None if vision.valid is None else self._light(vision.valid)
+        budgets = counts.tolist()
         anchors = [rounded(count, self.alpha / 5) for count in budgets]
-        anchors_B = counts.new_tensor(anchors)
-        kept_BL = topk_mask(middle_BL, anchors_B, valid_BL)
+        kept_BL = top(middle_BL, anchors, valid_BL)
         if vision.grid is not None:
-            near_BL = self._beside(kept_BL, vision.grid) | kept_BL
+            near_BL = self._near(kept_BL, vision.grid)
             if all(5 * some <= count for some, count in zip(anchors, budgets, strict=True)):
-                first_BL = deep_BL.masked_fill(near_BL, torch.inf)
-                return Reduction(topk_mask(first_BL, counts, valid_BL))
-            buffers_BL = near_BL & ~kept_BL & valid_BL  # there may not be room for all
-            kept_BL |= topk_mask(deep_BL, counts - anchors_B, buffers_BL)
-        rest_B = counts - kept_BL.sum(-1)
-        return Reduction(kept_BL | topk_mask(deep_BL, rest_B, valid_BL & ~kept_BL))
+                where = torch.where if isinstance(deep_BL, Tensor) else np.where
+                return self._made(top(where(near_BL, math.inf, deep_BL), budgets, valid_BL))
+            buffers_BL = near_BL & ~kept_BL  # there may not be room for all
+            buffers_BL = buffers_BL if valid_BL is None else buffers_BL & valid_BL
+            room = [count - some for some, count in zip(anchors, budgets, strict=True)]
+            kept_BL = kept_BL | top(deep_BL, room, buffers_BL)
+        rest = (counts - self._made(kept_BL).counts_B).tolist()
+        others_BL = ~kept_BL if valid_BL is None else valid_BL & ~kept_BL
+        return self._made(kept_BL | top(deep_BL, rest, others_BL))
 
-    def _beside(self, anchor_BL: Tensor, grid: tuple[int, int]) -> Tensor:
-        near_BL = four_neighbours(anchor_BL, grid)
+    def _near(self, anchor_BL: Any, grid: tuple[int, int]) -> Any:
+        """Anchors and what is beside them."""
+        near_BL = anchor_BL | anchor_BL  # a copy
+        add_neighbours(near_BL, anchor_BL, grid)
         if self.as_released:
             near_BL[:, 1:] |= anchor_BL[:, :-1]
             near_BL[:, :-1] |= anchor_BL[:, 1:]
         return near_BL
+
+    @staticmethod
+    def _light(values: Tensor) -> Any:
+        """As an array where many small steps are quicker so."""
+        if not is_light(values):
+            return values
+        return (values.float() if values.is_floating_point() else values).detach().numpy()
+
+    @staticmethod
+    def _made(kept_BL: Any) -> Reduction:
+        return Reduction(torch.as_tensor(kept_BL))

@@ -13,10 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.fields import option
-from tokensieve.functional.absorb import absorb_nearest, rest_as_one
 from tokensieve.functional.counts import outlier_counts
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import Method, merged
+from tokensieve.methods.base import Method, absorbed
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -92,12 +91,4 @@ class PruMerge(Method):
             found_B = outlier_counts(attention_BL, valid_BL).clamp_min(1)
             counts = counts.where(whole_B, torch.minimum(found_B + rest_B, counts))
         kept_BL = topk_mask(attention_BL, counts - rest_B, valid_BL)
-        tokens_BLC = absorb_nearest(
-            vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours,
-            averaged=self.averaged,
-        )  # fmt: skip
-        if self.as_released:
-            kept_BL, tokens_BLC = rest_as_one(
-                vision.tokens, tokens_BLC, attention_BL, kept_BL, valid_BL, rest_B
-            )
-        return merged(vision, kept_BL, tokens_BLC)
+        return absorbed(vision, kept_BL, self.neighbours, averaged=self.averaged, rest_B=rest_B)

@@ -13,11 +13,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokensieve.fields import option
-from tokensieve.functional.absorb import absorb_nearest, rest_as_one
 from tokensieve.functional.counts import part_of
 from tokensieve.functional.grid import cells_of_crops
 from tokensieve.functional.topk import topk_mask
-from tokensieve.methods.base import Method, merged
+from tokensieve.methods.base import Method, absorbed
 from tokensieve.types import (
     EncoderInfo,
     Kind,
@@ -78,12 +77,4 @@ class PruMergePlus(Method):
         _, even_BL = cells_of_crops(even_B, valid_BL, vision.grid)
         first_BL = attention_BL.masked_fill(even_BL, torch.inf)
         kept_BL = topk_mask(first_BL, counts - rest_B, valid_BL)
-        tokens_BLC = absorb_nearest(
-            vision.tokens, vision.signal("keys"), attention_BL, kept_BL, valid_BL, self.neighbours,
-            averaged=self.averaged,
-        )  # fmt: skip
-        if self.as_released:
-            kept_BL, tokens_BLC = rest_as_one(
-                vision.tokens, tokens_BLC, attention_BL, kept_BL, valid_BL, rest_B
-            )
-        return merged(vision, kept_BL, tokens_BLC)
+        return absorbed(vision, kept_BL, self.neighbours, averaged=self.averaged, rest_B=rest_B)
