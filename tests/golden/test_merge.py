@@ -71,3 +71,22 @@ def test_gradients_reach_every_source() -> None:
     assert tokens.grad is not None
     assert_close(tokens.grad[0, :3], torch.full((3, 2), 1 / 3))
     assert not tokens.grad[0, 3].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_target_need_not_be_copied(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Large outputs hold what is kept and zeros; small ones are copies. Kept tokens are alike."""
+    tokens, weight = torch.randn(B, L, C).to(dtype), torch.rand(B, L)
+    target = (torch.arange(L) // 3 * 3).repeat(B, 1)
+    target[1, 6:9] = -1
+    own = target == torch.arange(L)
+    for given in (None, weight):
+        want = mean_at(tokens, target, given)
+        monkeypatch.setattr(merge, "_LARGE", 0)
+        got = mean_at(tokens, target, given, rest=False)
+        assert_close(got[own], want[own], rtol=0, atol=0)
+        assert not got[~own].any()
+        monkeypatch.undo()
+        assert torch.equal(mean_at(tokens, target, given, rest=False)[own], got[own])

@@ -7,24 +7,32 @@ join. Work and memory beside the result grow with N and U, not with B x L.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-from tokensieve.functional.places import positions
+from tokensieve.functional.places import own_places, positions
+from tokensieve.functional.topk import is_light
 
 _PART = 1024  # tokens moved, or compared with all others, at a time
+_LARGE = 2**25  # bytes; below, memory is at hand and a copy cheap
 
 
 def mean_at(
     tokens_BLC: Float[Tensor, "B L C"],
     target_BL: Int[Tensor, "B L"],
     weight_BL: Float[Tensor, "B L"] | None = None,
+    *,
+    rest: bool = True,
 ) -> Float[Tensor, "B L C"]:
     """The weighted mean of the tokens that share a target, written at the target; others unchanged.
 
+    rest: False: where a token is not its own target there may be anything finite, which saves a
+        copy of all.
     Targets of -1 take part in nothing. A token that is its own only source stays bit for bit, and
     so does one whose sources weigh nothing. weight: not negative; None: all alike.
     """
@@ -36,7 +44,9 @@ def mean_at(
     shared = _Shared.of(target_BL, (total > 0).view_as(target_BL))
     sums_UC = shared.sums(flat_C, None if weight_BL is None else mass)
     mean_UC = sums_UC.div_(total[shared.at_U, None])
-    return _written(tokens_BLC, shared.at_U, mean_UC)
+    if rest:
+        return _written(tokens_BLC, shared.at_U, mean_UC)
+    return _only(tokens_BLC, target_BL == own_places(target_BL >= 0), shared.at_U, mean_UC)
 
 
 def spread_to(
@@ -46,7 +56,7 @@ def spread_to(
     to_BL: Bool[Tensor, "B L"],
     temperature: float,
 ) -> Float[Tensor, "B L C"]:
-    """Tokens of `to` with those of `from` shared among them; others unchanged.
+    """Tokens of `to` with those of `from` shared among them; elsewhere anything finite.
 
     Each of `from` is shared by a softmax, over `to`, of the cosine of keys over the temperature. A
     new token is the mean of itself, with weight 1, and its shares. Tokens of a crop without any in
@@ -70,10 +80,10 @@ def spread_to(
             source_BPC = source_BPC.masked_fill(nobody_BP1, 0)  # may hold NaN
         else:
             share_BPU = share_BPU.softmax(-1)
-        sums_BUC = torch.baddbmm(sums_BUC, share_BPU.mT, source_BPC)
-        mass_BU = mass_BU + share_BPU.sum(1)
+        sums_BUC.baddbmm_(share_BPU.mT, source_BPC)
+        mass_BU += share_BPU.sum(1)
     changed_BU = there_BU & from_BL.any(-1, keepdim=True)
-    return written_at(tokens_BLC, to_BU, sums_BUC / mass_BU[..., None], changed_BU)
+    return written_at(tokens_BLC, to_BU, sums_BUC.div_(mass_BU[..., None]), changed_BU, to_BL)
 
 
 def sum_of(
@@ -93,12 +103,15 @@ def written_at(
     at_BU: Int[Tensor, "B U"],
     new_BUC: Float[Tensor, "B U C"],
     changed_BU: Bool[Tensor, "B U"],
+    kept_BL: Bool[Tensor, "B L"],
 ) -> Float[Tensor, "B L C"]:
-    """A copy with other tokens at those places, where `changed`; no place twice in a crop."""
-    new_BUC = new_BUC.to(tokens_BLC.dtype)
+    """Kept tokens, with others at those places where `changed`; elsewhere anything finite. No place
+    may be there twice in a crop."""
+    at_N, new_NC = _flat(at_BU, tokens_BLC.shape[1]), new_BUC.flatten(0, 1)
     if not bool(changed_BU.all()):
-        new_BUC = new_BUC.where(changed_BU[..., None], rows(tokens_BLC, at_BU))
-    return _written(tokens_BLC, _flat(at_BU, tokens_BLC.shape[1]), new_BUC.flatten(0, 1))
+        changed_N = changed_BU.flatten()
+        at_N, new_NC = at_N[changed_N], new_NC[changed_N]
+    return _only(tokens_BLC, kept_BL, at_N, new_NC)
 
 
 def concat_at(
@@ -156,12 +169,22 @@ class _Shared:
         if not len(self.at_U):
             return flat_NC.new_zeros(0, flat_NC.shape[1], dtype=torch.float32)
         index_N, weight_N = self.source_N, None if weight_N is None else weight_N[self.source_N]
-        if flat_NC.dtype is not torch.float32:
-            flat_NC = flat_NC.index_select(0, index_N).float()
-            index_N = torch.arange(len(index_N), device=index_N.device)
-        return embedding_bag(
-            index_N, flat_NC, self.first_U, mode="sum", per_sample_weights=weight_N
-        )
+        if flat_NC.dtype is torch.float32:
+            return embedding_bag(
+                index_N, flat_NC, self.first_U, mode="sum", per_sample_weights=weight_N
+            )
+        U, N = len(self.at_U), len(index_N)
+        step = max(1, U * _PART // N)  # places of about so many sources
+        ends, found = [*self.first_U[::step].tolist(), N], []
+        for i, (start, end) in enumerate(pairwise(ends)):
+            part_NC = flat_NC.index_select(0, index_N[start:end]).float()
+            first_U = self.first_U[i * step : (i + 1) * step] - start
+            some_N = None if weight_N is None else weight_N[start:end]
+            every_N = torch.arange(end - start, device=index_N.device)
+            found.append(
+                embedding_bag(every_N, part_NC, first_U, mode="sum", per_sample_weights=some_N)
+            )
+        return torch.cat(found)
 
 
 def rows(values_BLC: Tensor, index_BN: Int[Tensor, "B N"]) -> Tensor:
@@ -176,6 +199,24 @@ def _flat(target_BL: Int[Tensor, "B T"], length: int | None = None) -> Int[Tenso
     L = target_BL.shape[1] if length is None else length
     first_B1 = torch.arange(len(target_BL), device=target_BL.device)[:, None] * L
     return (target_BL.clamp_min(0) + first_B1).flatten()
+
+
+def _only(
+    tokens_BLC: Float[Tensor, "B L C"],
+    kept_BL: Bool[Tensor, "B L"],
+    at_U: Int[Tensor, "U"],
+    new_UC: Float[Tensor, "U C"],
+) -> Float[Tensor, "B L C"]:
+    """New tokens at their places and kept ones at the others. Elsewhere the old ones, or of many
+    tokens on a CPU zeros, which take neither time nor memory until they are looked at."""
+    flat_NC = tokens_BLC.reshape(-1, tokens_BLC.shape[-1])
+    if not is_light(flat_NC) or flat_NC.numel() * flat_NC.element_size() < _LARGE:
+        return _written(tokens_BLC, at_U, new_UC)
+    alone_K = kept_BL.flatten().index_fill(0, at_U, False).nonzero()[:, 0]
+    blank = np.zeros(flat_NC.numel() * flat_NC.element_size(), np.uint8)
+    out_NC = torch.from_numpy(blank).view(flat_NC.dtype).view(flat_NC.shape)
+    out_NC = out_NC.index_copy_(0, alone_K, flat_NC.index_select(0, alone_K))
+    return out_NC.index_copy_(0, at_U, new_UC.to(out_NC.dtype)).view(tokens_BLC.shape)
 
 
 def _written(

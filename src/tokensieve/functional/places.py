@@ -17,6 +17,10 @@ def positions(mask_BL: Bool[Tensor, "B L"]) -> tuple[Int[Tensor, "B T"], Bool[Te
     """
     counts_B = mask_BL.sum(-1)
     most = int(counts_B.max()) if mask_BL.numel() else 0
+    index_N = mask_BL.nonzero()[:, -1]
+    if len(index_N) == most * len(mask_BL):  # as many in each row
+        index_BT = index_N.view(len(mask_BL), most)
+        return index_BT, torch.ones_like(index_BT, dtype=torch.bool)
     order_BL = (~mask_BL).byte().argsort(dim=-1, stable=True)
     place_T = torch.arange(most, device=mask_BL.device)
     return order_BL[:, :most], place_T < counts_B[:, None]

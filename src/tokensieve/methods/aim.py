@@ -35,4 +35,4 @@ class AIM(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         kept_BL, assign_BL = match_down(vision.tokens, counts, vision.valid_BL)
-        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, rest=False), assign_BL)

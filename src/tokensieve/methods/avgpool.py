@@ -29,4 +29,4 @@ class AvgPool(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         centre_BL, kept_BL = cells_of_crops(counts, vision.valid_BL, vision.grid)
-        return Reduction(kept_BL, mean_at(vision.tokens, centre_BL), centre_BL)
+        return Reduction(kept_BL, mean_at(vision.tokens, centre_BL, rest=False), centre_BL)

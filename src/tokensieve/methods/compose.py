@@ -167,7 +167,7 @@ class Recycled(_Around):
         kept_BL, valid_BL = reduction.kept & vision.valid_BL, vision.valid_BL
         target_BL = nearest_target(vision.tokens, valid_BL & ~kept_BL, kept_BL)
         target_BL = target_BL.masked_fill(~valid_BL, -1)
-        return Reduction(kept_BL, mean_at(vision.tokens, target_BL), target_BL)
+        return Reduction(kept_BL, mean_at(vision.tokens, target_BL, rest=False), target_BL)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class DyMu(Method):
         kept_BL, assign_BL = match_down(
             keys_BLK, 2 * counts, valid_BL, sizes_BL, joined_BL, vision.cls
         )
-        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
+        tokens_BLC = mean_at(vision.tokens, assign_BL, sizes_BL, rest=False)
+        return merged(vision, kept_BL, tokens_BLC, assign_BL)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class EViT(Method):
             total_B = mass_BL.masked_fill(~valid_BL, 0).sum(-1)
             some_B = some_B & (total_B > 0)
             fused_BC = fused_BC / total_B[:, None]
-        tokens_BLC = written_at(vision.tokens, one_B1, fused_BC[:, None], some_B[:, None])
+        tokens_BLC = written_at(vision.tokens, one_B1, fused_BC[:, None], some_B[:, None], kept_BL)
         assign_BL = own_places(kept_BL).where(kept_BL, one_B1).masked_fill(~valid_BL, -1)
         assign_BL = assign_BL.masked_fill((counts == 0)[:, None], -1)
         return Reduction(kept_BL, tokens_BLC, assign_BL)

@@ -52,4 +52,4 @@ class Llavolta(Method):
         vision.require_finite(f"the site '{self.site}'")
         grid = None if self.rows else vision.grid
         centre_BL, kept_BL = cells_of_crops(counts, vision.valid_BL, grid)
-        return merged(vision, kept_BL, mean_at(vision.tokens, centre_BL), centre_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, centre_BL, rest=False), centre_BL)

@@ -97,5 +97,5 @@ class Mctf(Method):
             return follow(there_BL, send(second_BL, left_BL, (remove_B + 1) // 2))
 
         kept_BL, assign_BL = join_down(counts, vision.valid_BL, match)
-        tokens_BLC = mean_at(vision.tokens, assign_BL, told_BL * sizes_BL)
+        tokens_BLC = mean_at(vision.tokens, assign_BL, told_BL * sizes_BL, rest=False)
         return merged(vision, kept_BL, tokens_BLC, assign_BL)

@@ -85,7 +85,7 @@ class MustDrop(Method):
             self.threshold,
         )
         kept_BL = topk_mask(attention_BL, counts, valid_BL & (into_BL == own_places(valid_BL)))
-        tokens_BLC = mean_at(vision.tokens, into_BL.masked_fill(~valid_BL, -1))
+        tokens_BLC = mean_at(vision.tokens, into_BL.masked_fill(~valid_BL, -1), rest=False)
         return merged(vision, kept_BL, tokens_BLC)
 
     def protects(self, vision: VisionTokens) -> Bool[Tensor, "B L"]:

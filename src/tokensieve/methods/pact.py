@@ -93,4 +93,4 @@ class Pact(Method):
             asked_BL | (1 - cosine_BL <= self.recover * self.cutoff)
         )
         target_BL = into_BL.masked_fill(~(kept_BL | joins_BL), -1)
-        return Reduction(kept_BL, mean_at(vision.tokens, target_BL), target_BL)
+        return Reduction(kept_BL, mean_at(vision.tokens, target_BL, rest=False), target_BL)

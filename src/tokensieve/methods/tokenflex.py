@@ -38,4 +38,4 @@ class TokenFlex(Method):
     ) -> Reduction:
         vision.require_finite(f"the site '{self.site}'")
         centre_BL, kept_BL = cells_of_crops(counts, vision.valid_BL, vision.grid)
-        return merged(vision, kept_BL, mean_at(vision.tokens, centre_BL), centre_BL)
+        return merged(vision, kept_BL, mean_at(vision.tokens, centre_BL, rest=False), centre_BL)

@@ -61,4 +61,6 @@ class ToMe(Method):
         vision.require_finite(f"the site '{self.site}'")
         keys_BLK, sizes_BL = vision.signal("keys"), vision.sizes
         kept_BL, assign_BL = match_down(keys_BLK, counts, vision.valid_BL, sizes_BL, cls=vision.cls)
-        return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL), assign_BL)
+        return merged(
+            vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL, rest=False), assign_BL
+        )

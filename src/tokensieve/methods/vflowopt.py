@@ -99,5 +99,5 @@ class VFlowOpt(Method):
         kept_BL = kept_BL | best_BL
         kept_BL = kept_BL | topk_mask(importance_BL, counts - kept_BL.sum(-1), free_BL)
         assign_BL = own_BL.where(kept_BL, into_BL)
-        tokens_BLC = mean_at(vision.tokens, assign_BL, importance_BL)
+        tokens_BLC = mean_at(vision.tokens, assign_BL, importance_BL, rest=False)
         return merged(vision, kept_BL, tokens_BLC, assign_BL)

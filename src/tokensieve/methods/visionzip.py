@@ -79,7 +79,7 @@ class VisionZip(Method):
         assign_BL = join_BL.masked_fill(~vision.valid_BL, -1)
         kept_BL = dominant_BL | target_BL
         if not self.as_released:
-            return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL), assign_BL)
+            return merged(vision, kept_BL, mean_at(vision.tokens, assign_BL, rest=False), assign_BL)
         joins_BL = rest_BL & ~target_BL & (assign_BL >= 0)
         mean_BLC = mean_at(vision.tokens, assign_BL, joins_BL.float())
         into_BL = torch.zeros_like(assign_BL).scatter_add_(
