@@ -21,7 +21,8 @@ STUDY = json.loads((Path(__file__).parents[2] / "lab/studies/sieved/recipes.json
 def test_every_recipe_is_one_that_nano_can_be_trained_by(recipe: dict[str, Any]) -> None:
     made = make_recipe("stage2", recipe["settings"])
     assert recipe["judged"] in method_names()
-    loaded = load_base("nano", recipe["model"])
+    depths = tuple(recipe["depths"]) if "depths" in recipe else None
+    loaded = load_base("nano", recipe["model"], depths=depths)
     under = Sieving.of(loaded.model, made, 0, STUDY["steps"])  # refuses what the model cannot
     assert (recipe["judged"] if under is None else made.sieve.method) == recipe["judged"]
 
@@ -40,6 +41,7 @@ def test_a_small_study_leaves_a_record_once(
     record = json.loads((tmp_path / "r/tokenflex-seed0.json").read_text())
     assert set(record["loss"]) == {"0.125", "1.0"}
     assert all(loss > 0 for loss in record["loss"].values())
+    assert record["loss"]["0.125"] != record["before"]["0.125"]
     assert record["loss"]["0.125"] != record["loss"]["1.0"]
     monkeypatch.setattr("lab.studies.sieved.measure.measure", lambda *_: pytest.fail("made again"))
     main(command)

@@ -24,6 +24,7 @@ CONFIGS = [
         {"kind": "avgpool"},
         {"kind": "swiglu", "kernel": 1, "blocks": 2},
         {"kind": "mlp", "kernel": 1, "blocks": 4},
+        {"kind": "quecc", "kernel": 4, "blocks": 2},
     )
 ]
 
@@ -32,8 +33,9 @@ CONFIGS = [
 def test_formulas_are_exact(config: FusionConfig) -> None:
     projector = FusionProjector(config)
     inputs = torch.randn(1, config.rows * config.columns, config.blocks * config.width)
+    told = (torch.randn(1, config.out_width),) if config.kind == "quecc" else ()
     assert projector_parameters(config) == sum(p.numel() for p in projector.parameters())
-    assert projector_flops(config) == measured_flops(lambda: projector(inputs))
+    assert projector_flops(config) == measured_flops(lambda: projector(inputs, *told))
 
 
 def test_beside_the_llm_a_projector_is_little() -> None:

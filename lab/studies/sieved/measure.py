@@ -1,6 +1,7 @@
 """Train nano by each recipe of recipes.json, and record what it reads of held-out pictures at each
 budget: `python -m lab.studies.sieved.measure lab/studies/sieved/recipes.json --out runs/sieved`.
 
+skipping.json is a short one about tokens that skip layers; its records go to results/skipping.
 The loss is the mean over answers' tokens, in nats; lower is better.
 """
 
@@ -20,6 +21,7 @@ from tokensieve.data.llava.write import write_llava
 from tokensieve.evaluate import records
 from tokensieve.fields import read_object
 from tokensieve.hf.load import load_model
+from tokensieve.hf.models.loaded import Loaded
 from tokensieve.hf.sieve import sieve
 from tokensieve.train.console import log_to_terminal
 from tokensieve.train.fusion.base import load_base
@@ -51,22 +53,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Train by one recipe, or go on; the loss by keep on held-out pictures."""
+    """Train by one recipe, or go on; the loss by keep on held-out pictures, before and after."""
     recipe, seed, begun = config["recipe"], config["seed"], perf_counter()
     data = {split: pictures(out, split, config[name])
             for split, name in (("train", "pictures"), ("val", "held_out"))}  # fmt: skip
     settings = [f"train.steps={config['steps']}", f"train.batch={config['batch']}", *RATES]
+    depths = tuple(recipe["depths"]) if "depths" in recipe else None
+    loaded = load_base("nano", recipe["model"], seed=seed, depths=depths)
+
+    def losses(one: Loaded) -> dict[str, float]:
+        return {str(keep): held_out(one, data["val"], recipe["judged"], keep)
+                for keep in config["keeps"]}  # fmt: skip
+
+    before = losses(loaded)
     made = train_fusion(
-        load_base("nano", recipe["model"], seed=seed), data["train"],
-        make_recipe("stage2", [*settings, *recipe["settings"]]),
+        loaded, data["train"], make_recipe("stage2", [*settings, *recipe["settings"]]),
         out / recipe["name"] / f"seed{seed}", seed,
     )  # fmt: skip
-    losses = {str(keep): held_out(made, data["val"], recipe["judged"], keep)
-              for keep in config["keeps"]}  # fmt: skip
     return {
         "config": dict(config),
         "identity": records.identity(config),
-        "loss": losses,
+        "before": before,
+        "loss": losses(load_model(str(made))),
         "seconds": round(perf_counter() - begun, 1),
         **records.provenance(),
     }
@@ -82,9 +90,9 @@ def pictures(out: Path, split: str, count: int) -> Data:
 
 
 @torch.no_grad()
-def held_out(model_folder: Path, data: Data, method: str, keep: float) -> float:
+def held_out(loaded: Loaded, data: Data, method: str, keep: float) -> float:
     """Mean loss over all answers' tokens about pictures, under a sieve."""
-    loaded = load_model(str(model_folder))
+    loaded.model.eval()
     rows = Conversations(read_rows(data.file, data.images), Reader(loaded.processor, "chat", 2048))
     total, tokens = 0.0, 0
     with sieve(loaded.model, method, keep, history=1):

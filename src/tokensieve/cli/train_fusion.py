@@ -97,7 +97,7 @@ Kind = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="fusion, concat, avgpool, mlp or swiglu; own: the model's, as it is.",
+        help="fusion, concat, avgpool, mlp, swiglu or quecc; own: the model's, as it is.",
         show_default="fusion",
         rich_help_panel=PROJECTOR,
     ),

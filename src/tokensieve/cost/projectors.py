@@ -16,7 +16,9 @@ def projector_parameters(config: FusionConfig) -> int:
 
 def projector_flops(config: FusionConfig) -> int:
     """FLOPs of a `FusionProjector` over one picture."""
-    return sum(2 * rows * columns * times for rows, columns, times in _products(config))
+    products = sum(2 * rows * columns * times for rows, columns, times in _products(config))
+    scores = 4 * config.rows * config.columns * config.width if config.kind == "quecc" else 0
+    return products + scores
 
 
 def _products(config: FusionConfig) -> list[tuple[int, int, int]]:
@@ -33,6 +35,10 @@ def _products(config: FusionConfig) -> list[tuple[int, int, int]]:
         products += [(inner, SPREAD * inner, cells * E), (SPREAD * inner, D, cells * E)]
     elif config.kind == "swiglu":
         products += [(C, D, cells), (C, D, cells), (D, D, cells)]
+    elif config.kind == "quecc":
+        products += [(D, C, 1), *[(C, C, L)] * 8, (k * k, C, cells), *[(C, C, cells)] * 2]
+        products += [(1, C, 0)] * 4  # layer norms: weights, and no product
+        products += [(C, D, cells), (D, D, cells)]
     else:
         wide = cell if config.kind == "concat" else C
         products += [(wide, D, cells), (D, D, cells)]

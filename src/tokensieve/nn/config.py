@@ -22,7 +22,7 @@ CHOICES = {
     "reduction": ("rms", "l2", "mse", "sample-l2"),
     "error": ("cosine", "square"),
     "budget": ("batch", "picture"),
-    "kind": ("fusion", "concat", "avgpool", "mlp", "swiglu"),
+    "kind": ("fusion", "concat", "avgpool", "mlp", "swiglu", "quecc"),
     "form": ("paper", "release"),
     "depths": ("p-mod", "mod"),
 }

@@ -14,33 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokensieve.errors import ConfigError
+from tokensieve.nn.cells import as_map as as_map
+from tokensieve.nn.cells import unfold as unfold
 from tokensieve.nn.fusion_config import FusionConfig as FusionConfig
 from tokensieve.nn.fusion_config import check_divides as check_divides
 from tokensieve.nn.fusion_config import spaced_blocks as spaced_blocks
 from tokensieve.nn.fusion_config import topmost as topmost
+from tokensieve.nn.questions import QuestionProjector
 
 SPREAD = 4  # hidden channels of both parts' 1x1 convolutions, per channel they come in with
-
-
-def unfold(tokens_BLC: Float[Tensor, "B L C"], grid: tuple[int, int], kernel: int) -> Tensor:
-    """Cells in reading order, (B, L / k^2, C k^2): of each channel its k^2 tokens, in that order.
-
-    Raises `ConfigError` for a grid that the tokens do not fill or the kernel does not divide.
-    """
-    check_divides(kernel, grid)
-    map_BCHW = as_map(tokens_BLC, grid)
-    return nn.functional.unfold(map_BCHW, kernel, stride=kernel).mT
-
-
-def as_map(tokens_BLC: Float[Tensor, "B L C"], grid: tuple[int, int]) -> Tensor:
-    """Tokens in reading order as (B, C, H, W). Raises `ConfigError` unless they fill the grid."""
-    B, L, C = tokens_BLC.shape
-    if grid[0] * grid[1] != L:
-        raise ConfigError(
-            f"Expected {grid[0]} x {grid[1]} tokens of a picture, without CLS. Got {L}. Give the "
-            "encoder pictures of the size that the projector was made for."
-        )
-    return tokens_BLC.mT.reshape(B, C, *grid)
 
 
 class MultiBlockFusion(nn.Module):
@@ -220,27 +202,36 @@ class FusionProjector(nn.Module):
         self.config = config
         C, D, k = config.width, config.out_width, config.kernel
         self.blocks = MultiBlockFusion(C, config.blocks, config.form) if config.blocks > 1 else None
-        self.spatial: SpatialFusion | TokenConcatProjector | AvgPoolProjector | SwiGluProjector
+        self.spatial: nn.Module
         if config.kind == "fusion":
             self.spatial = SpatialFusion(C, D, k, config.fused, config.form)
         elif config.kind == "concat":
             self.spatial = TokenConcatProjector(C, D, k)
         elif config.kind == "swiglu":
             self.spatial = SwiGluProjector(C, D)
+        elif config.kind == "quecc":
+            self.spatial = QuestionProjector(C, D, k)
         else:
             self.spatial = AvgPoolProjector(C, D, k)
         keep_variance(self)
         if self.blocks is not None:
             self.blocks.pass_through()
 
-    def forward(self, blocks_BLX: Float[Tensor, "B L X"]) -> Float[Tensor, "B N D"]:
+    def forward(
+        self,
+        blocks_BLX: Float[Tensor, "B L X"],
+        question_BD: Float[Tensor, "B D"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
         """Hidden states of the blocks read, side by side on the channels, without CLS: X = M C.
+        question: what is asked of each picture, for the kind "quecc" alone.
 
-        Raises `ConfigError` for another number of tokens or channels than the config's.
+        Raises `ConfigError` for another number of tokens or channels than the config's, and where
+        a question is missing.
         """
         _check_channels(blocks_BLX, self.config.blocks * self.config.width)
         tokens_BLC = blocks_BLX if self.blocks is None else self.blocks(blocks_BLX)
-        projected: Tensor = self.spatial(tokens_BLC, self.config.grid)
+        told = (question_BD,) if self.config.kind == "quecc" else ()
+        projected: Tensor = self.spatial(tokens_BLC, self.config.grid, *told)
         return projected
 
 

@@ -17,7 +17,8 @@ from tokensieve.nn.config import CHOICES, Config
 
 @dataclass(frozen=True)
 class FusionConfig(Config):
-    """Shape of a projector. The kinds are the arms of the paper's ablation, and TokenFLEX's."""
+    """Shape of a projector. The kinds are the arms of the paper's ablation, TokenFLEX's and
+    QueCC's."""
 
     width: int = option(1024, "C, channels of one encoder block.", low=1, high=2**16)
     out_width: int = option(4096, "D, width of the LLM.", low=1, high=2**17)
@@ -27,7 +28,9 @@ class FusionConfig(Config):
         1, "M, encoder blocks read; above 1 multi-block fusion makes one of them.", low=1, high=512
     )
     kind: str = option(
-        "fusion", "fusion (STF), concat, avgpool, mlp (every token, as LLaVA), swiglu (TokenFLEX).",
+        "fusion",
+        "fusion (STF), concat, avgpool, mlp (every token, as LLaVA), swiglu (TokenFLEX), quecc "
+        "(by the question).",
         choices=CHOICES["kind"],
     )  # fmt: skip
     kernel: int = option(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -146,7 +147,8 @@ def _encoded(
     place_BS, ms, tapped = view["input_ids"] == part.placeholder, dict[str, float](), list[Tensor]()
     heard = EncoderSignals(model, signals if run and output is None else ())
     if run and output is None:
-        with timed(ms, "encode", place_BS.device), heard.listening():
+        asked = getattr(model, "asking", nullcontext)(inputs)  # some projectors read the question
+        with asked, timed(ms, "encode", place_BS.device), heard.listening():
             output, tapped = _run_tapped(model, family, inputs, kind, features)
     elif output is None and kind == "video" and family.frames is not None:
         rows = told_by_grid(model, view)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from transformers.models.llava.modeling_llava import LlavaPreTrainedModel
 
 from tokensieve.hf.fused.config import FusedLlavaConfig
 from tokensieve.hf.fused.depths import skipping
+from tokensieve.hf.fused.question import asking
 from tokensieve.hf.fused.weights import check_loaded
 from tokensieve.hf.runtime.compat import cache_of
 from tokensieve.nn.depths import Routers
@@ -113,6 +117,25 @@ class FusedLlavaForConditionalGeneration(  # type: ignore[no-untyped-call]
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @wraps(LlavaForConditionalGeneration.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As Transformers', with the question told to a projector that chooses by it."""
+        signature = inspect.signature(LlavaForConditionalGeneration.forward)
+        with self.asking(signature.bind_partial(self, *args, **kwargs).arguments):
+            return super().forward(*args, **kwargs)
+
+    @wraps(LlavaForConditionalGeneration.generate)
+    def generate(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As Transformers', whose newer releases encode pictures ahead of the first forward."""
+        told = kwargs if inputs is None else {**kwargs, "input_ids": inputs}
+        with torch.no_grad(), self.asking(told):
+            return super().generate(inputs, *args, **kwargs)
+
+    def asking(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """While open, pictures of `inputs` are encoded for the question beside them, where the
+        projector chooses by it ("quecc"). Raises `PromptError`, `UnsupportedError`."""
+        return asking(self.model, inputs)
 
     def freeze_encoder(self) -> None:
         """Keep the encoder's weights out of training, as the published recipe does."""

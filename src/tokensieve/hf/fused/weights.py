@@ -85,6 +85,8 @@ def _advice(
         )
     if "spatial.mlp.gate.weight" in surplus:
         return "It looks like the kind 'swiglu': set fusion_kind='swiglu', fusion_kernel=1."
+    if "spatial.gather.weight" in surplus:
+        return "It looks like the kind 'quecc': set fusion_kind='quecc'."
     if "spatial.mlp.0.weight" in missing:
         return (
             "It holds no projector of this kind: load the model it belongs to and pass it to "
