@@ -40,6 +40,7 @@ def rows(loaded: Loaded, inputs: Any) -> torch.Tensor:
         return torch.stack(list(encode(loaded.model, inputs).output.pooler_output))
 
 
+@torch.no_grad()
 def test_a_cell_by_hand() -> None:
     """Two channels of one head, a picture of 2 x 4 tokens, cells of 2 x 2: number by number."""
     torch.manual_seed(0)

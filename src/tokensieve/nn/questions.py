@@ -67,7 +67,7 @@ class QuestionProjector(nn.Module):
             unfold(self.attention[name](made(tokens_BLC)), grid, self.kernel)
             for name, made in (("key", self.key), ("value", self.value))
         )
-        keys, values = (of_cell.unflatten(-1, (h, d, -1)) for of_cell in cells)
+        keys, values = (of_cell.reshape(B, N, h, d, -1) for of_cell in cells)
         weights = (query @ keys / d**0.5).softmax(-1)
         found_BNC = (weights @ values.mT).reshape(B, N, C)
         out: Tensor = self.attention["out"](found_BNC)

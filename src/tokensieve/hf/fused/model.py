@@ -119,7 +119,9 @@ class FusedLlavaForConditionalGeneration(  # type: ignore[no-untyped-call]
         self.post_init()  # type: ignore[no-untyped-call]
 
     @wraps(LlavaForConditionalGeneration.forward)
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(  # type: ignore[override]  # as `wraps` types it
+        self, *args: Any, **kwargs: Any
+    ) -> Any:
         """As Transformers', with the question told to a projector that chooses by it."""
         signature = inspect.signature(LlavaForConditionalGeneration.forward)
         with self.asking(signature.bind_partial(self, *args, **kwargs).arguments):

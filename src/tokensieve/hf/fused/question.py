@@ -74,6 +74,6 @@ def questions(base: Any, inputs: Mapping[str, Any], pictures: int) -> Float[Tens
         input_ids=gather.take(ids_BS, 0), attention_mask=gather.real_BT.long(), use_cache=False
     ).last_hidden_state
     last_B = (gather.real_BT.sum(-1) - 1).clamp(min=0)
-    of_prompt = read[torch.arange(len(read), device=read.device), last_B]
+    of_prompt: Tensor = read[torch.arange(len(read), device=read.device), last_B]
     of_prompt = of_prompt.masked_fill(silent_B[:, None], 0.0)
     return of_prompt.repeat_interleave(count_B.to(read.device), 0)
