@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve.errors import BudgetError
+from tokensieve.errors import BudgetError, UnsupportedError
 from tokensieve.hf.encoder.encode import Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.inside import encode_inside
 from tokensieve.hf.encoder.patches import encode_fewer, lay_out
@@ -35,7 +35,8 @@ class Choice:
 
     masks: (N,) per picture, which of its rows stay. new_rows: (R, D) all rows with the values a
     method made; None where it made none. whole: that all rows stay is known beforehand. protected:
-    (n, L) per picture, as of `ImageReduction`; empty where nothing is.
+    (n, L) per picture, as of `ImageReduction`; empty where nothing is. made: of each picture, where
+    something was chosen.
     """
 
     encoded: Encoded
@@ -45,6 +46,7 @@ class Choice:
     ms: dict[str, float]
     whole: bool = False
     protected: tuple[Tensor, ...] = ()
+    made: tuple[ImageReduction, ...] = ()
 
     @property
     def keep_R(self) -> Tensor:
@@ -68,6 +70,11 @@ def choose(
 
     read: crops of each prompt that an earlier turn has read.
     """
+    if plan.method.unmerges:
+        raise UnsupportedError(
+            f"Expected '{plan.name}' with unmerge in a `sieve`, by itself and in a chat's first "
+            "turn, since it is at work inside the LLM. Leave `unmerge` out."
+        )
     if plan.steady is not None:
         return _steadied(model, plan, plan.steady, inputs, keys, read)
     if _keeps_all(plan):
@@ -101,7 +108,9 @@ def choose(
         return choose(model, plan, encode(model, encoded.inputs), keys, read)
     prompts = prompt_reports(encoded, reductions, masks)
     protected = tuple(r.protected_nL for r in reductions if r.protected_nL is not None)
-    return Choice(encoded, masks, new_rows, prompts, ms, protected=protected)
+    return Choice(
+        encoded, masks, new_rows, prompts, ms, protected=protected, made=tuple(reductions)
+    )
 
 
 def _steadied(

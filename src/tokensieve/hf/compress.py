@@ -131,10 +131,10 @@ def apply_plan(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None = None
 ) -> Compressed:
     """`compress` with its arguments already checked."""
-    return _applied(model, plan, inputs, keys)[0]
+    return applied(model, plan, inputs, keys)[0]
 
 
-def _applied(
+def applied(
     model: Any, plan: Plan, inputs: Mapping[str, Any] | Encoded, keys: Sequence[int] | None
 ) -> tuple[Compressed, Choice]:
     """`apply_plan`, with the pictures as they were and which of their rows stay."""
@@ -205,7 +205,7 @@ def _pair_plan(
     keys: Sequence[int] | None,
 ) -> tuple[Compressed, Stages | None]:  # fmt: skip
     """The prompt shortened by one method, and the stages of another on what is left."""
-    done, choice = _applied(model, before, inputs, keys)
+    done, choice = applied(model, before, inputs, keys)
     encoded, masks = choice.encoded, choice.masks
     call = done.report.calls[0]
     done = replace(done, report=plan.report([call]))

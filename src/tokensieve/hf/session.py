@@ -34,10 +34,11 @@ from tokensieve.hf.calls.call import (
 )
 from tokensieve.hf.calls.callbacks import View
 from tokensieve.hf.calls.turn import next_turn
-from tokensieve.hf.compress import Compressed, Plan, apply_plan, stage_plan
+from tokensieve.hf.compress import Compressed, Plan
 from tokensieve.hf.encoder.encode import PIXELS, refuse_unsupported
 from tokensieve.hf.families.table import places_of
 from tokensieve.hf.llm.stages import Stages
+from tokensieve.hf.llm.unmerge import Unmerged
 from tokensieve.hf.report import Report
 from tokensieve.hf.runtime import hooks
 from tokensieve.hf.runtime.arguments import require_both, require_cache, require_inputs
@@ -45,6 +46,7 @@ from tokensieve.hf.runtime.compat import cache_in, cache_of, in_plain_generate, 
 from tokensieve.hf.runtime.hooks import Point, When
 from tokensieve.hf.runtime.once import remembered
 from tokensieve.hf.runtime.timing import now_ms
+from tokensieve.hf.unmerging import shorten
 
 _PATCHED = (
     "generate",
@@ -135,7 +137,7 @@ class Session:
     def _generate(self, kwargs: dict[str, Any]) -> Any:
         refuse_paged(kwargs)
         require_cache(cache_of(kwargs))
-        if self.plan.stages:
+        if self.plan.stages or self.plan.method.unmerges:
             refuse_inside(self.model, kwargs)
         with self.calls.apart(), torch.no_grad():  # as in `generate` itself
             done, stages = self._apply(kwargs)
@@ -164,13 +166,11 @@ class Session:
         self._record(call, prefill=prefill, decode=spent - prefill)
         return with_prompt(out, done)
 
-    def _apply(self, inputs: Mapping[str, Any]) -> tuple[Compressed, Stages | None]:
+    def _apply(self, inputs: Mapping[str, Any]) -> tuple[Compressed, Stages | Unmerged | None]:
         """Shorten the prompt, or get ready to shorten it inside the LLM."""
         if is_filled(cache_of(inputs)):
             return next_turn(self.model, self.plan, inputs), None
-        if not self.plan.stages:
-            return apply_plan(self.model, self.plan, inputs), None
-        return stage_plan(self.model, self.plan, inputs)
+        return shorten(self.model, self.plan, inputs)
 
     def refuse_batch(self, *_args: Any, **_kwargs: Any) -> None:
         """Continuous batching packs prompts in ways a shortened one does not survive."""
@@ -244,7 +244,7 @@ class Session:
 
     def _shorten_forward(
         self, bound: dict[str, Any], cache: Any
-    ) -> tuple[Compressed | None, Stages | None]:
+    ) -> tuple[Compressed | None, Stages | Unmerged | None]:
         pictures = any(bound.get(key) is not None for key in PIXELS)
         if not pictures and not bound.get("mm_encoder_outputs"):
             if is_filled(cache):

@@ -127,6 +127,12 @@ class Method(ABC):
         forget what later cuts dropped."""
         return False
 
+    @property
+    def unmerges(self) -> bool:
+        """Site "encoder": the LLM attends to merged tokens as to all they stand for (its option
+        `unmerge`)."""
+        return False
+
     def share(self, vision: VisionTokens) -> Float[Tensor, "B"] | None:
         """How a budget per picture is shared by its crops, in any unit; None: evenly.
 

@@ -34,9 +34,15 @@ class DyMu(Method):
 
     thresholds: a file of `Thresholds` or those; None: the one shipped for the encoder.
     proportional: later layers add the log of the number of patches to a token's attention logits.
+    unmerge: the paper's virtual unmerging. In the LLM's attention a merged token stands at the
+        place of every patch that joined it, with the rotary position of that place, as query and as
+        key; what these places attend to is averaged. All but attention has the size of what is
+        left. Of a `sieve` with positions="keep"; of LLMs with plain rotary positions.
 
     Differs from the paper: tokens merge behind the layer, not between its attention and its MLP;
-    the LLM reads the short sequence; half and twice the budget bound what a picture keeps.
+    unmerge is off unless asked for, since attention then takes the time of the whole prompt (there
+    too scores are of all pairs of places); half and twice the budget bound what a picture keeps.
+    That outputs are averaged is from memory of the paper, which could not be looked at again.
 
     Raises `WeightsError` or `EncoderMismatchError` from `bind` where thresholds do not fit.
 
@@ -50,10 +56,15 @@ class DyMu(Method):
 
     thresholds: str | Path | Thresholds | None = None
     proportional: bool = True
+    unmerge: bool = False
 
     @property
     def weighs_attention(self) -> bool:
         return self.proportional
+
+    @property
+    def unmerges(self) -> bool:
+        return self.unmerge
 
     def bind(self, encoder: EncoderInfo) -> DyMu:
         found = self.thresholds
@@ -71,7 +82,7 @@ class DyMu(Method):
         return even_blocks(length, keep, blocks)
 
     def at_block(self, block: int, share: float) -> Method:
-        return _Behind(self.thresholds, self.proportional, block, share)
+        return _Behind(self.thresholds, self.proportional, block=block, left=share)
 
     def threshold_B(self, counts: Int[Tensor, "B"], valid_BL: Tensor) -> Float[Tensor, "B"]:
         """What decides for each crop. Raises `ConfigError` before `bind`."""
@@ -96,8 +107,9 @@ class DyMu(Method):
         kept_BL, assign_BL = match_down(
             keys_BLK, 2 * counts, valid_BL, sizes_BL, joined_BL, vision.cls
         )
-        tokens_BLC = mean_at(vision.tokens, assign_BL, sizes_BL, rest=False)
-        return merged(vision, kept_BL, tokens_BLC, assign_BL)
+        return merged(
+            vision, kept_BL, mean_at(vision.tokens, assign_BL, sizes_BL, rest=False), assign_BL
+        )
 
 
 @dataclass(frozen=True)

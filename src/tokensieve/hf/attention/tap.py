@@ -2,8 +2,8 @@
 
 Transformers looks up the attention function by a name in the module's config. A tapped module gets
 a copy of its config with our name in it; our function shows queries and keys to whoever listens in
-this thread and calls the one of the former name. Nothing else of the model changes, and our entry
-in the registry goes with the last tap.
+this thread and calls the one of the former name, or who attends in its place. Nothing else of the
+model changes, and our entry in the registry goes with the last tap.
 
 B sequences, H heads, G key heads, N tokens, d width of a head.
 """
@@ -24,6 +24,9 @@ from tokensieve.hf.runtime.hooks import locked, mount
 
 # module, (B, H, N, d) queries, (B, G, N, d) keys, scaling, mask as the attention gets it
 Seen = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
+
+# the module's own function, then what that is told; gives what that gives
+Instead = Callable[..., Any]
 
 _NAME = "tokensieve_tap"
 _HERE = threading.local()
@@ -63,6 +66,22 @@ def tapped(modules: Iterable[nn.Module], seen: Seen) -> Iterator[None]:
             yield
         finally:
             listeners.remove(entry)
+
+
+@contextmanager
+def replaced(modules: Iterable[nn.Module], instead: Instead) -> Iterator[None]:
+    """While open, `instead` attends in this thread in the place of the modules' own function.
+
+    Raises `UnsupportedError` for a module that does not look its attention function up by name.
+    """
+    modules = list(modules)
+    with installed(modules):
+        before = getattr(_HERE, "instead", {})
+        _HERE.instead = before | {id(module): instead for module in modules}
+        try:
+            yield
+        finally:
+            _HERE.instead = before
 
 
 def _listeners() -> list[tuple[frozenset[int], Seen]]:
@@ -113,4 +132,6 @@ def _attend(
     config = module.config
     config = getattr(config, "tokensieve", config)  # untapped in another thread meanwhile
     attend = compat.attention_of(module, config)
+    if (instead := getattr(_HERE, "instead", {}).get(id(module))) is not None:
+        return instead(attend, module, query, key, value, attention_mask, **options)
     return attend(module, query, key, value, attention_mask, **options)

@@ -27,6 +27,7 @@ from tokensieve.hf.prompt.compaction import SEQUENCE, Gather
 
 if TYPE_CHECKING:
     from tokensieve.hf.llm.stages import Stages
+    from tokensieve.hf.llm.unmerge import Unmerged
     from tokensieve.hf.report import PromptReport
 
 GRIDS = ("image_grid_thw",)  # of each picture; positions with several axes are made of them
@@ -50,7 +51,7 @@ class Memory:
     shortened: bool
     renumber: bool
     answer: Int[Tensor, "B n"] | None = None
-    stages: Stages | None = None
+    stages: Stages | Unmerged | None = None
     sequences: Mapping[str, Tensor] = field(default_factory=dict)
     grids: Mapping[str, Tensor] = field(default_factory=dict)
     prompt_of: tuple[int, ...] = ()
@@ -97,7 +98,7 @@ class Memory:
 
     @property
     def inside(self) -> bool:
-        """Whether layers of the cache hold different numbers of tokens."""
+        """Whether layers of the cache hold different numbers of tokens, or see them unmerged."""
         return self.stages is not None
 
     @property

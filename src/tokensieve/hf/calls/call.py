@@ -21,6 +21,7 @@ from tokensieve.hf.calls.callbacks import View
 from tokensieve.hf.compress import Compressed
 from tokensieve.hf.llm.cut import put_back
 from tokensieve.hf.llm.stages import Stages
+from tokensieve.hf.llm.unmerge import Unmerged
 from tokensieve.hf.runtime import hooks
 from tokensieve.hf.runtime.arguments import require_cache
 from tokensieve.hf.runtime.compat import cache_of
@@ -36,7 +37,7 @@ class Call:
     """
 
     done: Compressed | None = None
-    stages: Stages | None = None
+    stages: Stages | Unmerged | None = None
     generating: bool = False
     begun: bool = False
     cache: Any = None
