@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from families.checks import answer
+from families.checks import CLOSE, answer
 from families.tiny import build
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.encoder.dymu import calibrate_dymu
+from tokensieve.hf.encoder.encode import encode
 from tokensieve.hf.families.table import decoder_of
+from tokensieve.hf.llm import unmerge
 from tokensieve.hf.sieve import compress, sieve
 from tokensieve.methods.registry import get_method
 
@@ -29,14 +31,15 @@ def ready(family: str, pictures: list[int], attention: str = "sdpa"):
 def slots(model, inputs, report) -> tuple[list[int], list[int]]:
     """Of one prompt: which token left stands at each place of the prompt, and at which place."""
     places = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
-    crops = [crop for image in report.calls[0].prompts[0].images for crop in image.crops]
-    goes, at = {}, iter(places)
-    for crop in crops:  # crops without newline rows stand one behind the other
-        own = {i: next(at) for i in range(len(crop.valid))}
-        for i, into in enumerate(crop.assign.tolist()):
-            goes[own[i]] = own[into]
-    length = inputs["input_ids"].shape[1]
-    owner = [goes.get(place, place) for place in range(length)]
+    packing = encode(model, inputs).packings[0]
+    of_row = dict(zip(places, packing.origin_N.tolist(), strict=True))
+    place_of = {origin: place for place, origin in of_row.items()}
+    crops = report.calls[0].prompts[0].images[0].crops
+    joins = torch.cat([crop.assign + n * packing.length for n, crop in enumerate(crops)]).tolist()
+    owner = list(range(inputs["input_ids"].shape[1]))
+    for place, origin in of_row.items():
+        if origin >= 0:  # not the end of a row
+            owner[place] = place_of[joins[origin]]
     kept = sorted(set(owner))
     return [kept.index(place) for place in owner], kept
 
@@ -75,48 +78,58 @@ def written_out(model, slot: list[int]):
             del module.forward
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_is_that_of_the_sequence_written_out(attention):
-    model, inputs, table = ready("llava", [1], attention)
+@pytest.mark.parametrize(
+    ("family", "attention"), [("llava", "sdpa"), ("llava", "eager"), ("llava_next", "sdpa")]
+)
+def test_attention_is_that_of_the_sequence_written_out(family, attention):
+    model, inputs, table = ready(family, [1], attention)
     model.eval()
     with torch.no_grad(), sieve(model, "dymu", 0.5, thresholds=table, unmerge=True) as report:
-        got = answer(model, inputs)
+        tokens, got = answer(model, inputs)
     slot, kept = slots(model, inputs, report)
     assert max(slot) + 1 < len(slot)
-    ids = got.sequences
-    length = inputs["input_ids"].shape[1]
     short = compress(model, inputs, "dymu", 0.5, thresholds=table)
     told = {k: v for k, v in short.inputs.items() if k not in ("position_ids", "attention_mask")}
-    behind = ids[:, length:-1]
-    told["input_ids"] = torch.cat([told["input_ids"], behind], 1)
+    told["input_ids"] = torch.cat([told["input_ids"], tokens[:, :-1]], 1)
     eager = attention == "eager"
     with torch.no_grad(), written_out(model, slot):
         if eager:
             model.set_attn_implementation("sdpa")  # which takes the mask of truths above
         want = model(**told, use_cache=False).logits[0, len(kept) - 1 :]
     model.set_attn_implementation(attention)
-    got_logits = torch.stack(got.logits, 1)[0]
-    assert_close(got_logits, want, atol=2e-5, rtol=1e-4)
+    assert_close(got[0], want, **CLOSE)
     with torch.no_grad(), sieve(model, "dymu", 0.5, thresholds=table):
-        plain = torch.stack(answer(model, inputs).logits, 1)[0]
-    assert (plain - got_logits).abs().max() > 1e-3  # merged tokens alone are another sequence
+        plain = answer(model, inputs)[1]
+    assert (plain - got).abs().max() > 1e-3  # merged tokens alone are another sequence
+
+
+@pytest.mark.parametrize("part", ["turned", "averaged"])
+def test_a_wrong_attention_is_seen(monkeypatch, part):
+    """Without rotary positions of their own, or with the sum of what places attend to."""
+    model, inputs, table = ready("llava", [1])
+    wrong = {"turned": lambda self, values: values,
+             "averaged": lambda self, out, length: right(self, out, length) * 2}  # fmt: skip
+    right = getattr(unmerge._Laid, part)
+    with sieve(model, "dymu", 0.5, thresholds=table, unmerge=True):
+        want = answer(model, inputs)[1][:, 0]
+        monkeypatch.setattr(unmerge._Laid, part, wrong[part])
+        assert (answer(model, inputs)[1][:, 0] - want).abs().max() > 10 * CLOSE["atol"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_is_read_alike_alone_and_in_a_batch(family):
+def test_a_padded_prompt_is_answered_as_alone(family):
     model, inputs, table = ready(family, [1, 2])
-    tiny = build(family)
     with sieve(model, "dymu", 0.5, thresholds=table, unmerge=True):
-        both = answer(model, inputs).logits[0]
-        alone = torch.cat([answer(model, tiny.inputs([n])).logits[0] for n in (1, 2)])
-    assert both.shape == alone.shape
+        together = answer(model, inputs)[1]
+        alone = answer(model, build(family).inputs([1]))[1]
+    assert_close(together[:1], alone, **CLOSE)
 
 
 def test_beams_and_a_plain_forward():
     model, inputs, table = ready("llava", [1])
     with torch.no_grad(), sieve(model, "dymu", 0.5, thresholds=table, unmerge=True):
-        first = answer(model, inputs).logits[0][0]
-        assert_close(model(**inputs).logits[0, -1], first, atol=2e-5, rtol=1e-4)
+        first = answer(model, inputs)[1][0, 0]
+        assert_close(model(**inputs).logits[0, -1], first, **CLOSE)
         beams = model.generate(**inputs, num_beams=2, max_new_tokens=3, do_sample=False)
     assert beams.shape[1] == inputs["input_ids"].shape[1] + 3
 
@@ -127,11 +140,13 @@ def test_what_cannot_be_unmerged_is_said():
     with pytest.raises(UnsupportedError, match=r"with unmerge in a `sieve`, by itself"):
         compress(model, inputs, "dymu", 0.5, **options)
     method = get_method("dymu", **options)
-    with pytest.raises(UnsupportedError, match=r"with unmerge in a `sieve`, by itself"):
-        with sieve(model, (method, "fastv"), keep=(0.5, 0.25)):
-            model(**inputs)
     with (
-        pytest.raises(ConfigError, match="unmerged, each at its place. Got 'renumber'"),
+        pytest.raises(UnsupportedError, match=r"with unmerge in a `sieve`, by itself"),
+        sieve(model, (method, "fastv"), keep=(0.5, 0.25)),
+    ):
+        model(**inputs)
+    with (
+        pytest.raises(ConfigError, match=r"unmerged, each at its place\. Got 'renumber'"),
         sieve(model, "dymu", 0.5, positions="renumber", **options),
     ):
         model(**inputs)
@@ -139,7 +154,7 @@ def test_what_cannot_be_unmerged_is_said():
     other = internvl.inputs([1])
     thresholds = calibrate_dymu(internvl.model, [other], shares=(0.5,))
     with (
-        pytest.raises(UnsupportedError, match="which joins them. Leave `unmerge` out"),
+        pytest.raises(UnsupportedError, match=r"which joins them\. Leave `unmerge` out"),
         sieve(internvl.model, "dymu", 0.5, thresholds=thresholds, unmerge=True),
     ):
         internvl.model(**other)
