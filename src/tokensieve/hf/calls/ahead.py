@@ -45,6 +45,11 @@ def installed(model: Any, plan: Plan) -> Iterator[None]:
                 taps.append(attention)
     if (plan.before or plan).method.site is Site.PATCHES:
         points += [point for point, _ in patch_points(model)]
+    if plan.method.unmerges:
+        decoder = decoder_of(model)
+        require_uncompiled(decoder, model.base_model)
+        points.append(Point(decoder, When.BEFORE))
+        taps += [attention_in(layer) for layer in decoder.layers]
     if plan.stages:
         decoder = decoder_of(model)
         require_uncompiled(decoder, model.base_model)

@@ -94,8 +94,8 @@ class Unmerged:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """While open, what this thread runs of the model's decoder attends to all places."""
-        layers = self.decoder.layers
-        modules = [attention_in(layer) for layer in layers]
+        found = (attention_in(layer) for layer in self.decoder.layers)
+        modules = [module for module in found if module is not None]
         points = {Point(self.decoder, When.BEFORE): self._begin}
         with acting(points), replaced(modules, self._attend):
             yield
@@ -165,9 +165,8 @@ class _Laid:
     def turned(self, values_EHMd: Tensor) -> Tensor:
         """Turned by the positions between a place and its token's own."""
         cos, sin = self.cos_EMd[:, None], self.sin_EMd[:, None]
-        turning, rest = values_EHMd.float().split(
-            [cos.shape[-1], values_EHMd.shape[-1] - cos.shape[-1]], -1
-        )
+        sizes = [cos.shape[-1], values_EHMd.shape[-1] - cos.shape[-1]]
+        turning, rest = torch.split(values_EHMd.float(), sizes, -1)
         first, second = turning.chunk(2, -1)
         turned = turning * cos + torch.cat([-second, first], -1) * sin
         return torch.cat([turned, rest], -1).to(values_EHMd.dtype)
