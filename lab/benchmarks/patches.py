@@ -28,7 +28,7 @@ from tokensieve.assets import asset_path
 from tokensieve.budget import Spread
 from tokensieve.cost.models import PRESETS, stages
 from tokensieve.evaluate import records
-from tokensieve.hf.encoder.patches import lay_out
+from tokensieve.hf.encoder.places import lay_out
 from tokensieve.hf.prompt.reduce import reduce_images
 from tokensieve.hf.sieve import compress, encode
 from tokensieve.methods.registry import get_method

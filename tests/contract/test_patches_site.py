@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
-import transformers as tf
-from packaging.version import Version
 
-from families import decoders, fewer
+from families import fewer
 from families.checks import answer
-from families.fewer import Lively, first_rows
+from families.fewer import FAMILIES, HYBRID, NEW, Lively, build, first_rows
 from families.inside import hooks_on
 from families.methods import ByNorm
-from families.parts import noise
 from families.registry import kept_of, rows_of
 from families.said import require_same, require_tokens
-from families.tiny import NAMES
-from families.tiny import build as build_tiny
 from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.hf.encoder.fewer import FewerPatches
+from tokensieve.hf.encoder.rows import PackedRows
 from tokensieve.hf.families.towers import PATCH_ROWS, encoder_layers
 from tokensieve.hf.sieve import compress, encode, sieve
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.types import Site
 
-FAMILIES = (
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "pixtral_llava", "mistral3", "llava", "llava_next",
-    "llava_onevision", "vipllava", "internvl", "paligemma", "gemma3", "idefics3", "smolvlm",
-)  # fmt: skip
-HYBRID = ("qwen3_5", "lfm2_vl")  # whose LLMs have layers that do not look at keys
-FAMILIES = tuple(name for name in FAMILIES if name in NAMES)  # some need a newer Transformers
-FAMILIES += ("qwen3_vl_moe", "glm4v", *HYBRID)
-LATER = ("qwen2_5_omni", "glm4v_moe", "glm_ocr", "ernie4_5_vl", "janus")
-NEW = Version(tf.__version__) >= Version("5.24")
-FAMILIES += LATER if NEW else ()
-SHAPES = [[8, 8], [4, 8], [8, 4], [4, 4]]
 every_family = pytest.mark.parametrize("name", FAMILIES)
 # each stands for a way of handing patches on: windows, one row, a batch
 varied = pytest.mark.parametrize("name", ["qwen2_5_vl", "mistral3", "llava_next"])
-
-
-def of_any_shape(n):
-    """SigLIP2 with pictures of several shapes, padded to a batch."""
-    shapes = torch.tensor([SHAPES[i % 4] for i in range(sum(n))])
-    pixels, mask = torch.zeros(sum(n), 64, 48), torch.zeros(sum(n), 64, dtype=torch.long)
-    for i, size in enumerate(shapes.prod(-1).tolist()):
-        pixels[i, :size], mask[i, :size] = noise(size, 48, seed=i), 1
-    return {"pixel_values": pixels, "spatial_shapes": shapes, "pixel_attention_mask": mask}
-
-
-def build(name):
-    if name == "lfm2_vl":
-        return dataclasses.replace(decoders.build(name), pixels=of_any_shape)
-    if name in ("qwen3_vl_moe", "glm4v", "qwen3_5"):
-        return decoders.build(name)
-    return build_tiny(name)
 
 
 @every_family
@@ -93,11 +59,11 @@ def test_every_tower_of_the_table_has_a_family_here():
 
 
 def all_in_one_window(self, bounds):
-    return torch.tensor([0, int(self.kept.sum())], dtype=bounds.dtype)
+    return torch.tensor([0, int(self.kept_N.sum())], dtype=bounds.dtype)
 
 
 def other_places(self, rows, dim):
-    count = int(self.kept.sum())
+    count = int(self.kept_N.sum())
     return rows.narrow(dim, 0, count) if dim == -2 else rows.narrow(-1, 0, count)
 
 
@@ -108,17 +74,18 @@ def in_front(self, short):
 @pytest.mark.parametrize(
     ("name", "method", "wrong"),
     [
-        ("qwen2_5_vl", "_bounds", all_in_one_window),
-        ("qwen2_vl", "_bounds", all_in_one_window),
-        ("qwen3_vl", "_cut", other_places),
-        ("mistral3", "_cut", other_places),
+        ("qwen2_5_vl", "bounds", all_in_one_window),
+        ("qwen2_vl", "bounds", all_in_one_window),
+        ("qwen3_vl", "cut", other_places),
+        ("mistral3", "cut", other_places),
         ("mistral3", "_whole", in_front),
         ("llava", "_whole", in_front),
         ("llava", "_masked", lambda *_: None),
     ],
 )
 def test_a_wrong_run_is_found(name, method, wrong, monkeypatch):
-    monkeypatch.setattr(FewerPatches, method, wrong)
+    where = PackedRows if hasattr(PackedRows, method) else FewerPatches
+    monkeypatch.setattr(where, method, wrong)
     with pytest.raises(AssertionError, match="is not as if it could not look"):
         fewer.check_blocked(build(name))
 

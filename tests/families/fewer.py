@@ -3,23 +3,58 @@ them: its attention just may not look at those that go, by a mask written here."
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import transformers as tf
+from packaging.version import Version
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from families import decoders
 from families.checks import answer
 from families.inside import kept_positions
 from families.methods import ByVariance
+from families.parts import noise
 from families.registry import crops_of, kept_of, rows_of
 from families.said import require_same, require_tokens
+from families.tiny import NAMES
+from families.tiny import build as build_tiny
 from tokensieve.hf.families.towers import encoder_layers
 from tokensieve.hf.sieve import compress, encode
 from tokensieve.types import Site
 
+FAMILIES = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "pixtral_llava", "mistral3", "llava", "llava_next",
+    "llava_onevision", "vipllava", "internvl", "paligemma", "gemma3", "idefics3", "smolvlm",
+)  # fmt: skip
+HYBRID = ("qwen3_5", "lfm2_vl")  # whose LLMs have layers that do not look at keys
+FAMILIES = tuple(name for name in FAMILIES if name in NAMES)  # some need a newer Transformers
+FAMILIES += ("qwen3_vl_moe", "glm4v", *HYBRID)
+LATER = ("qwen2_5_omni", "glm4v_moe", "glm_ocr", "ernie4_5_vl", "janus")
+NEW = Version(tf.__version__) >= Version("5.24")
+FAMILIES += LATER if NEW else ()
+SHAPES = [[8, 8], [4, 8], [8, 4], [4, 4]]
 # Other lengths are summed in another order, and weights this large blow that up.
 CLOSE = {"rtol": 1e-3, "atol": 5e-4}
+
+
+def of_any_shape(n):
+    """SigLIP2 with pictures of several shapes, padded to a batch."""
+    shapes = torch.tensor([SHAPES[i % 4] for i in range(sum(n))])
+    pixels, mask = torch.zeros(sum(n), 64, 48), torch.zeros(sum(n), 64, dtype=torch.long)
+    for i, size in enumerate(shapes.prod(-1).tolist()):
+        pixels[i, :size], mask[i, :size] = noise(size, 48, seed=i), 1
+    return {"pixel_values": pixels, "spatial_shapes": shapes, "pixel_attention_mask": mask}
+
+
+def build(name):
+    if name == "lfm2_vl":
+        return dataclasses.replace(decoders.build(name), pixels=of_any_shape)
+    if name in ("qwen3_vl_moe", "glm4v", "qwen3_5"):
+        return decoders.build(name)
+    return build_tiny(name)
 
 
 @dataclass(frozen=True)
@@ -152,6 +187,12 @@ def check_blocked(tiny, shorten=fewer, pictures=(1, 2), llm=True):
     assert 0 < call.kept_tokens < call.visual_tokens
     with torch.no_grad(), no_looking_at(gone_rows(model, inputs, crops_of(short))):
         blind = encode(model, inputs)
+    check_as_blind(tiny, inputs, short, blind, llm=llm)
+
+
+def check_as_blind(tiny, inputs, short, blind, llm=True):
+    """Rows and answers of `short` are those of prompts whose pictures were encoded `blind`."""
+    model, call = tiny.model, short.report.calls[0]
     left = kept_positions(model, inputs, call)
     kept = left[inputs["input_ids"] == model.config.image_token_id]
     whole = torch.cat([item.reshape(-1, item.shape[-1]) for item in blind.output.pooler_output])

@@ -15,7 +15,8 @@ from torch import Tensor
 from tokensieve.errors import BudgetError, UnsupportedError
 from tokensieve.hf.encoder.encode import Encoded, assign_prompts, encode
 from tokensieve.hf.encoder.inside import encode_inside
-from tokensieve.hf.encoder.patches import encode_fewer, lay_out
+from tokensieve.hf.encoder.patches import encode_fewer
+from tokensieve.hf.encoder.places import lay_out
 from tokensieve.hf.encoder.reduction import ImageReduction
 from tokensieve.hf.encoder.resize import blank_rows
 from tokensieve.hf.families.table import family_of

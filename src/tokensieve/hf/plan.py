@@ -12,8 +12,7 @@ from tokensieve.errors import ConfigError, UnsupportedError
 from tokensieve.fields import check_names, shown
 from tokensieve.hf.asked import Asked, Keep, Keeps, Layers, calibrated, frames_of
 from tokensieve.hf.calibrated import AUTO, Watch
-from tokensieve.hf.encoder.inside import require_inside
-from tokensieve.hf.encoder.patches import require_patches
+from tokensieve.hf.encoder.places import require_rows
 from tokensieve.hf.families.fingerprint import encoder_info, llm_info, warn_of_other_weights
 from tokensieve.hf.families.table import decoder_of, family_of, first_cut
 from tokensieve.hf.llm.inside import check_signals
@@ -145,10 +144,8 @@ def _check_site(model: Any, name: str, site: Site, pool: str, pure: bool) -> Non
         raise UnsupportedError(
             f"Expected pool='crop' for '{name}', which shrinks every crop alike. Got '{pool}'."
         )
-    if site is Site.ENCODER:
-        require_inside(model)
-    if site is Site.PATCHES:
-        require_patches(model)
+    if site in (Site.ENCODER, Site.PATCHES):
+        require_rows(model)
     if site is Site.LLM and pure:
         raise UnsupportedError(
             f"Expected a method that acts before the LLM. Got '{name}', which drops tokens "

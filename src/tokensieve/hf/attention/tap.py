@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokensieve.errors import UnsupportedError
@@ -24,7 +25,8 @@ from tokensieve.hf.runtime.hooks import locked, mount
 
 # module, (B, H, N, d) queries, (B, G, N, d) keys, scaling, mask as the attention gets it
 Seen = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
-
+# module, (B, G, N, d) keys; gives what is added to their logits, to be broadcast, or None
+Added = Callable[[nn.Module, Tensor], Tensor | None]
 # the module's own function, then what that is told; gives what that gives
 Instead = Callable[..., Any]
 
@@ -57,15 +59,32 @@ def tapped(modules: Iterable[nn.Module], seen: Seen) -> Iterator[None]:
 
     Raises `UnsupportedError` for a module that does not look its attention function up by name.
     """
+    with _listed(modules, "listeners", seen):
+        yield
+
+
+@contextmanager
+def weighed(modules: Iterable[nn.Module], added: Added) -> Iterator[None]:
+    """While open, what `added` gives is added to the logits of the attention `modules` in this
+    thread, and `tapped` is shown a mask that it is part of. Attention must take a mask of numbers.
+
+    Raises `UnsupportedError` for a module that does not look its attention function up by name.
+    """
+    with _listed(modules, "weights", added):
+        yield
+
+
+@contextmanager
+def _listed(modules: Iterable[nn.Module], name: str, who: Any) -> Iterator[None]:
     modules = list(modules)
     with installed(modules):
-        listeners = _listeners()
-        entry = (frozenset(id(module) for module in modules), seen)
-        listeners.append(entry)
+        listed = _here(name)
+        entry = (frozenset(id(module) for module in modules), who)
+        listed.append(entry)
         try:
             yield
         finally:
-            listeners.remove(entry)
+            listed.remove(entry)
 
 
 @contextmanager
@@ -84,10 +103,10 @@ def replaced(modules: Iterable[nn.Module], instead: Instead) -> Iterator[None]:
             _HERE.instead = before
 
 
-def _listeners() -> list[tuple[frozenset[int], Seen]]:
-    if not hasattr(_HERE, "listeners"):
-        _HERE.listeners = []
-    return _HERE.listeners  # type: ignore[no-any-return]
+def _here(name: str) -> list[tuple[frozenset[int], Any]]:
+    if not hasattr(_HERE, name):
+        setattr(_HERE, name, [])
+    return getattr(_HERE, name)  # type: ignore[no-any-return]
 
 
 def _tap(module: nn.Module) -> None:
@@ -125,8 +144,11 @@ def _attend(
     """Show queries and keys to who listens in this thread, then attend as before."""
     scaling = options.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    for modules, added in list(_here("weights")):
+        if id(module) in modules and (bias := added(module, key)) is not None:
+            attention_mask = _sum(attention_mask, bias.to(query))
     mask = attention_mask if isinstance(attention_mask, Tensor) else None
-    for modules, seen in list(_listeners()):
+    for modules, seen in list(_here("listeners")):
         if id(module) in modules:
             seen(module, query, key, scaling, mask)
     config = module.config
@@ -135,3 +157,11 @@ def _attend(
     if (instead := getattr(_HERE, "instead", {}).get(id(module))) is not None:
         return instead(attend, module, query, key, value, attention_mask, **options)
     return attend(module, query, key, value, attention_mask, **options)
+
+
+def _sum(mask: Tensor | None, bias: Tensor) -> Tensor:
+    if mask is None:
+        return bias
+    if mask.dtype != torch.bool:
+        return mask + bias
+    return torch.where(mask, bias, torch.finfo(bias.dtype).min)

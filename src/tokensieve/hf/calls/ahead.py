@@ -14,6 +14,7 @@ from torch import nn
 
 from tokensieve.hf.attention import tap
 from tokensieve.hf.encoder.fewer import patch_points
+from tokensieve.hf.encoder.run import step_points
 from tokensieve.hf.families.table import decoder_of, family_of, projector_of
 from tokensieve.hf.families.towers import attention_in, encoder_layers, require_uncompiled
 from tokensieve.hf.llm.inside import Listening
@@ -37,12 +38,8 @@ def installed(model: Any, plan: Plan) -> Iterator[None]:
         taps += [attention_in(layers[signal.block]) for signal in plan.signals(model)
                  if signal.block is not None and -1 < signal.block < len(layers)]  # fmt: skip
     if (plan.before or plan).method.site is Site.ENCODER:
-        for layer in encoder_layers(model):
-            attention = attention_in(layer)
-            points += [Point(layer, When.AFTER), Point(layer, When.BEFORE)]
-            if attention is not None:
-                points.append(Point(attention, When.BEFORE))
-                taps.append(attention)
+        points += step_points(model)
+        taps += [attention_in(layer) for layer in encoder_layers(model)]
     if (plan.before or plan).method.site is Site.PATCHES:
         points += [point for point, _ in patch_points(model)]
     if plan.method.unmerges:

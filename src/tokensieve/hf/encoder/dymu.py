@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from tokensieve.errors import BudgetError
-from tokensieve.hf.encoder.inside import encode_inside, require_inside
+from tokensieve.hf.encoder.inside import encode_inside
+from tokensieve.hf.encoder.places import require_rows
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.methods.dymu import Calibration
 from tokensieve.nn.thresholds import Thresholds
@@ -35,7 +36,7 @@ def calibrate_dymu(
     Raises `UnsupportedError` for an encoder in which tokens cannot be dropped, `BudgetError` where
     no share is reached.
     """
-    require_inside(model)
+    require_rows(model)
     info = encoder_info(model)
     known: list[float] = []
     values: list[tuple[float, ...]] = []

@@ -24,6 +24,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from tokensieve.errors import UnsupportedError
+from tokensieve.hf.encoder.rows import PackedRows, mask_of_rows, require_masked
 from tokensieve.hf.families.towers import (
     attention_in,
     encoder_layers,
@@ -32,11 +33,6 @@ from tokensieve.hf.families.towers import (
     tower_of,
 )
 from tokensieve.hf.runtime.hooks import Action, Point, When, acting
-
-_ROWS = ("position_embeddings", "rotary_pos_emb")  # arguments of layers: one row per patch
-_BOUNDS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k")  # where windows begin and end
-_LONGEST = ("max_seqlen", "max_length_q", "max_length_k")
-_MASKED = ("sdpa", "eager")  # attention that takes a mask of numbers
 
 
 @dataclass
@@ -61,6 +57,7 @@ class FewerPatches:
     def __post_init__(self) -> None:
         rows = patch_rows(self.model)
         self.packed = rows is not None and rows.packed
+        self.rows = PackedRows(self.kept)
         self.layers = list(encoder_layers(self.model))
         self.mergers = mergers_of(self.model)
         config: Any = tower_of(self.model).config
@@ -107,8 +104,7 @@ class FewerPatches:
         elif self.short is not None:
             given[first], self.short = self.short, None
         if self.packed:
-            for name in sorted(given.keys() - {first}, key=lambda name: name in _LONGEST):
-                given[name] = self._beside(name, given[name], given)
+            given = self.rows.beside(given, first)
         return (given.pop(first),), given
 
     def _taken(self, hidden: Tensor) -> Tensor:
@@ -123,36 +119,9 @@ class FewerPatches:
             )
         self.ran = True
         if self.packed:
-            return self._cut(hidden, -2)
+            return self.rows.cut(hidden, -2)
         index = self.index_BT.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
         return hidden.gather(1, index)
-
-    def _cut(self, rows: Tensor, dim: int) -> Tensor:
-        return rows.index_select(dim, self.kept.nonzero()[:, 0].to(rows.device))
-
-    def _beside(self, name: str, value: Any, given: dict[str, Any]) -> Any:
-        """An argument of a packed layer, for the rows that stay."""
-        if value is None:
-            return None
-        if name in _ROWS:
-            several = isinstance(value, tuple)
-            cut = tuple(self._cut(part, -2) for part in (value if several else (value,)))
-            return cut if several else cut[0]
-        if name == "attention_mask":
-            return self._cut(self._cut(value, -1), -2)
-        if name in _BOUNDS:
-            return self._bounds(value)
-        if name in _LONGEST:
-            bounds = next(given[one] for one in _BOUNDS if given.get(one) is not None)
-            return int(bounds.diff().max())
-        return value
-
-    def _bounds(self, bounds: Tensor) -> Tensor:
-        """Where windows begin and end; one without any patch left is none."""
-        before = torch.cat([self.kept.new_zeros(1, dtype=torch.long), self.kept.cumsum(0)])
-        left = before.to(bounds.device)[bounds.long()]
-        real = torch.cat([left.new_ones(1, dtype=torch.bool), left.diff() > 0])
-        return left[real].to(bounds.dtype)
 
     def _masked(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -161,27 +130,14 @@ class FewerPatches:
         mask, ragged = kwargs.get("attention_mask"), not bool(self.real_BT.all())
         if mask is None and not ragged:
             return None
-        if self.kind not in _MASKED:
-            raise UnsupportedError(
-                f"Expected attention that takes a mask of numbers ({' or '.join(_MASKED)}), for "
-                f"crops that keep different numbers of patches. Got '{self.kind}'. Load the model "
-                "with attn_implementation='sdpa'."
-            )
+        require_masked(self.kind, "crops that keep different numbers of patches")
         hidden = args[0] if args else kwargs["hidden_states"]
         index, real = (part.to(hidden.device) for part in (self.index_BT, self.real_BT))
         least = torch.finfo(hidden.dtype).min
-        bias = hidden.new_zeros(real.shape)[:, None, None].masked_fill(~real[:, None, None], least)
-        if mask is not None:
-            if mask.dtype == torch.bool:
-                mask = hidden.new_zeros(mask.shape).masked_fill(~mask, least)
-            keys = mask.expand(len(index), -1, -1, -1)
-            at = index[:, None, None].expand(-1, *keys.shape[1:3], -1)
-            keys = keys.gather(-1, at)
-            if keys.shape[-2] > 1:
-                keys = keys.gather(-2, index[:, None, :, None].expand(-1, keys.shape[1], -1,
-                                                                      keys.shape[-1]))  # fmt: skip
-            bias = torch.minimum(bias, keys)
-        return args, {**kwargs, "attention_mask": bias}
+        added = hidden.new_zeros(real.shape).masked_fill(~real, least)
+        return args, {
+            **kwargs, "attention_mask": mask_of_rows(mask, index, added, hidden.dtype)
+        }  # fmt: skip
 
     # -- what comes back
 

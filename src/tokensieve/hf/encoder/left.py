@@ -1,14 +1,14 @@
 """What a run of the encoder is to leave, and what is left: bookkeeping of the site "encoder".
 
-B crops of all pictures, P patches of a crop, S tokens left of the fullest crop, T after a step, C
-width, G tokens of a crop as the LLM counts them, M patches that make one (InternVL: 4, else 1).
+B crops of all pictures, P patches of the largest crop, S tokens left of the fullest crop, T after
+a step, C width, G tokens of the largest crop as the LLM counts them, M patches that make one
+(Qwen-VL, InternVL: 4; LLaVA: 1). Where crops differ in size, smaller ones end in places of none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,15 +23,16 @@ from tokensieve.methods.base import Method
 class Wanted:
     """What a run of the encoder is to leave.
 
-    counts: patches of each crop. reaches: patches that reach the LLM at all; the others go at the
-    first step of their crop. keys: one per crop, seed of what is random. groups: the patches that
-    make each token of a crop.
+    counts: patches of each crop. there: places at which a crop has a patch. reaches: patches that
+    reach the LLM at all; the others go at the first step of their crop. keys: one per crop, seed of
+    what is random. groups: the patches that make each token of a crop, -1 where it has no more.
     """
 
     counts: tuple[int, ...]
+    there_BP: Bool[Tensor, "B P"]
     reaches_BP: Bool[Tensor, "B P"]
     keys: tuple[int, ...]
-    groups_GM: Int[Tensor, "G M"]
+    groups_BGM: Int[Tensor, "B G M"]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -57,10 +58,11 @@ class Left:
     owner_BP: Int[Tensor, "B P"]
 
     @classmethod
-    def whole(cls, crops: int, patches: int, device: Any) -> Left:
+    def whole(cls, there_BP: Bool[Tensor, "B P"]) -> Left:
         """Every patch a token."""
-        place = torch.arange(patches, device=device).repeat(crops, 1)
-        return cls(place, torch.ones(crops, patches, device=device), place.clone())
+        place = torch.arange(there_BP.shape[1], device=there_BP.device)
+        place = place.expand(there_BP.shape).masked_fill(~there_BP, -1)
+        return cls(place, torch.ones(there_BP.shape, device=there_BP.device), place.clone())
 
     @property
     def real_BS(self) -> Bool[Tensor, "B S"]:
@@ -100,32 +102,53 @@ class Left:
         return out
 
     def spread(
-        self, tokens_BSC: Float[Tensor, "B S C"], groups_GM: Int[Tensor, "G M"]
+        self, tokens_BSC: Float[Tensor, "B S C"], groups_BGM: Int[Tensor, "B G M"]
     ) -> Float[Tensor, "B P C"]:
         """Every patch the row of the token that took it in. A patch that is gone gets the mean of
         those left in its group, or zeros if none is left there."""
-        P, C = self.owner_BP.shape[1], tokens_BSC.shape[-1]
+        (B, P), C = self.owner_BP.shape, tokens_BSC.shape[-1]
         owner_BP = torch.where(self.owner_BP >= 0, self.owner_BP, P)
         rows = self._by_patch(tokens_BSC, empty=0).gather(1, _spread(owner_BP, C))
-        if groups_GM.shape[1] == 1:
+        G, M = groups_BGM.shape[1:]
+        if M == 1:
             return rows
-        there = (self.alive_BP[:, groups_GM])[..., None]
-        left = rows[:, groups_GM].masked_fill(~there, 0).float().sum(2)
-        mean = (left / there.sum(2).clamp_min(1)).to(rows.dtype)
-        of_patch = torch.empty(P, dtype=torch.long, device=rows.device)
-        of_patch[groups_GM] = torch.arange(len(groups_GM), device=rows.device)[:, None]
-        return rows.where((self.owner_BP >= 0)[..., None], mean[:, of_patch])
+        there = self.alive_of(groups_BGM)[..., None]
+        flat = groups_BGM.clamp_min(0).flatten(1)
+        left = rows.gather(1, _spread(flat, C)).view(B, G, M, C).masked_fill(~there, 0).float()
+        mean = (left.sum(2) / there.sum(2).clamp_min(1)).to(rows.dtype)
+        of_patch = groups_BGM.new_zeros(B, P + 1)
+        own = torch.arange(G, device=rows.device)[None, :, None].expand(groups_BGM.shape)
+        of_patch.scatter_(1, torch.where(groups_BGM >= 0, groups_BGM, P).flatten(1), own.flatten(1))
+        mean = mean.gather(1, _spread(of_patch[:, :P], C))
+        return rows.where((self.owner_BP >= 0)[..., None], mean)
 
-    def kept_BG(
-        self, groups_GM: Int[Tensor, "G M"], reaches_BP: Bool[Tensor, "B P"]
-    ) -> Bool[Tensor, "B G"]:
+    def alive_of(self, groups_BGM: Int[Tensor, "B G M"]) -> Bool[Tensor, "B G M"]:
+        """Of the patches of each group those at which a token stands."""
+        alive = self.alive_BP.gather(1, groups_BGM.clamp_min(0).flatten(1))
+        return alive.view(groups_BGM.shape) & (groups_BGM >= 0)
+
+    def kept_BG(self, wanted: Wanted) -> Bool[Tensor, "B G"]:
         """Tokens of the LLM that are kept: as many as the patches left make up (rounded up), those
         of which most patches are left, the earlier on a tie."""
-        alive_BP = self.alive_BP & reaches_BP
-        held_BG = alive_BP[:, groups_GM].sum(-1)
-        M = groups_GM.shape[1]
-        counts_B = (alive_BP.sum(-1) + M - 1) // M
-        return topk_mask(held_BG.float(), counts_B, reaches_BP[:, groups_GM].all(-1))
+        groups = wanted.groups_BGM
+        reach = wanted.reaches_BP.gather(1, groups.clamp_min(0).flatten(1)).view(groups.shape)
+        reach = reach & (groups >= 0)
+        held_BG = (self.alive_of(groups) & reach).sum(-1)
+        M = groups.shape[-1]
+        counts_B = ((self.alive_BP & wanted.reaches_BP).sum(-1) + M - 1) // M
+        return topk_mask(held_BG.float(), counts_B, reach.all(-1))
+
+    def taken_BG(self, wanted: Wanted) -> Int[Tensor, "B G"]:
+        """The token that took each in, -1 where it is gone; of groups of one patch."""
+        patch_BG = wanted.groups_BGM[..., 0]
+        owner = self.owner_BP.masked_fill(~wanted.reaches_BP, -1).gather(1, patch_BG.clamp_min(0))
+        B, last = owner.shape[0], self.owner_BP.shape[1]
+        of_patch = patch_BG.new_full((B, last + 1), -1)
+        own = torch.arange(patch_BG.shape[1], device=patch_BG.device).expand(patch_BG.shape)
+        of_patch.scatter_(1, torch.where(patch_BG >= 0, patch_BG, last), own)
+        of_patch[:, last] = -1
+        taken = of_patch.gather(1, torch.where(owner >= 0, owner, last))
+        return taken.masked_fill(patch_BG < 0, -1)
 
 
 def schedule_of(method: Method, length: int, keep: int, blocks: int) -> list[int]:

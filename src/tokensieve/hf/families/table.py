@@ -47,7 +47,6 @@ class Family:
     split_runs: the encoder gives one item per prompt; its pictures are the placeholder runs.
     resizable: its encoder can be run on a picture of another size (site "pixels").
     stages: tokens can be dropped at a layer of its LLM (site "llm"); only what tests have shown.
-    inside: tokens can be dropped in its encoder (site "encoder"), if that is of a known kind.
     cells: a token is made of the patches of a square cell of its crop's grid.
     adjacent: patches of a token follow each other in the encoder, as with `merged`, though the
         projector gets one row per token.
@@ -68,7 +67,6 @@ class Family:
     split_runs: bool = False
     resizable: bool = False
     stages: bool = False
-    inside: bool = False
     cells: bool = False
     adjacent: bool = False
     padded: bool = False
@@ -81,16 +79,13 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(resizable=True, stages=True, inside=True),
-    "llava_next": Family(pack=pack_anyres, resizable=True, stages=True, inside=True),
-    "llava_next_video": Family(
-        pack=pack_anyres, resizable=True, stages=True, inside=True, frames=pack_pooled
-    ),
+    "llava": Family(resizable=True, stages=True),
+    "llava_next": Family(pack=pack_anyres, resizable=True, stages=True),
+    "llava_next_video": Family(pack=pack_anyres, resizable=True, stages=True, frames=pack_pooled),
     "llava_onevision": Family(
         pack=pack_anyres,
         resizable=True,
         stages=True,
-        inside=True,
         frames=partial(pack_pooled, newline=True),
     ),
     "video_llava": Family(stages=True, frames=pack_with_cls, video_runs=True),
@@ -99,7 +94,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "vipllava": Family(stages=True),
     "mistral3": Family(cells=True, stages=True),
-    "internvl": Family(stages=True, inside=True),
+    "internvl": Family(stages=True),
     "qwen2_vl": Family(
         projector="visual.merger", merged=True, resizable=True, stages=True, frames=pack_plain
     ),
@@ -115,13 +110,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Family(projector="visual.merger", merged=True, stages=True),
     "idefics3": Family(projector="connector", split_runs=True, cells=True, stages=True),
     "smolvlm": Family(projector="connector", split_runs=True, cells=True, stages=True),
-    "gemma3": Family(cells=True, stages=True, inside=True),
-    "aya_vision": Family(cells=True, stages=True, inside=True),
-    "cohere2_vision": Family(cells=True, stages=True, inside=True),
+    "gemma3": Family(cells=True, stages=True),
+    "aya_vision": Family(cells=True, stages=True),
+    "cohere2_vision": Family(cells=True, stages=True),
     "glm4v": Family(adjacent=True, stages=True),
     "qwen3_5": Family(projector="visual.merger", merged=True, stages=True),
     "lfm2_vl": Family(cells=True, padded=True, stages=True),
-    "paligemma": Family(both_ways=True, stages=True, inside=True),
+    "paligemma": Family(both_ways=True, stages=True),
     "idefics2": Family(projector="connector", split_runs=True, stages=True),
     "qwen2_5_omni_thinker": Family(
         projector="visual.merger", merged=True, order=unwindow, stages=True
@@ -132,7 +127,7 @@ FAMILIES: dict[str, Family] = {
     "gemma4": Family(projector="embed_vision", stages=True),
     "got_ocr2": Family(stages=True),
     "lighton_ocr": Family(stages=True),
-    "deepseek_vl": Family(projector="aligner", stages=True, inside=True),
+    "deepseek_vl": Family(projector="aligner", stages=True),
     "janus": Family(projector="aligner", stages=True),
     "ovis2": Family(projector="visual_embeddings_table", stages=True),
     "ernie4_5_vl_moe": Family(stages=True),
