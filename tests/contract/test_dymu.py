@@ -104,9 +104,9 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_what_cannot_be_calibrated_is_said():
-    qwen, llava = build("qwen2_5_vl"), build("llava")
+    fused, llava = build("fused_llava"), build("llava")
     with pytest.raises(UnsupportedError, match="clip_vision_model"):
-        calibrate_dymu(qwen.model, [qwen.inputs([1])])
+        calibrate_dymu(fused.model, [fused.inputs([1])])
     with pytest.raises(BudgetError, match="at most half"):
         calibrate_dymu(llava.model, [llava.inputs([1])], shares=(0.05,))
     assert torch.is_grad_enabled()

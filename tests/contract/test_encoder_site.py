@@ -22,6 +22,8 @@ from tokensieve.functional.blocks import even_blocks
 from tokensieve.hf.attention.tap import tapped
 from tokensieve.hf.encoder import left as left_module
 from tokensieve.hf.encoder.encode import encode
+from tokensieve.hf.encoder.rows import PackedRows
+from tokensieve.hf.encoder.run import ShortRun
 from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls
 from tokensieve.hf.models.random import RANDOM_MODELS
@@ -488,6 +490,68 @@ def test_every_tower_is_as_if_it_could_not_look_at_what_went(name):
     steps.check_steps(fewer.build(name), llm=name not in fewer.HYBRID)
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "mistral3", "pixtral_llava", "lfm2_vl", "llava"])
+def test_merged_patches_are_looked_at_as_often_as_they_are_several(name):
+    """In windows, in one row of pictures, in a padded batch."""
+    steps.check_steps(fewer.build(name), llm=name not in fewer.HYBRID, weighs=True)
+
+
+def all_in_one_window(self, bounds):
+    return torch.tensor([0, int(self.kept_N.sum())], dtype=bounds.dtype)
+
+
+def first_places(self, rows, dim):
+    return rows.narrow(dim, 0, int(self.kept_N.sum()))
+
+
+def no_weights(self, module, key):
+    return None
+
+
+def no_mask(self, module, args, kwargs):
+    return args, {**kwargs, "attention_mask": None}
+
+
+def from_the_start(self, module, key):
+    if self.bias is None:
+        return None
+    return self.bias[self.left.real_BS][None, None, None, : key.shape[-2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "method", "wrong"),
+    [
+        ("qwen2_5_vl", PackedRows, "bounds", all_in_one_window),
+        ("qwen3_vl", PackedRows, "cut", first_places),
+        ("mistral3", PackedRows, "cut", first_places),
+        ("qwen2_5_vl", ShortRun, "_weigh", no_weights),
+        ("qwen2_5_vl", ShortRun, "_weigh", from_the_start),
+        ("lfm2_vl", ShortRun, "_attend", no_mask),
+    ],
+)
+def test_a_wrong_run_of_a_tower_is_found(name, where, method, wrong, monkeypatch):
+    monkeypatch.setattr(where, method, wrong)
+    weighs, llm = method == "_weigh", name not in fewer.HYBRID
+    with pytest.raises((AssertionError, RuntimeError)):
+        steps.check_steps(fewer.build(name), llm=llm, weighs=weighs)
+
+
+def test_windows_count_the_places_of_the_whole_picture():
+    """A patch receives from its window alone, as a share of its whole crop: each window's sum is
+    what is left there of what is left of the crop. The last layer sees all."""
+    tiny, peek = fewer.build("qwen2_5_vl"), Peek([])
+    compress(tiny.model, tiny.inputs([1]), peek, 0.5)
+    early, late = peek.seen[0], peek.seen[1]
+    assert_close(early.signals["received-attention"].sum(-1), torch.ones(1))
+    assert_close(late.signals["received-attention"].sum(-1), torch.ones(1))
+    maps = early.signals["head-maps"][0].mean(-1)
+    assert_close(maps.sum(-1), torch.ones(len(maps)))
+    windows = (maps @ maps.mT > 0).float()  # who shares any key with whom
+    assert sorted(set(windows.sum(-1).tolist())) == [16.0]
+    assert_close(windows @ windows, windows * 16)
+    assert bool((late.signals["head-maps"][0].mean(-1) > 0).all())
+
+
 @every_tower
 @pytest.mark.parametrize("method", ["tome", "zero-tprune"])
 @pytest.mark.one_of_each
@@ -651,3 +715,17 @@ def test_a_look_ahead_is_the_next_layers_attention_if_nothing_were_dropped(famil
         assert torch.equal(last.signals["next keys"], last.signals["keys"])
     unseen = compress(tiny.model, inputs, plain, 0.75)
     assert_close(rows_of(short), rows_of(unseen))
+
+
+def test_a_look_ahead_is_through_the_windows_of_the_next_layer():
+    """Layer 0 of this tower attends in windows, layer 1 to the whole picture."""
+    tiny, method, found = fewer.build("qwen2_5_vl"), Ahead(), []
+    inputs, module = tiny.inputs([1]), attention_in(encoder_layers(tiny.model)[1])
+    with tapped([module], lambda _module, *told: found.append(told)):
+        encode(tiny.model, inputs)
+    ((query, key, scaling, _),) = found
+    short = compress(tiny.model, inputs, method, 0.75)
+    rows = (query @ key.mT * scaling).softmax(-1).mean((1, 2))
+    assert_close(method.seen[0].signals["next received-attention"], rows)
+    assert_close(method.seen[0].signals["next keys"], key.mean(1))
+    assert_close(rows_of(short), rows_of(compress(tiny.model, inputs, Norm(), 0.75)))

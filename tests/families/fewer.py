@@ -32,7 +32,9 @@ FAMILIES = (
 HYBRID = ("qwen3_5", "lfm2_vl")  # whose LLMs have layers that do not look at keys
 FAMILIES = tuple(name for name in FAMILIES if name in NAMES)  # some need a newer Transformers
 FAMILIES += ("qwen3_vl_moe", "glm4v", *HYBRID)
-LATER = ("qwen2_5_omni", "glm4v_moe", "glm_ocr", "ernie4_5_vl", "janus")
+LATER = ("qwen2_5_omni", "glm4v_moe", "glm_ocr", "ernie4_5_vl", "janus", "kimi_k25",
+         "paddleocr_vl", "ovis2", "exaone4_5", "video_llama_3", "lighton_ocr",
+         "perception_lm")  # fmt: skip
 NEW = Version(tf.__version__) >= Version("5.24")
 FAMILIES += LATER if NEW else ()
 SHAPES = [[8, 8], [4, 8], [8, 4], [4, 4]]
@@ -78,7 +80,12 @@ class LivelyRagged(Lively):
 
 def fewer(model, inputs, keep=0.6, **options):
     """The function under test."""
-    return compress(model, inputs, LivelyRagged(), keep, **options)
+    return compress(model, inputs, LivelyRagged(), keep, **positions_of(model), **options)
+
+
+def positions_of(model):
+    """Options of a family that counts positions anew."""
+    return {"positions": "renumber"} if model.config.model_type == "exaone4_5" else {}
 
 
 def painted(inputs, crops):
@@ -201,7 +208,7 @@ def check_as_blind(tiny, inputs, short, blind, llm=True):
     other = torch.cat([item.reshape(-1, item.shape[-1])
                        for item in encode(model, inputs).output.pooler_output])  # fmt: skip
     assert (other[kept] - whole[kept]).abs().max() > 1e-2, "blocking changes nothing: no test"
-    if not llm:
+    if not llm or positions_of(model):
         return
     tokens, logits = answer(model, short.inputs)
     text = {k: v for k, v in inputs.items() if "pixel" not in k}

@@ -28,11 +28,11 @@ from families.sites import (
     EXACT,
     REFUSED,
     WORKS,
-    ByHiddenNorm,
     check_once,
     check_shorter,
     videos_refused,
 )
+from families.steps import Norm
 from families.tiny import BEGIN, END, IMAGE, VIDEO, Tiny, build
 from families.videos import NAMES as VIDEO_NAMES
 from families.videos import PROMPTS, build_video, check_before, check_inside
@@ -42,7 +42,7 @@ from tokensieve.hf.sieve import compress, sieve
 UPSTREAM = "upstream"
 KEEP, NEW = 0.4, 3
 METHODS = {
-    "pixels": Smaller(), "patches": Lively(), "encoder": ByHiddenNorm(),
+    "pixels": Smaller(), "patches": Lively(), "encoder": Norm(),
     "features": ByFeatureNorm(), "embeds": ByNorm(), "llm": Inside(),
 }  # fmt: skip
 
@@ -230,7 +230,7 @@ MODES = {
 def state_of(name: str, site: str) -> str:
     """What a right answer is called there."""
     stateful = name in STATEFUL and site == "llm"
-    return WORKS if site in ("pixels", "encoder") or stateful else EXACT
+    return WORKS if site == "pixels" or stateful else EXACT
 
 
 def video(name: str, site: str) -> None:

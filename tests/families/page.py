@@ -44,8 +44,9 @@ TITLES = {
 LEGEND = (
     "*exact*: tokens and logits are those of the whole prompt whose dropped tokens are masked, in "
     "a batch as alone. *works*: budgets are held and the model answers, in a batch as alone; a "
-    "smaller picture, or later layers of an encoder that see fewer patches, have no whole prompt "
-    "to be equal to. *refused*: an error says what to do instead. "
+    "smaller picture has no whole prompt to be equal to. Inside the encoder the whole prompt's "
+    "tower may not look at a patch from the layer on behind which it went. *refused*: an error "
+    "says what to do instead. "
     "LFM2-VL, Qwen3.5 and MiniCPM-V 4.6 have layers that a masked token goes through all the "
     "same: there *exact* before the LLM is a prompt put together by hand of what is left, and "
     "inside it *works* says that the model answers. EXAONE-4.5 counts positions anew, whatever it "

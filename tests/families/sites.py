@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch.testing import assert_close
 
-from families import checks, fewer, inside
+from families import checks, fewer, inside, steps
 from families.methods import ByFeatureNorm, ByNorm, Inside, Smaller
 from families.more import MORE
 from families.said import require_same, require_tokens
@@ -17,18 +16,10 @@ from tokensieve.budget import count
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.sieve import compress
 from tokensieve.methods.base import Method
-from tokensieve.types import Site
 
 KEEP = 0.4
 ALL = (*NAMES, *MORE)
 EXACT, WORKS, REFUSED = "exact", "works", "refused"
-
-
-@dataclass(frozen=True)
-class ByHiddenNorm(ByNorm):
-    """Keep patches of largest norm inside the encoder."""
-
-    site = Site.ENCODER
 
 
 def check_embeds(tiny: Tiny) -> str:
@@ -67,15 +58,18 @@ def check_shorter(tiny: Tiny) -> str:
 
 def check_encoder(tiny: Tiny) -> str:
     """Patches dropped between layers of the encoder."""
-    return _check_fewer(tiny, ByHiddenNorm())
+    steps.check_steps(tiny, llm=tiny.name not in checks.STATEFUL)
+    _check_fewer(tiny, steps.Norm())
+    return EXACT
 
 
 def check_pixels(tiny: Tiny) -> str:
     """A smaller picture."""
-    return _check_fewer(tiny, Smaller())
+    _check_fewer(tiny, Smaller())
+    return WORKS
 
 
-def _check_fewer(tiny: Tiny, method: Method) -> str:
+def _check_fewer(tiny: Tiny, method: Method) -> None:
     both, alone = (
         compress(tiny.model, tiny.inputs(pictures), method, KEEP) for pictures in ([1, 2], [1])
     )
@@ -92,7 +86,6 @@ def _check_fewer(tiny: Tiny, method: Method) -> str:
     claim = f"{tiny.name} does not answer a prompt in a batch as it does alone"
     require_same(logits[:1], wanted, claim, **checks.CLOSE)
     require_tokens(tokens[:1], wanted_tokens, claim)
-    return WORKS
 
 
 def _check_budget(tiny: Tiny, short, exact: bool) -> None:
@@ -123,6 +116,8 @@ def check_once(tiny: Tiny, site: str, pictures: int) -> None:
         inside.check_blocked(tiny, 1, pictures=(pictures,))
     elif site == "patches":
         fewer.check_blocked(tiny, pictures=(pictures,), llm=tiny.name not in checks.STATEFUL)
+    elif site == "encoder":
+        steps.check_steps(tiny, (pictures,), llm=tiny.name not in checks.STATEFUL)
     elif site in ("features", "embeds"):
         method = ByFeatureNorm() if site == "features" else ByNorm()
 
@@ -131,9 +126,8 @@ def check_once(tiny: Tiny, site: str, pictures: int) -> None:
 
         checks.check_before(tiny, shorten, pictures=(pictures,))
     else:
-        method = Smaller() if site == "pixels" else ByHiddenNorm()
-        short = compress(tiny.model, tiny.inputs([pictures]), method, KEEP)
-        _check_budget(tiny, short, method.exact)
+        short = compress(tiny.model, tiny.inputs([pictures]), Smaller(), KEEP)
+        _check_budget(tiny, short, Smaller.exact)
         checks.answer(tiny.model, short.inputs)
 
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from families.fewer import check_as_blind, first_rows, painted
+from families.fewer import check_as_blind, first_rows, painted, positions_of
 from families.registry import crops_of, kept_of
 from tokensieve.functional.blocks import even_blocks
 from tokensieve.hf.families.towers import attention_in, encoder_layers, mergers_of
 from tokensieve.hf.sieve import compress, encode
 from tokensieve.methods.base import ScoringMethod
-from tokensieve.types import Site
+from tokensieve.types import Reduction, Site
 
 KEEP = 0.5
 
@@ -35,6 +35,22 @@ class Norm(ScoringMethod):
 
     def scores(self, vision, text=None):
         return vision.tokens.float().norm(dim=-1)
+
+
+@dataclass(frozen=True)
+class Absorbing(Norm):
+    """The token of largest norm takes in all that go, and is attended to as often."""
+
+    @property
+    def weighs_attention(self):
+        return True
+
+    def reduce(self, vision, counts, text=None):
+        made = super().reduce(vision, counts, text)
+        norm = self.scores(vision).masked_fill(~vision.valid_BL, -1)
+        own = torch.arange(norm.shape[1]).expand(norm.shape)
+        into = torch.where(made.kept, own, norm.argmax(-1, keepdim=True))
+        return Reduction(made.kept, assign=into.masked_fill(~vision.valid_BL, -1))
 
 
 @dataclass(frozen=True)
@@ -64,12 +80,15 @@ def tokens_of_rows(model, inputs, crops):
 
 
 class Blind:
-    """A run of the whole tower that may not look at what `Norm` drops."""
+    """A run of the whole tower that may not look at what `Norm` drops. weighs: what `Absorbing`
+    takes in is looked at where it went."""
 
-    def __init__(self, tiny, inputs, crops):
+    def __init__(self, tiny, inputs, crops, weighs=False):
+        self.weighs = weighs
         self.model, self.layers = tiny.model, list(encoder_layers(tiny.model))
         self.token_R = tokens_of_rows(tiny.model, inputs, crops)
         self.gone_R = torch.zeros(len(self.token_R), dtype=torch.bool)
+        self.owner_R = torch.arange(len(self.token_R))
         self.number = {id(attention_in(layer)): i for i, layer in enumerate(self.layers)}
         self.at, end = dict.fromkeys(range(len(self.layers)), 0), 0
         self.crops = []  # rows, whether they reach the LLM, tokens that do
@@ -94,16 +113,18 @@ class Blind:
             if layer is None:
                 return own(module, query, key, value, attention_mask, **kwargs)
             B, _, S, _ = key.shape
-            part = self.gone_R[self.at[layer] : self.at[layer] + B * S].view(B, S)
+            here = slice(self.at[layer], self.at[layer] + B * S)
             self.at[layer] += B * S
             least = torch.finfo(torch.float32).min
-            bias = torch.zeros(part.shape).masked_fill(part, least)[:, None, None]
+            sizes = self.owner_R.bincount(minlength=len(self.owner_R))
+            log = sizes.clamp_min(1).float().log()[here] * self.weighs
+            bias = log.masked_fill(self.gone_R[here], least).view(B, 1, 1, S)
             bias = bias.expand(-1, 1, query.shape[-2], -1)
             if attention_mask is not None:
                 if attention_mask.dtype == torch.bool:
                     zeros = torch.zeros(attention_mask.shape)
                     attention_mask = zeros.masked_fill(~attention_mask, least)
-                bias = torch.minimum(bias, attention_mask)
+                bias = torch.where(attention_mask < 0, least, bias)
             return own(module, query, key, value, bias, **kwargs)
 
         ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
@@ -132,6 +153,9 @@ class Blind:
             best = norm_R.masked_fill(~free, -1).topk(count).indices
             self.gone_R |= own
             self.gone_R[best] = False
+            if self.weighs and count < int(free.sum()):
+                lost = own & self.gone_R[self.owner_R]
+                self.owner_R[lost] = int(norm_R.masked_fill(~free, -1).argmax())
         if mergers_of(self.model) or block not in self.read:
             return None
         hidden = self.filled(hidden)
@@ -142,6 +166,8 @@ class Blind:
         if self.merged == 1:
             return hidden
         rows = hidden.reshape(-1, hidden.shape[-1]).clone()
+        if self.weighs:
+            return rows[self.owner_R].view(hidden.shape)
         for token in range(self.tokens):
             own = self.token_R == token
             left = own & ~self.gone_R
@@ -162,11 +188,12 @@ class Blind:
 
 
 @torch.no_grad()
-def check_steps(tiny, pictures=(1, 2), llm=True):
+def check_steps(tiny, pictures=(1, 2), llm=True, weighs=False):
     """What is kept, its rows and the answer are those of a tower that may not look."""
-    inputs = tiny.inputs(list(pictures))
-    short = compress(tiny.model, inputs, Norm(), KEEP)
-    blind = Blind(tiny, inputs, [crop for picture in crops_of(short) for crop in picture])
+    inputs, method = tiny.inputs(list(pictures)), Absorbing() if weighs else Norm()
+    short = compress(tiny.model, inputs, method, KEEP, **positions_of(tiny.model))
+    crops = [crop for picture in crops_of(short) for crop in picture]
+    blind = Blind(tiny, inputs, crops, weighs)
     with blind.hooked():
         encoded = encode(tiny.model, inputs)
     assert kept_of(short) == blind.kept(), f"other tokens of {tiny.name} are kept"

@@ -57,7 +57,6 @@ class FewerPatches:
     def __post_init__(self) -> None:
         rows = patch_rows(self.model)
         self.packed = rows is not None and rows.packed
-        self.rows = PackedRows(self.kept)
         self.layers = list(encoder_layers(self.model))
         self.mergers = mergers_of(self.model)
         config: Any = tower_of(self.model).config
@@ -104,7 +103,7 @@ class FewerPatches:
         elif self.short is not None:
             given[first], self.short = self.short, None
         if self.packed:
-            given = self.rows.beside(given, first)
+            given = PackedRows(self.kept).beside(given, first)
         return (given.pop(first),), given
 
     def _taken(self, hidden: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ class FewerPatches:
             )
         self.ran = True
         if self.packed:
-            return self.rows.cut(hidden, -2)
+            return PackedRows(self.kept).cut(hidden, -2)
         index = self.index_BT.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
         return hidden.gather(1, index)
 

@@ -34,11 +34,15 @@ def patches_of(
             "Expected `pixel_values` for a method that looks at pixels. Got none (precomputed "
             "encoder outputs?). Pass the processor's full output, or use another method."
         )
+    sizes = [p.crops * p.length for p in packings]
     if pixels.ndim == 2:  # flattened patches, neighbours of one LLM token together (Qwen-VL)
-        merge = model.config.vision_config.spatial_merge_size**2
-        rows = pixels.reshape(sum(p.crops * p.length for p in packings), merge, 3, -1)
+        rows = pixels.reshape(sum(sizes), len(pixels) // sum(sizes), 3, -1)
         rows = rows.transpose(1, 2).flatten(1)  # channel after channel
-        parts = rows.split([p.crops * p.length for p in packings])
+        parts = rows.split(sizes)
+        return [part.view(p.crops, p.length, -1) for part, p in zip(parts, packings, strict=True)]
+    if pixels.ndim == 4 and "image_grid_thw" in inputs:  # patches row by row (MoonViT)
+        of_token = cells_of(packings, len(pixels) // sum(sizes)).to(pixels.device)
+        parts = pixels[of_token].transpose(1, 2).flatten(1).split(sizes)
         return [part.view(p.crops, p.length, -1) for part, p in zip(parts, packings, strict=True)]
     if pixels.ndim == 3:  # patches row by row, channels last, padded to a batch (SigLIP2)
         channels = model.config.vision_config.num_channels

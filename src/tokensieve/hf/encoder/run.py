@@ -44,6 +44,7 @@ class ShortRun:
         self.read = () if self.mergers else tuple(read)
         rows = patch_rows(model)
         self.packed = rows is not None and rows.packed
+        self.windowed = rows is not None and rows.windowed
         self.cls = int(has_cls(model))
         config: Any = tower_of(model).config
         self.kind = str(config._attn_implementation)
@@ -63,18 +64,20 @@ class ShortRun:
         """What is left into a layer, and of what it is handed beside what belongs to that."""
         if self.looking:
             return None
-        names = list(inspect.signature(module.forward).parameters)
-        given = dict(zip(names, args, strict=False)) | kwargs
-        first = names[0]
+        given, first = named(module, args, kwargs)
         if self.short is not None:
             given[first], self.short = self.short, None
         self._check_ahead([given[name] for name in BOUNDS if given.get(name) is not None])
-        if self.packed and self.stepped:
-            rows = PackedRows(self.left.alive_BP[self.wanted.there_BP])
-            given = rows.beside(given, first)
+        given = self._beside(given, first)
         hidden = given.pop(first)
         self.given = given
         return (hidden,), given
+
+    def _beside(self, given: dict[str, Any], first: str) -> dict[str, Any]:
+        """Arguments of a layer, of what is left."""
+        if not self.packed or not self.stepped:
+            return dict(given)
+        return PackedRows(self.left.alive_BP[self.wanted.there_BP]).beside(given, first)
 
     def _check_ahead(self, bounds: list[Tensor]) -> None:
         """Raise `UnsupportedError` where a look ahead was through windows that are not these."""
@@ -168,3 +171,11 @@ def step_points(model: Any) -> list[Point]:
         if (attention := attention_in(layer)) is not None:
             points.append(Point(attention, When.BEFORE))
     return points
+
+
+def named(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """A layer's arguments by their names, and the name of the hidden states."""
+    names = list(inspect.signature(module.forward).parameters)
+    return dict(zip(names, args, strict=False)) | kwargs, names[0]

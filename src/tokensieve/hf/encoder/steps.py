@@ -26,7 +26,7 @@ from tokensieve.errors import UnsupportedError
 from tokensieve.hf.attention.tap import tapped, weighed
 from tokensieve.hf.encoder.heard import Heard
 from tokensieve.hf.encoder.left import Wanted, schedule_of
-from tokensieve.hf.encoder.run import ShortRun
+from tokensieve.hf.encoder.run import ShortRun, named
 from tokensieve.hf.runtime.devices import moved
 from tokensieve.hf.runtime.hooks import Action, Point, When, acting
 from tokensieve.methods.base import Method
@@ -57,6 +57,7 @@ class EncoderSteps(ShortRun):
             if less
         }
         self.heard = Heard(self.cls, self.packed)
+        self.due: int | None = None  # the layer whose step waits for what the next is handed
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -129,6 +130,23 @@ class EncoderSteps(ShortRun):
             or (not self.method.exact and counts[block] < n)
         ]
 
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """A step that is due looks ahead through the windows of this layer."""
+        if self.due is None or self.looking:
+            return super()._before(module, args, kwargs)
+        block, self.due = self.due, None
+        given, first = named(module, args, kwargs)
+        hidden = given[first]
+        self.given = self._beside(given, first)
+        del self.given[first]
+        self.bounds = []
+        self._look_ahead(block, hidden)
+        given[first] = self._step(block, hidden, self._steps_at(block))
+        self.heard.parts = {}
+        return super()._before(module, (), given)
+
     def _hook(self, block: int) -> Callable[..., Any]:
         return lambda _module, _args, output: self._behind(block, output)
 
@@ -139,6 +157,9 @@ class EncoderSteps(ShortRun):
         if block == 0:
             self._check_run(hidden)
         if block <= self.block and (steps := self._steps_at(block)):
+            if self.windowed and block not in self.read and self._kinds(block, ahead=True):
+                self.due = block
+                return None
             self._look_ahead(block, hidden)
             hidden = self._step(block, hidden, steps)
         self.heard.parts, self.given = {}, {}

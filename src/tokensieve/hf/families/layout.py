@@ -65,7 +65,8 @@ def _grid(
     vision = getattr(config, "vision_config", config)
     if (thw := inputs.get("image_grid_thw")) is not None and i < len(thw):
         t, h, w = (int(v) for v in thw[i])
-        merge = getattr(vision, "spatial_merge_size", 1)
+        kernel = getattr(vision, "merge_kernel_size", (1,))
+        merge = getattr(vision, "spatial_merge_size", kernel[0])
         if t * (h // merge) * (w // merge) == count:
             return t, (h // merge, w // merge)
     for key, unit in (("image_sizes", _patch(vision)), ("spatial_shapes", 1)):

@@ -129,7 +129,7 @@ FAMILIES: dict[str, Family] = {
     "lighton_ocr": Family(stages=True),
     "deepseek_vl": Family(projector="aligner", stages=True),
     "janus": Family(projector="aligner", stages=True),
-    "ovis2": Family(projector="visual_embeddings_table", stages=True),
+    "ovis2": Family(projector="visual_embeddings_table", cells=True, stages=True),
     "ernie4_5_vl_moe": Family(stages=True),
     "paddleocr_vl": Family(stages=True),
     "hunyuan_vl": Family(axes=4, stages=True),

@@ -10,7 +10,7 @@ from torch import nn
 from tokensieve.errors import UnsupportedError
 from tokensieve.hf.runtime.once import once
 
-_TOWERS = ("vision_tower", "visual", "vision_model")
+_TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder")
 _ATTENTION = ("self_attn", "attention", "attn")
 _CLS = ("class_embedding", "cls_token")  # parameters of the embeddings of towers that have one
 
@@ -72,16 +72,18 @@ class PatchRows:
 
     packed: patches of all pictures in one row, one picture (or window) after another; else each
         crop is a row of a batch, behind CLS where there is one.
+    windowed: a layer may attend in other windows than the one before it.
     mergers: the tower's modules that make tokens of whole groups of patches.
     """
 
     packed: bool = True
+    windowed: bool = False
     mergers: tuple[str, ...] = ()
 
 
 PATCH_ROWS = {
     "qwen2_vl_vision": PatchRows(mergers=("merger",)),
-    "qwen2_5_vl_vision": PatchRows(mergers=("merger",)),
+    "qwen2_5_vl_vision": PatchRows(windowed=True, mergers=("merger",)),
     "qwen3_vl_vision": PatchRows(mergers=("merger", "deepstack_merger_list")),
     "pixtral": PatchRows(),
     "clip_vision_model": PatchRows(packed=False),
@@ -93,11 +95,17 @@ PATCH_ROWS = {
     "qwen3_5_vision": PatchRows(mergers=("merger",)),
     "glm4v_vision": PatchRows(),
     "siglip2_vision_model": PatchRows(packed=False),
-    "qwen2_5_omni_vision_encoder": PatchRows(mergers=("merger",)),
+    "qwen2_5_omni_vision_encoder": PatchRows(windowed=True, mergers=("merger",)),
     "glm4v_moe_vision": PatchRows(),
     "glm_ocr_vision": PatchRows(),
     "ernie4_5_vl_moe_vision": PatchRows(),
     "janus_vision_model": PatchRows(packed=False),
+    "kimi_k25_vision": PatchRows(),
+    "paddleocr_vl_vision": PatchRows(),
+    "ovis2_vision": PatchRows(packed=False),
+    "exaone4_5_vision": PatchRows(windowed=True, mergers=("merger",)),
+    "video_llama_3_vision": PatchRows(),
+    "dinov2": PatchRows(packed=False),
 }
 
 
