@@ -560,14 +560,15 @@ def test_every_tower_bears_steps(name, method):
     tiny = fewer.build(name)
     inputs, hooks = tiny.inputs([1, 2]), hooks_on(tiny.model)
     whole = rows_of(compress(tiny.model, inputs, get_method("full"), 1.0))
-    both = compress(tiny.model, inputs, method, 0.5)
-    alone = compress(tiny.model, tiny.inputs([1]), method, 0.5)
+    positions = fewer.positions_of(tiny.model)
+    both = compress(tiny.model, inputs, method, 0.5, **positions)
+    alone = compress(tiny.model, tiny.inputs([1]), method, 0.5, **positions)
     assert kept_of(both)[: len(kept_of(alone))] == kept_of(alone)
     for crop in (crop for picture in crops_of(both) for crop in picture):
         assert len(crop.kept) == int(0.5 * int(crop.valid.sum()) + 0.5)
     assert_close(rows_of(both)[: len(rows_of(alone))], rows_of(alone), rtol=1e-3, atol=5e-4)
     assert answer(tiny.model, both.inputs)[0].shape == (2, 5)
-    assert torch.equal(rows_of(compress(tiny.model, inputs, method, 1.0)), whole)
+    assert torch.equal(rows_of(compress(tiny.model, inputs, method, 1.0, **positions)), whole)
     assert hooks_on(tiny.model) == hooks
 
 

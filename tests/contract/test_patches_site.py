@@ -103,7 +103,7 @@ def test_nothing_is_computed_for_what_goes(name):
         if isinstance(module, torch.nn.Linear)
     ]
     try:
-        with sieve(tiny.model, Lively(), 0.5):
+        with sieve(tiny.model, Lively(), 0.5, **fewer.positions_of(tiny.model)):
             answer(tiny.model, inputs)
     finally:
         for handle in handles:

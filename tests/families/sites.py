@@ -59,19 +59,20 @@ def check_shorter(tiny: Tiny) -> str:
 def check_encoder(tiny: Tiny) -> str:
     """Patches dropped between layers of the encoder."""
     steps.check_steps(tiny, llm=tiny.name not in checks.STATEFUL)
-    _check_fewer(tiny, steps.Norm())
+    _check_fewer(tiny, steps.Norm(), fewer.CLOSE)
     return EXACT
 
 
 def check_pixels(tiny: Tiny) -> str:
     """A smaller picture."""
-    _check_fewer(tiny, Smaller())
+    _check_fewer(tiny, Smaller(), checks.CLOSE)
     return WORKS
 
 
-def _check_fewer(tiny: Tiny, method: Method) -> None:
+def _check_fewer(tiny: Tiny, method: Method, close: dict[str, float]) -> None:
     both, alone = (
-        compress(tiny.model, tiny.inputs(pictures), method, KEEP) for pictures in ([1, 2], [1])
+        compress(tiny.model, tiny.inputs(pictures), method, KEEP, **fewer.positions_of(tiny.model))
+        for pictures in ([1, 2], [1])
     )
     for short in (both, alone):
         _check_budget(tiny, short, method.exact)
@@ -80,11 +81,11 @@ def _check_fewer(tiny: Tiny, method: Method) -> None:
                    for r in short.inputs["mm_encoder_outputs"]["image"].pooler_output])
         for short in (both, alone)
     )  # fmt: skip
-    assert_close(rows[: len(first)], first, **checks.CLOSE)
+    assert_close(rows[: len(first)], first, **close)
     tokens, logits = checks.answer(tiny.model, both.inputs)
     wanted_tokens, wanted = checks.answer(tiny.model, alone.inputs)
     claim = f"{tiny.name} does not answer a prompt in a batch as it does alone"
-    require_same(logits[:1], wanted, claim, **checks.CLOSE)
+    require_same(logits[:1], wanted, claim, **close)
     require_tokens(tokens[:1], wanted_tokens, claim)
 
 

@@ -42,7 +42,7 @@ class Places:
 
     def batched(self, rows_N: Bool[Tensor, "N"]) -> Bool[Tensor, "n P"]:
         """A row of a batch for each crop; padding is False."""
-        parts = torch.split(rows_N, self.sizes)
+        parts = torch.split(rows_N, [*self.sizes])
         pad = torch.nn.functional.pad
         return torch.stack([pad(part, (0, self.width - len(part))) for part in parts])
 

@@ -156,7 +156,7 @@ class ShortRun:
         """Every patch the row of the token that took it in, as the tower has them."""
         if not self.stepped:
             return hidden
-        left, wanted = (moved(part, hidden.device) for part in (self.left, self.wanted))
+        left, wanted = moved(self.left, hidden.device), moved(self.wanted, hidden.device)
         rows = left.spread(self._crops(hidden), wanted.groups_BGM)
         if self.packed:
             return rows[wanted.there_BP].view(*hidden.shape[:-2], -1, hidden.shape[-1])

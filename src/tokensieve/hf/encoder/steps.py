@@ -153,7 +153,8 @@ class EncoderSteps(ShortRun):
     def _behind(self, block: int, output: Any) -> Any:
         """What leaves a layer, with fewer tokens if a step is due; where it is read, put back."""
         hidden = output[0] if isinstance(output, tuple) else output
-        self.left, self.wanted = (moved(part, hidden.device) for part in (self.left, self.wanted))
+        self.left = moved(self.left, hidden.device)
+        self.wanted = moved(self.wanted, hidden.device)
         if block == 0:
             self._check_run(hidden)
         if block <= self.block and (steps := self._steps_at(block)):

@@ -22,7 +22,8 @@ def load_processor(source: str, config: Any) -> Any:
     processors: Any = AutoProcessor  # untyped in Transformers
     try:
         return _whole(processors.from_pretrained(source, trust_remote_code=False), source)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    # RecursionError: Transformers looks for the class of a video processor it cannot import
+    except (ImportError, AttributeError, ValueError, TypeError, RecursionError) as error:
         if is_torchvision_available() or isinstance(error, TokensieveError):
             raise
     return _whole(_for_pictures(source, config), source)
@@ -43,23 +44,26 @@ def _whole(processor: Any, source: str) -> Any:
 
 
 def pictures_only(kind: type[Any]) -> type[Any]:
-    """The processor class `kind` with None allowed for its video part."""
+    """The processor class `kind` with None allowed for its parts for videos and sound."""
     known = kind.check_argument_for_proper_class
 
     def check(self: Any, name: str, value: Any) -> Any:
-        return None if value is None and "video" in name else known(self, name, value)
+        other = name not in ("image_processor", "tokenizer")
+        return None if value is None and other else known(self, name, value)
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
 
 
 def _for_pictures(source: str, config: Any) -> Any:
+    import transformers
     from transformers import AutoImageProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     images: Any = AutoImageProcessor
     tokenizers: Any = AutoTokenizer
-    found: Any = PROCESSOR_MAPPING[type(config)]
-    kind = pictures_only(found)
+    told, _ = transformers.ProcessorMixin.get_processor_dict(source)
+    found: Any = getattr(transformers, str(told.get("processor_class")), None)
+    kind = pictures_only(PROCESSOR_MAPPING[type(config)] if found is None else found)
     parts = {
         "image_processor": images.from_pretrained(source, trust_remote_code=False),
         "tokenizer": tokenizers.from_pretrained(source, trust_remote_code=False),
