@@ -46,7 +46,7 @@ def test_a_checkpoint_is_asked_through_its_processor_and_template(name, run, tmp
     assert code == 0
     got = json.loads(out)
     assert (got["visual_tokens"], got["kept_tokens"]) == (report.visual_tokens, report.kept_tokens)
-    assert got["prompt_tokens"] == whole.shape[1]
+    assert got["prompt_tokens"] == short.shape[1]
 
 
 def test_every_family_is_there_or_left_out_for_a_reason():
