@@ -3,7 +3,8 @@ and chat template of the family's own classes, made without a download.
 
 Left out are those whose processors want torchvision even for pictures (Pixtral and Mistral 3,
 Cohere2-Vision, LFM2-VL, Kimi-K2.5, Perception-LM, FastVLM, Molmo2, MiniCPM-V, Video-LLaVA), sound
-(Qwen2.5-Omni), num2words (SmolVLM), or count tokens of full-size pictures by constants (GOT-OCR2, Aria).
+(Qwen2.5-Omni), num2words (SmolVLM), or count tokens of full-size pictures by constants (GOT-OCR2,
+Aria).
 
 One table: of each family its processor, its image processor with settings that fit the tiny tower,
 its special tokens and what its chat template shows of a picture.

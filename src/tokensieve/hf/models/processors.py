@@ -63,7 +63,9 @@ def _for_pictures(source: str, config: Any) -> Any:
     tokenizers: Any = AutoTokenizer
     told, _ = transformers.ProcessorMixin.get_processor_dict(source)
     found: Any = getattr(transformers, str(told.get("processor_class")), None)
-    kind = pictures_only(PROCESSOR_MAPPING[type(config)] if found is None else found)
+    if found is None:
+        found = PROCESSOR_MAPPING[type(config)]
+    kind = pictures_only(found)
     parts = {
         "image_processor": images.from_pretrained(source, trust_remote_code=False),
         "tokenizer": tokenizers.from_pretrained(source, trust_remote_code=False),
