@@ -67,10 +67,10 @@ def _another_prompt(model, inputs, method, keep):
 @pytest.mark.parametrize(
     ("broken", "said"), [(_most_of, "Expected"), (_another_prompt, "as it does alone")]
 )
-def test_works_is_a_budget_held_and_an_answer_as_alone(
+def test_a_budget_is_held_and_an_answer_as_alone(
     site: str, broken: Callable[..., object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert modes.cell("llava", site, "batch") == ("works", "")
+    assert modes.cell("llava", site, "batch") == (modes.state_of("llava", site), "")
     monkeypatch.setattr(sites, "compress", broken)
     with pytest.raises(AssertionError, match=said):
         modes.cell("llava", site, "batch")
