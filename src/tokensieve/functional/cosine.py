@@ -52,6 +52,7 @@ class Cosines:
         self.nearest_BL = tokens_BLC.new_full((B, L), -torch.inf, dtype=torch.float32)
         self.crowd_BL = torch.zeros_like(self.nearest_BL)
         self.whole_BLL: Tensor | None = None
+        self._first_B = torch.arange(B, device=tokens_BLC.device) * L
         self._strips: list[Tensor] = []
         asked = nearest or radius is not None
         if not asked and rows * _ROWS_OF_A_PRODUCT < L:
@@ -77,9 +78,9 @@ class Cosines:
 
     def row(self, pick_B: Int[Tensor, "B"]) -> Float[Tensor, "B L"]:
         """The cosines of all tokens of crop b with token `pick_B[b]`."""
-        crop_B = torch.arange(len(pick_B), device=pick_B.device)
         if self.whole_BLL is not None:
-            return self.whole_BLL[crop_B, pick_B]
+            flat_B = pick_B if len(pick_B) == 1 else pick_B + self._first_B
+            return self.whole_BLL.flatten(0, 1).index_select(0, flat_B)
         if self._strips:
             pick = int(pick_B)
             strip, offset = divmod(pick, _PART)

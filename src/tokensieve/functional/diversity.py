@@ -86,14 +86,16 @@ def _farthest_first(
         if (steps := int(counts.max())) == 0:
             continue
         cosines = Cosines(tokens_BLC[part], valid, steps, nearest=nearest)
-        crop = torch.arange(len(counts), device=counts.device)
         far = first(cosines, part).float().masked_fill(~valid, -torch.inf)
+        picks = []
         for step in range(steps):
-            pick = far.argmax(-1)
-            kept[crop, pick] |= step < counts
-            to_pick = 1 - cosines.row(pick)
+            picks.append(far.argmax(-1, keepdim=True))
+            to_pick = 1 - cosines.row(picks[-1][:, 0])
             far = join(far, to_pick) if step else to_pick.masked_fill(~valid, -torch.inf)
-            far[crop, pick] = -torch.inf
+            far.scatter_(1, picks[-1], -torch.inf)
+        wanted = torch.arange(steps, device=counts.device) < counts[:, None]
+        times = torch.zeros_like(valid, dtype=torch.long)
+        kept |= times.scatter_add_(1, torch.cat(picks, 1), wanted.long()) > 0
     return kept_BL & valid_BL
 
 
