@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lab.benchmarks import whole_pass
+from lab.report import beside
 from lab.report.board import Board
 from lab.run import CEILINGS
 from lab.studies.methods import page as comparison
@@ -80,11 +81,11 @@ def test_page_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| stride-renumbered |" not in page
     assert (tmp_path / "docs/figures/comparison.png").stat().st_size > 1000
     board = Board.of(tmp_path / "results" / "tiny")
-    rows = comparison.scores(board, suite, "plain", "text")
+    rows = beside.scores(board, suite, "plain", "text")
     best = max(float(row[2].strip("*")) for row in rows[1:] if row[0] != "oracle-text")
     assert all((cell := row[2]).startswith("**") == (float(cell.strip("*")) == best)
                for row in rows[1:] if row[0] != "oracle-text")  # fmt: skip
-    leaders = comparison.leaders(board, suite)
+    leaders = beside.leaders(board, suite)
     assert len(leaders) == 1 + len(comparison.panels(board, suite))
     assert all(
         "oracle" not in cell and "selector" not in cell for row in leaders[1:] for cell in row
@@ -98,12 +99,12 @@ def test_a_late_cut_is_no_rival_of_an_early_one(
     """A row that leaves more tokens to a layer than the share says does not compete."""
     _, suite = filled(tmp_path, monkeypatch)
     board = Board.of(tmp_path / "results" / "tiny")
-    before = comparison.leaders(board, suite)
+    before = beside.leaders(board, suite)
     for record in board.records:
         if record["config"]["variant"] != "selector":
             for row in record["rows"]:
                 row["layer_tokens"] = row["visual_tokens"]
-    after = comparison.leaders(Board(board.records), suite)
+    after = beside.leaders(Board(board.records), suite)
     assert "fastervlm" in str(before) or "random" in str(before)
     assert after[1][1:] == ["not run", "not run"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lab.studies.methods import rows, summary
+from lab.report import glance, rivals
 from toys.figures import ROOT, board_of, check_readable
 
 
 def test_the_figure_can_be_read() -> None:
     board, suite = board_of("lab/studies/methods/suite.json")
-    check_readable(summary.figure(board, suite, rows.times_of(ROOT / "results/prefill")))
+    check_readable(glance.figure(board, suite, rivals.times_of(ROOT / "results/prefill")))

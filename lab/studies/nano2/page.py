@@ -1,4 +1,4 @@
-"""Tables and figures of nano 2's suites from their records: `python -m lab.studies.nano2.page`.
+"""Tables and figures of nano 2's suite from its records: `python -m lab.studies.nano2.page`.
 
 Writes docs/results/nano2.md, its figures and results/nano2/scores.csv. Without any record the page
 says what to run.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab import command
 from lab.report import markdown
-from lab.report.board import MEAN, Board, Place
+from lab.report.board import Board, Place
 from lab.report.draw import save
 from lab.report.lead import (
     AT,
@@ -31,6 +31,7 @@ from tokensieve.evaluate.config import Suite, load_suite
 from tokensieve.files import write_text
 
 FOLDER = Path("lab/studies/nano2")
+SUITE = FOLDER / "suite.json"
 RANKING = "selector-ranking"
 PEERS = ("divprune", "pixel-variance", "feature-norm", *BASELINES)
 MODEL = "nano 2 (336 pixels, 576 tokens, typeset pages)"
@@ -49,13 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", default="results", type=Path, help="folder of records")
     parser.add_argument("--root", default=".", type=Path, help="where docs/ lies")
-    parser.add_argument("--suites", default=FOLDER, type=Path, help="folder of the two suites")
+    parser.add_argument("--suite", default=SUITE, type=Path, help="a suite.json")
     options = command.parse(parser, arguments)
-    boards = []
-    for name in ("suite", "methods"):
-        suite = load_suite(options.suites / f"{name}.json")
-        boards.append((suite, Board.of(options.results / suite.suite)))
-    suite, board = boards[0]
+    suite = load_suite(options.suite)
+    board = Board.of(options.results / suite.suite)
     times = times_of(options.results, "nano2")
     docs = options.root / "docs"
     if board.records:
@@ -67,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         drawn += [four_lines(board, suite, times)] if times else []
         for name, one in zip(FIGURES, drawn, strict=False):
             save(one, docs / "figures" / name)
-    write_text(docs / "results" / "nano2.md", page(boards, times))
+    write_text(docs / "results" / "nano2.md", page(suite, board, times))
 
 
 FIGURES = {
@@ -77,14 +75,13 @@ FIGURES = {
 }
 
 
-def page(boards: Sequence[tuple[Suite, Board]], times: Times) -> str:
+def page(suite: Suite, board: Board, times: Times) -> str:
     """docs/results/nano2.md."""
-    (suite, board), (every, beside) = boards
     made = f"`python -m lab.studies.nano2.page` from `results/{suite.suite}/`"
     title = "What methods keep of the answers on typeset pages"
     if not board.records:
         said = "Not run yet: it takes a trained nano 2."
-        return document(title, said, [ABOUT], made, how_to_run(FOLDER / "suite.json"), MODEL)
+        return document(title, said, [ABOUT], made, how_to_run(SUITE), MODEL)
     shown = [f"![{what}](../figures/{name})" for name, what in FIGURES.items()]
     names = [variant.name for variant in suite.variants]
     everywhere = board.panels(suite.kinds)
@@ -110,17 +107,10 @@ def page(boards: Sequence[tuple[Suite, Board]], times: Times) -> str:
                  markdown.comparison(board, suite, "main", kind, topic, ours=ours, peers=peers))
             for kind, topic in everywhere
         ]  # fmt: skip
-    if beside.records:
-        parts += ["## Every method before the LLM", measured(beside, every, MODEL)]
-        rows = [variant.name for variant in every.variants]
-        parts += [
-            fold(heading(kind, topic), markdown.scores(beside, every, "main", kind, topic,
-                                                       variants=rows, intervals=False))
-            for kind, topic in beside.panels(every.kinds)
-            if topic != MEAN
-        ]  # fmt: skip
+    parts += ["Every method, and the question before the picture: "
+              "[every method on typeset pages](nano2-methods.md)."]  # fmt: skip
     told = message(board, suite)
-    return document(title, told, parts, made, how_to_run(FOLDER / "suite.json"), MODEL)
+    return document(title, told, parts, made, how_to_run(SUITE), MODEL)
 
 
 def heading(kind: str, topic: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
@@ -12,10 +11,11 @@ from lab.report.draw import GREY, MARKS, NAMED, Plot, Scale, Series, compose
 from lab.report.draw import OURS as COLOUR
 from lab.report.markdown import percent
 from lab.report.page import words
-from lab.studies.methods.rows import (
+from lab.report.rivals import (
     CEILING,
     GROUPS,
     OURS,
+    Timed,
     group,
     kept_rows,
     panels,
@@ -24,7 +24,6 @@ from lab.studies.methods.rows import (
     rival,
 )
 from tokensieve.evaluate.config import Suite
-from tokensieve.evaluate.records import Record
 
 AT = 0.1  # the share by which methods are ranked
 BEST = {"before the encoder": 1, "inside the encoder": 1, "before the LLM": 3, "inside the LLM": 1}
@@ -83,7 +82,7 @@ def message(board: Board, suite: Suite) -> str:
     )
 
 
-def figure(board: Board, suite: Suite, times: Mapping[str, Record]) -> Figure:
+def figure(board: Board, suite: Suite, times: Timed) -> Figure:
     """Quality of every method against tokens a layer holds and against time; a few are named."""
     named = _named(board, suite)
     styles = dict(zip(named, zip((COLOUR, *NAMED), MARKS, strict=False), strict=False))

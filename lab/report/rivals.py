@@ -14,6 +14,7 @@ from tokensieve.methods.registry import method_class
 from tokensieve.types import Site
 
 OURS = "selector"
+Timed = Mapping[str, Record]  # by method
 RENUMBERED = "-renumbered"
 ROUNDING = 1.05  # a grid or a threshold does not hit every count
 CEILING = "oracle-text"  # told where the text is: no method to be compared with
@@ -82,18 +83,18 @@ def rival(
     return None if name is None else (name, gaps[name])
 
 
-def times_of(folder: Path) -> dict[str, Record]:
-    """Measured times by method, where there are any."""
+def times_of(folder: Path, model: str = "nano") -> dict[str, Record]:
+    """Timed of `model` by method, where any were measured."""
     found = read_all(folder) if folder.exists() else []
     return {
         r["config"]["method"]: r
         for r in found
-        if r.get("form") == "prefill" and r["config"]["model"] == "nano"
+        if r.get("form") == "prefill" and r["config"]["model"] == model
     }
 
 
 def points(
-    board: Board, suite: Suite, variant: Variant, times: Mapping[str, Record]
+    board: Board, suite: Suite, variant: Variant, times: Timed
 ) -> Iterator[tuple[float, float | None, float]]:
     """(tokens a layer holds, time of the whole pass, exact match), shares of full's, by keep; the
     mean over all panels."""
