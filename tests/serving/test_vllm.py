@@ -165,6 +165,26 @@ def test_a_family_that_nobody_compared_is_refused():
         guarded(name)._processor_factory.processor(info, None)
 
 
+def test_a_model_without_pictures_refuses_a_setting():
+    from tokensieve.serving.vllm import OWN, register
+    from tokensieve.serving.vllm.models import guarded
+
+    register()
+    assert "LlamaForCausalLM" in OWN
+    with pytest.raises(UnsupportedError, match="Got LlamaForCausalLM, which is not shown"):
+        guarded("LlamaForCausalLM")(vllm_config=told({"method": "divprune", "keep": 0.4}))
+
+
+def test_an_adapter_of_vllms_stays_one():
+    from tokensieve.serving.vllm import register
+    from tokensieve.serving.vllm.models import Sieved, guarded
+
+    register()
+    assert issubclass(kind := guarded("Qwen2ForCausalLM"), Sieved)
+    adapted = type("ModelForEmbedding", (kind,), {})
+    assert type(adapted.__new__(adapted, vllm_config=told(None))) is adapted
+
+
 def test_without_a_setting_every_class_is_vllms_own():
     from tokensieve.serving.vllm import register
     from tokensieve.serving.vllm.models import guarded

@@ -6,8 +6,8 @@ server without "tokensieve" in its config gets vLLM's own classes.
 
 from __future__ import annotations
 
-# Architectures whose answers tests have shown to be those of Transformers under a sieve. The others
-# of vLLM's table for pictures refuse a setting; those without pictures are not touched.
+# Architectures whose answers tests have shown to be those of Transformers under a sieve. All others
+# refuse a setting, those without pictures too: a server that drops nothing must not look as if.
 FAMILIES = (
     "LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration",
     "LlavaOnevisionForConditionalGeneration", "InternVLForConditionalGeneration",
@@ -19,12 +19,10 @@ OWN: dict[str, str] = {}  # vLLM's "module:class" of each architecture that is g
 def register() -> None:
     """Put our classes in front of vLLM's own; again changes nothing."""
     from vllm import ModelRegistry, __version__
-    from vllm.model_executor.models.registry import _MULTIMODAL_MODELS
 
     for architecture, known in list(ModelRegistry.models.items()):
         module, name = getattr(known, "module_name", __name__), getattr(known, "class_name", "")
-        takes_pictures = architecture in _MULTIMODAL_MODELS or "MultiModal" in name
-        if takes_pictures and not module.startswith(__name__):
+        if name and not module.startswith(__name__):
             OWN[architecture] = f"{module}:{name}"
             # vLLM keeps what it read of a class under its name: that of another vLLM is another's
             ours = f"{__name__}.models:{architecture}@{__version__}"

@@ -42,7 +42,9 @@ def guarded(architecture: str) -> type[nn.Module]:
     base: Any = getattr(import_module(module), name)
     inside = {"__module__": __name__, "__qualname__": name, "own": base}
     made: Any = type(name, (Sieved, base), inside | {"architecture": architecture})
-    factories = base._processor_factory
+    factories = getattr(base, "_processor_factory", None)
+    if factories is None:  # no pictures
+        return made
     put = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
         info=pictures_only(factories.info),
@@ -56,12 +58,16 @@ class Sieved:
 
     own: Any
     architecture: str
-    sieve: Any  # an `ItemSieve`
+    sieve: Any = None  # an `ItemSieve`, or nothing is asked for
     model: Any  # of some, what holds the projector
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
-        """A model whose pictures have fewer rows, or vLLM's own."""
-        if setting_of(vllm_config.model_config.hf_config) is None:
+        """A model whose pictures have fewer rows, or vLLM's own.
+
+        A subclass is what vLLM's adapters make (for embeddings, say): it stays what it is.
+        """
+        itself = "own" in cls.__dict__
+        if itself and setting_of(vllm_config.model_config.hf_config) is None:
             return cls.own(vllm_config=vllm_config, prefix=prefix)
         return super().__new__(cls)
 
@@ -69,8 +75,9 @@ class Sieved:
         """Raises what `sieve_of` raises, before weights are read."""
         sieve = sieve_of(self.architecture, vllm_config.model_config.hf_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.sieve = sieve
-        self.sieve.use_projector(self.projector)
+        if sieve is not None:
+            self.sieve = sieve
+            self.sieve.use_projector(self.projector)
 
     @property
     def projector(self) -> nn.Module:
@@ -96,6 +103,8 @@ class Sieved:
     def embed_multimodal(self, **inputs: Any) -> Sequence[Tensor]:
         """(k, D) rows that stay of each picture."""
         keeps = inputs.pop(KEEP, None)
+        if self.sieve is None:
+            return self.own.embed_multimodal(self, **inputs)  # type: ignore[no-any-return]
         with self.tapped() as seen:
             rows = self.own.embed_multimodal(self, **inputs)
         if keeps is None:
