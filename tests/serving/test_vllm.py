@@ -180,7 +180,8 @@ def test_an_adapter_of_vllms_stays_one():
     from tokensieve.serving.vllm.models import Sieved, guarded
 
     register()
-    assert issubclass(kind := guarded("Qwen2ForCausalLM"), Sieved)
+    kind = guarded("Qwen2ForCausalLM")
+    assert issubclass(kind, Sieved)
     adapted = type("ModelForEmbedding", (kind,), {})
     assert type(adapted.__new__(adapted, vllm_config=told(None))) is adapted
 
