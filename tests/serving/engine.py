@@ -27,16 +27,21 @@ def ask(
     where: Path, folder: Path, requests: list[dict[str, Any]], setting: dict[str, Any] | None,
     **engine: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """What vLLM answers: {"prompt": [ids], "answer": [ids], "error"} per request.
+    """What vLLM answers: {"prompt": [ids], "answer": [ids], "error"} per request; with
+    disable_log_stats=False also how many "preempted" in all.
 
     Raises `RuntimeError` with the last of its log where it does not start.
     """
     job, out = where / "job.json", where / "out.json"
+    binding = {}
+    if engine.get("tensor_parallel_size", 1) > 1:  # vLLM wants a NUMA node a process, or to be told
+        cores = sorted(os.sched_getaffinity(0))[: engine["tensor_parallel_size"]]
+        binding = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, cores))}
     told = {"folder": str(folder), "setting": setting, "engine": engine, "requests": requests}
     job.write_text(json.dumps(told | {"out": str(out)}))
     out.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, __file__, str(job)], env=os.environ | QUIET, capture_output=True,
+        [sys.executable, __file__, str(job)], env=os.environ | QUIET | binding, capture_output=True,
         text=True, timeout=600, check=False,
     )  # fmt: skip
     if done.returncode or not out.exists():
@@ -74,6 +79,9 @@ def main(job: dict[str, Any]) -> None:
             ]
         except ValueError as error:
             done += [{"error": str(error)} for _ in batch]
+    if not engine["disable_log_stats"]:
+        told = [one.value for one in llm.get_metrics() if one.name == "vllm:num_preemptions"]
+        done = [{**one, "preempted": sum(told)} for one in done]
     Path(job["out"]).write_text(json.dumps(done))
 
 

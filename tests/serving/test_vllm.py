@@ -118,6 +118,30 @@ def test_chunked_prefill_and_full_caches_change_nothing(room):
     )
 
 
+def test_a_request_that_is_preempted_is_answered_as_if_it_were_not(room):
+    """Four prompts fit, what they say does not: some are thrown out and read again."""
+    (one, *_) = requests(room, "llava")
+    length, _ = by_sieve(model("llava"), one, "divprune", 77, positions="renumber")
+    kept = 77 + (30 - length) % 32  # so that each prompt ends two places before its last block does
+    asked = [{**one, "keep": (kept - less) / 256} for less in range(4)]
+    setting, folder = {"method": "divprune", "keep": kept / 256, "least": 0.1}, served(room, "llava")
+    quiet = ask(room, folder, asked, setting, block_size=32)
+    tight = ask(
+        room, folder, asked, setting, block_size=32, disable_log_stats=False,
+        num_gpu_blocks_override=4 * -(-len(quiet[0]["prompt"]) // 32) + 2,
+        enable_prefix_caching=False, max_model_len=256,
+    )  # fmt: skip
+    assert tight[0]["preempted"] > 0
+    assert [answer["answer"] for answer in tight] == [answer["answer"] for answer in quiet]
+
+
+def test_two_processes_share_a_model(room):
+    asked = requests(room, "llava")
+    setting, folder = {"method": "divprune", "keep": 0.3}, served(room, "llava")
+    both = ask(room, folder, asked, setting, tensor_parallel_size=2)
+    assert both == ask(room, folder, asked, setting)
+
+
 def test_nano_answers_as_under_a_sieve(room):
     from tokensieve.assets import asset_path
 
