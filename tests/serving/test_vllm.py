@@ -124,7 +124,8 @@ def test_a_request_that_is_preempted_is_answered_as_if_it_were_not(room):
     length, _ = by_sieve(model("llava"), one, "divprune", 77, positions="renumber")
     kept = 77 + (30 - length) % 32  # so that each prompt ends two places before its last block does
     asked = [{**one, "keep": (kept - less) / 256} for less in range(4)]
-    setting, folder = {"method": "divprune", "keep": kept / 256, "least": 0.1}, served(room, "llava")
+    setting = {"method": "divprune", "keep": kept / 256, "least": 0.1}
+    folder = served(room, "llava")
     quiet = ask(room, folder, asked, setting, block_size=32)
     tight = ask(
         room, folder, asked, setting, block_size=32, disable_log_stats=False,
