@@ -106,11 +106,11 @@ async def measured(address: str, at_once: int, keep: float, number: int) -> dict
     """One line: so many requests, at most `at_once` of them under way."""
     from openai import AsyncOpenAI
 
-    client: Any = AsyncOpenAI(base_url=address, api_key="none", max_retries=0, timeout=3600)
+    told = {"base_url": address, "api_key": "none", "max_retries": 0, "timeout": 3600}
     gate, firsts = asyncio.Semaphore(at_once), list[float]()
     bodies = [messages(picture(f"{at_once} {keep} {i}")) for i in range(number)]
 
-    async def one(body: Sequence[dict[str, Any]]) -> None:
+    async def one(client: Any, body: Sequence[dict[str, Any]]) -> None:
         async with gate:
             begun, seen = time.perf_counter(), False
             stream = await client.chat.completions.create(
@@ -123,9 +123,10 @@ async def measured(address: str, at_once: int, keep: float, number: int) -> dict
                     seen = True
                     firsts.append(time.perf_counter() - begun)
 
-    begun = time.perf_counter()
-    await asyncio.gather(*(one(body) for body in bodies))
-    seconds = time.perf_counter() - begun
+    async with AsyncOpenAI(**told) as client:
+        begun = time.perf_counter()
+        await asyncio.gather(*(one(client, body) for body in bodies))
+        seconds = time.perf_counter() - begun
     return {
         "at_once": at_once, "keep": keep, "requests": number, "rate": number / seconds,
         "median": statistics.median(firsts), "p99": float(np.quantile(firsts, 0.99)),
