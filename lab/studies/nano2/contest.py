@@ -1,4 +1,4 @@
-"""Every method on typeset pages: `python -m lab.studies.nano2.contest`.
+"""Every method before the LLM, on typeset pages: `python -m lab.studies.nano2.contest`.
 
 Writes docs/results/nano2-methods.md and its figure from the records of methods.json, and of
 first.json, where the question stands before the picture too.
@@ -30,7 +30,7 @@ LIMITS = (
     "Options by default, positions as they were, the selector on three seeds. This model reads six "
     "of ten questions with all tokens, so a method can only lose what was read; its LLM has 4 "
     "layers, so a cut inside it saves little. It cannot show how methods that read attention do in "
-    "a large model."
+    "a large model. Methods inside the encoder were not run on it."
 )
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def page(every: tuple[Suite, Board], question_first: tuple[Suite, Board], times: Timed) -> str:
     """docs/results/nano2-methods.md."""
     suite, board = every
-    title = "Every method on typeset pages"
+    title = "Every method before the LLM, on typeset pages"
     made = f"`python -m lab.studies.nano2.contest` from `results/{suite.suite}/`"
     parts = [
         "![quality against tokens](../figures/nano2-methods.png)",

@@ -108,7 +108,7 @@ def page(suite: Suite, board: Board, times: Times) -> str:
             for kind, topic in everywhere
         ]  # fmt: skip
     parts += ["Every method, and the question before the picture: "
-              "[every method on typeset pages](nano2-methods.md)."]  # fmt: skip
+              "[every method before the LLM, on typeset pages](nano2-methods.md)."]  # fmt: skip
     told = message(board, suite)
     return document(title, told, parts, made, how_to_run(SUITE), MODEL)
 

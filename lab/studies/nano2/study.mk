@@ -16,7 +16,7 @@ results-nano2: .venv/.test  ## Records, tables and figures of nano 2's suite (re
 		--methods full,selector,random,stride,avgpool,downsample,divprune,feature-norm,pixel-variance
 	$(BIN)/python -m lab.studies.nano2.page
 
-nano2-methods: .venv/.test  ## Every method on nano 2, on fewer pictures, and with the question in front
+nano2-methods: .venv/.test  ## Every method before the LLM on nano 2, and with the question in front
 	for suite in methods first; do \
 		$(TRAIN) lab.run lab/studies/nano2/$$suite.json --limit 100 --shard 0/2 & other=$$!; \
 		$(TRAIN) lab.run lab/studies/nano2/$$suite.json --limit 100 --shard 1/2 && wait $$other || exit 1; \
