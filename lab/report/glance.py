@@ -121,7 +121,7 @@ def figure(board: Board, suite: Suite, times: Timed) -> Figure:
         if at >= theirs:
             told = (f"Of {count} methods the selector answers most at a tenth of the tokens in a "
                     f"layer: {percent(at)} %, next {other} with {percent(theirs)} %.")  # fmt: skip
-    return compose(told, plots, 2, 3.4)
+    return compose(told, plots, len(plots), 3.4)
 
 
 def _named(board: Board, suite: Suite) -> list[str]:
