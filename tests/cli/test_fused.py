@@ -45,4 +45,4 @@ def test_extract(run, picture, fused_dir, tmp_path, site, width):
 def test_a_method_inside_the_encoder_is_refused_in_one_line(run, picture, fused_dir):
     code, out, err = run("ask", picture, "what", "--model", fused_dir, "--method", "tome")
     assert (code, out) == (2, "")
-    assert "Got 'fused_llava'" in err
+    assert "of 'fused_llava'" in err

@@ -131,14 +131,12 @@ def test_registering_twice_is_registering_once(monkeypatch):
     models = {name: Known("vllm.some", name) for name in (llava, mine, text)}
     registry = SimpleNamespace(models=models, register_model=told)
     fake = SimpleNamespace(ModelRegistry=registry, __version__="1.2")
-    inner = SimpleNamespace(_MULTIMODAL_MODELS={llava: ()})
     monkeypatch.setattr(plugin, "OWN", {})
     monkeypatch.setitem(sys.modules, "vllm", fake)
-    monkeypatch.setitem(sys.modules, "vllm.model_executor.models.registry", inner)
     plugin.register()
     once = dict(models)
     plugin.register()
     assert models == once
-    assert {llava: f"vllm.some:{llava}", mine: f"vllm.some:{mine}"} == plugin.OWN
+    assert {name: f"vllm.some:{name}" for name in (llava, mine, text)} == plugin.OWN
     assert models[llava] == Known("tokensieve.serving.vllm.models", f"{llava}@1.2")
-    assert models[text] == Known("vllm.some", text)
+    assert models[text] == Known("tokensieve.serving.vllm.models", f"{text}@1.2")

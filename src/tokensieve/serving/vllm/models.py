@@ -44,7 +44,7 @@ def guarded(architecture: str) -> type[nn.Module]:
     made: Any = type(name, (Sieved, base), inside | {"architecture": architecture})
     factories = getattr(base, "_processor_factory", None)
     if factories is None:  # no pictures
-        return made
+        return made  # type: ignore[no-any-return]
     put = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
         info=pictures_only(factories.info),
