@@ -16,6 +16,7 @@ from families import decoders, fewer, steps
 from families.checks import answer
 from families.inside import hooks_on
 from families.registry import crops_of, kept_of, rows_of
+from families.steps import Norm
 from families.tiny import IMAGE, Tiny, build
 from tokensieve.errors import BudgetError, ConfigError, NonFiniteError, UnsupportedError
 from tokensieve.functional.blocks import even_blocks
@@ -28,7 +29,7 @@ from tokensieve.hf.families.fingerprint import encoder_info
 from tokensieve.hf.families.towers import attention_in, encoder_layers, has_cls
 from tokensieve.hf.models.random import RANDOM_MODELS
 from tokensieve.hf.sieve import compress, sieve
-from tokensieve.methods.base import Method, ScoringMethod
+from tokensieve.methods.base import Method
 from tokensieve.methods.registry import get_method, method_class, method_names
 from tokensieve.nn.thresholds import Thresholds
 from tokensieve.types import Kind, Signal, Site
@@ -50,16 +51,6 @@ def ready(name: str, model: object) -> Method:
     info = encoder_info(model)
     half = tuple(0.5 for _ in range(info.block + 1))
     return get_method(name, thresholds=Thresholds(info, (0.4,), (half,)))
-
-
-@dataclass(frozen=True)
-class Norm(ScoringMethod):
-    """Keep hidden states of largest norm, half of those there are behind each layer or so."""
-
-    site = Site.ENCODER
-
-    def scores(self, vision, text=None):
-        return vision.tokens.float().norm(dim=-1)
 
 
 @dataclass(frozen=True)

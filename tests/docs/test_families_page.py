@@ -63,14 +63,15 @@ def _another_prompt(model, inputs, method, keep):
     return short
 
 
-@pytest.mark.parametrize("site", ["pixels", "encoder"])
+@pytest.mark.parametrize(("site", "state"), [("pixels", "works"), ("encoder", "exact")])
 @pytest.mark.parametrize(
     ("broken", "said"), [(_most_of, "Expected"), (_another_prompt, "as it does alone")]
 )
 def test_a_budget_is_held_and_an_answer_as_alone(
-    site: str, broken: Callable[..., object], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert modes.cell("llava", site, "batch") == (modes.state_of("llava", site), "")
+    site: str, state: str, broken: Callable[..., object], said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert modes.cell("llava", site, "batch") == (state, "")
     monkeypatch.setattr(sites, "compress", broken)
     with pytest.raises(AssertionError, match=said):
         modes.cell("llava", site, "batch")
